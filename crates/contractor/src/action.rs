@@ -1,0 +1,352 @@
+//! An action: typed code that does one thing to the world, with its undo.
+
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+
+use engine::catalog::{ActionSpec, Catalog, Undo};
+use futures::future::BoxFuture;
+use schemars::JsonSchema;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use store::{InventoryChange, Reader, SecretPut};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// One thing that a playbook step can do.
+///
+/// Ids, names and addresses were reserved by an earlier step, so running an action again finds the same object:
+/// "already there, and ours" and "already gone" are success. [`find`](Self::find) looks at the world after a crash;
+/// the driver calls it before [`run`](Self::run) when an attempt was started but its end is unknown.
+pub trait Action: Send + Sync + 'static {
+    /// Dotted name as playbooks write it.
+    const NAME: &'static str;
+    /// What undoing means.
+    const UNDO: Undo;
+    /// The step's `with`; also its JSON Schema. Unknown fields must be refused (`#[serde(deny_unknown_fields)]`).
+    type Input: DeserializeOwned + JsonSchema + Send + Sync;
+    /// What later steps may refer to. Never a secret: a reference and a generation instead.
+    type Output: Serialize + DeserializeOwned + JsonSchema + Send + Sync;
+
+    /// Does it. May run twice.
+    fn run(
+        &self,
+        cx: &StepContext,
+        input: &Self::Input,
+    ) -> impl Future<Output = Result<Done<Self::Output>, StepError>> + Send;
+
+    /// Looks at the world for what an interrupted attempt has already done; `None` means "run it".
+    fn find(
+        &self,
+        _cx: &StepContext,
+        _input: &Self::Input,
+    ) -> impl Future<Output = Result<Option<Done<Self::Output>>, StepError>> + Send {
+        async { Ok(None) }
+    }
+
+    /// Takes it back. May run twice, and copes with nothing done (`output` is `None` when the attempt never reported).
+    fn undo(
+        &self,
+        _cx: &StepContext,
+        _input: &Self::Input,
+        _output: Option<&Self::Output>,
+    ) -> impl Future<Output = Result<Effects, StepError>> + Send {
+        async { Ok(Effects::default()) }
+    }
+
+    /// What it would change, without changing it. `input` holds `"${…}"` where a value is known only later.
+    fn preview(
+        &self,
+        _cx: &PreviewContext,
+        _input: &Value,
+    ) -> impl Future<Output = Result<Vec<Change>, StepError>> + Send {
+        async { Ok(Vec::new()) }
+    }
+}
+
+/// An action's success: its output and what commits together with it.
+#[derive(Clone, Debug)]
+pub struct Done<T> {
+    /// The step's output.
+    pub output: T,
+    /// What commits in the same transaction as the step's result.
+    pub effects: Effects,
+}
+
+impl<T> Done<T> {
+    /// A success that changes nothing in the store besides the journal.
+    pub fn new(output: T) -> Self {
+        Self { output, effects: Effects::default() }
+    }
+
+    /// The same success with effects to commit.
+    pub fn with_effects(output: T, effects: Effects) -> Self {
+        Self { output, effects }
+    }
+}
+
+/// What commits with a step's result, in one transaction: inventory, sealed secrets, outgoing messages.
+#[derive(Clone, Debug, Default)]
+pub struct Effects {
+    /// Inventory changes with preconditions; a failed one is a conflict: the step runs again, no attempt used.
+    pub inventory: Vec<InventoryChange>,
+    /// Secrets to seal and keep.
+    pub secrets: Vec<SecretPut>,
+    /// Events to publish besides those that the driver publishes for every step. Never needed for correctness.
+    pub events: Vec<DomainEvent>,
+}
+
+/// An event that an action tells, for example `vm.created`; becomes `cortex.event.<from>.<cluster>.<kind>`.
+#[derive(Clone, Debug)]
+pub struct DomainEvent {
+    /// Event type with dots as separators of words and no version, for example `vm_created`.
+    pub kind: &'static str,
+    /// The cluster it is about.
+    pub cluster: Option<String>,
+    /// Its body. Never a secret.
+    pub body: Value,
+}
+
+/// One line of a plan: what would change in the world.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize, JsonSchema)]
+pub struct Change {
+    /// What is done, as a verb: `create`, `start`, `apply`, `destroy`, …
+    pub verb: String,
+    /// To what, for example `vm 101 prod-k8s-cp-1 on pve1`.
+    pub object: String,
+    /// Facts worth showing, sorted by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub details: BTreeMap<String, Value>,
+    /// Whether data or capacity is lost by it.
+    #[serde(default)]
+    pub destroys: bool,
+}
+
+/// Why an attempt did not succeed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StepError {
+    /// Not an attempt: the world is not ready. Shown with its reason until the step's deadline.
+    #[error("waiting: {reason}")]
+    Wait {
+        /// What is waited for, for an operator: `no host with 16 GiB of free memory`.
+        reason: String,
+        /// When to look again.
+        after: Duration,
+    },
+    /// Failed, and trying again may help.
+    #[error("{0}")]
+    Retry(Failure),
+    /// Failed for good.
+    #[error("{0}")]
+    Fail(Failure),
+}
+
+impl StepError {
+    /// The world is not ready; look again after `after`.
+    pub fn wait(reason: impl Into<String>, after: Duration) -> Self {
+        Self::Wait { reason: reason.into(), after }
+    }
+
+    /// Failed; trying again may help.
+    pub fn retry(message: impl Into<String>) -> Self {
+        Self::Retry(Failure { message: message.into(), hint: None })
+    }
+
+    /// Failed for good.
+    pub fn fail(message: impl Into<String>) -> Self {
+        Self::Fail(Failure { message: message.into(), hint: None })
+    }
+
+    /// The same error with a sentence that tells the operator what to do.
+    #[must_use]
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        let with = |failure: Failure, hint: String| Failure { hint: Some(hint), ..failure };
+        match self {
+            Self::Retry(failure) => Self::Retry(with(failure, hint.into())),
+            Self::Fail(failure) => Self::Fail(with(failure, hint.into())),
+            wait @ Self::Wait { .. } => wait,
+        }
+    }
+}
+
+/// What went wrong, and what a human should do. Neither may hold a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The whole chain in one line.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// What a running attempt knows and may use.
+#[derive(Clone)]
+pub struct StepContext {
+    /// The run.
+    pub run: Uuid,
+    /// The flow (correlation id) that the run belongs to.
+    pub flow: Uuid,
+    /// The step instance, `apply[cp-01]`.
+    pub step: String,
+    /// From 1.
+    pub attempt: u32,
+    /// Cancelled when the flow is cancelled or the daemon stops; a long wait must listen to it.
+    pub cancelled: CancellationToken,
+    /// Consistent reads of inventory and secrets.
+    pub store: Reader,
+    /// The value last given to [`checkpoint`](Self::checkpoint) for this step instance, over all attempts.
+    pub last_checkpoint: Option<Value>,
+    /// How the driver takes checkpoints and progress.
+    pub sink: Arc<dyn StepSink>,
+}
+
+impl StepContext {
+    /// Makes `value` durable at once, for example the UPID of a task just started; returns after the fsync.
+    pub async fn checkpoint(&self, value: Value) -> Result<(), StepError> {
+        self.sink.checkpoint(value).await
+    }
+
+    /// Tells whoever watches what is happening; not durable.
+    pub fn progress(&self, text: impl Into<String>) {
+        self.sink.progress(text.into());
+    }
+
+    /// The same id for the same run, step and purpose, however often it is asked.
+    pub fn unique_id(&self, purpose: &str) -> Uuid {
+        Uuid::new_v5(&self.run, format!("{}\u{1f}{purpose}", self.step).as_bytes())
+    }
+}
+
+/// The driver's side of [`StepContext`].
+pub trait StepSink: Send + Sync {
+    /// Appends the checkpoint to the journal and waits for the fsync.
+    fn checkpoint(&self, value: Value) -> BoxFuture<'_, Result<(), StepError>>;
+    /// Hands progress to whoever watches.
+    fn progress(&self, text: String);
+}
+
+/// What a preview may use.
+#[derive(Clone)]
+pub struct PreviewContext {
+    /// The flow being planned; reservations made while planning carry it.
+    pub flow: Uuid,
+    /// Consistent reads of inventory and secrets.
+    pub store: Reader,
+}
+
+/// The actions of one contractor.
+#[derive(Default, Clone)]
+pub struct Actions {
+    by_name: BTreeMap<&'static str, (ActionSpec, Arc<dyn AnyAction>)>,
+}
+
+impl Actions {
+    /// The registry with `action` added.
+    #[must_use]
+    pub fn with<A: Action>(mut self, action: A) -> Self {
+        let spec = ActionSpec {
+            name: A::NAME,
+            undo: A::UNDO,
+            input: schemars::schema_for!(A::Input).to_value(),
+            output: schemars::schema_for!(A::Output).to_value(),
+        };
+        self.by_name.insert(A::NAME, (spec, Arc::new(Erased(action))));
+        self
+    }
+
+    /// The runnable action called `name`.
+    pub fn get(&self, name: &str) -> Option<&Arc<dyn AnyAction>> {
+        self.by_name.get(name).map(|(_, action)| action)
+    }
+}
+
+impl Catalog for Actions {
+    fn action(&self, name: &str) -> Option<&ActionSpec> {
+        self.by_name.get(name).map(|(spec, _)| spec)
+    }
+
+    fn names(&self) -> Vec<&'static str> {
+        self.by_name.keys().copied().collect()
+    }
+}
+
+/// An action with its types erased: JSON in, JSON out. What the driver calls.
+pub trait AnyAction: Send + Sync {
+    /// See [`Action::run`].
+    fn run<'a>(&'a self, cx: &'a StepContext, input: &'a Value) -> BoxFuture<'a, Result<Done<Value>, StepError>>;
+    /// See [`Action::find`].
+    fn find<'a>(
+        &'a self,
+        cx: &'a StepContext,
+        input: &'a Value,
+    ) -> BoxFuture<'a, Result<Option<Done<Value>>, StepError>>;
+    /// See [`Action::undo`].
+    fn undo<'a>(
+        &'a self,
+        cx: &'a StepContext,
+        input: &'a Value,
+        output: Option<&'a Value>,
+    ) -> BoxFuture<'a, Result<Effects, StepError>>;
+    /// See [`Action::preview`].
+    fn preview<'a>(
+        &'a self,
+        cx: &'a PreviewContext,
+        input: &'a Value,
+    ) -> BoxFuture<'a, Result<Vec<Change>, StepError>>;
+}
+
+struct Erased<A>(A);
+
+impl<A: Action> AnyAction for Erased<A> {
+    fn run<'a>(&'a self, cx: &'a StepContext, input: &'a Value) -> BoxFuture<'a, Result<Done<Value>, StepError>> {
+        Box::pin(async move {
+            let input: A::Input = typed(input, "input")?;
+            erase(self.0.run(cx, &input).await?)
+        })
+    }
+
+    fn find<'a>(
+        &'a self,
+        cx: &'a StepContext,
+        input: &'a Value,
+    ) -> BoxFuture<'a, Result<Option<Done<Value>>, StepError>> {
+        Box::pin(async move {
+            let input: A::Input = typed(input, "input")?;
+            self.0.find(cx, &input).await?.map(erase).transpose()
+        })
+    }
+
+    fn undo<'a>(
+        &'a self,
+        cx: &'a StepContext,
+        input: &'a Value,
+        output: Option<&'a Value>,
+    ) -> BoxFuture<'a, Result<Effects, StepError>> {
+        Box::pin(async move {
+            let input: A::Input = typed(input, "input")?;
+            let output: Option<A::Output> = output.map(|value| typed(value, "output")).transpose()?;
+            self.0.undo(cx, &input, output.as_ref()).await
+        })
+    }
+
+    fn preview<'a>(
+        &'a self,
+        cx: &'a PreviewContext,
+        input: &'a Value,
+    ) -> BoxFuture<'a, Result<Vec<Change>, StepError>> {
+        Box::pin(self.0.preview(cx, input))
+    }
+}
+
+fn typed<T: DeserializeOwned>(value: &Value, what: &str) -> Result<T, StepError> {
+    T::deserialize(value).map_err(|error| StepError::fail(format!("the step's {what} has another shape: {error}")))
+}
+
+fn erase<T: Serialize>(done: Done<T>) -> Result<Done<Value>, StepError> {
+    let output = serde_json::to_value(&done.output)
+        .map_err(|error| StepError::fail(format!("the step's output is not JSON: {error}")))?;
+    Ok(Done { output, effects: done.effects })
+}

@@ -1,0 +1,3 @@
+//! What every contractor is made of: inbox to run to outbox, triggers, approvals, queries, telemetry, shutdown.
+
+pub mod action;

@@ -1,0 +1,3 @@
+//! Playbook to plan to run state: the pure heart. Journal events in, next effects out.
+
+pub mod catalog;
