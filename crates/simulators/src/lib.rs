@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The simulated datacenter: real servers on loopback that speak the contracts of Proxmox VE, Talos and Kubernetes.
+
+pub mod kubernetes;
