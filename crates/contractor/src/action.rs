@@ -1,13 +1,19 @@
 //! An action: typed code that does one thing to the world, with its undo.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use engine::catalog::{ActionSpec, Catalog, Undo};
+pub use engine::{event::Failure, plan::Change};
 use futures::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use store::{InventoryChange, Reader, SecretPut};
+use store::{InventoryChange, ReadError, Reader, SecretPut, Versioned};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -50,6 +56,12 @@ pub trait Action: Send + Sync + 'static {
         _output: Option<&Self::Output>,
     ) -> impl Future<Output = Result<Effects, StepError>> + Send {
         async { Ok(Effects::default()) }
+    }
+
+    /// Semaphores of this process to hold while `run` or `undo` is at work, by name, with their number of permits, for
+    /// example `("host/pve1", 4)`; shown as a wait when there is none left.
+    fn limits(&self, _input: &Self::Input) -> Vec<(String, usize)> {
+        Vec::new()
     }
 
     /// What it would change, without changing it. `input` holds `"${…}"` where a value is known only later.
@@ -105,27 +117,21 @@ pub struct DomainEvent {
     pub body: Value,
 }
 
-/// One line of a plan: what would change in the world.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize, JsonSchema)]
-pub struct Change {
-    /// What is done, as a verb: `create`, `start`, `apply`, `destroy`, …
-    pub verb: String,
-    /// To what, for example `vm 101 prod-k8s-cp-1 on pve1`.
-    pub object: String,
-    /// Facts worth showing, sorted by name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub details: BTreeMap<String, Value>,
-    /// Whether data or capacity is lost by it.
-    #[serde(default)]
-    pub destroys: bool,
-}
-
 /// Why an attempt did not succeed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StepError {
     /// Not an attempt: the world is not ready. Shown with its reason until the step's deadline.
     #[error("waiting: {reason}")]
     Wait {
+        /// What is waited for, for an operator: `etcd has 1 of 3 members`.
+        reason: String,
+        /// When to look again.
+        after: Duration,
+    },
+    /// Not an attempt, and not soon: there is no room. Like `Wait`, but when all that a run does is wait like this, it
+    /// gives up its locks meanwhile, so that a repair or a decommission can come in between.
+    #[error("waiting: {reason}")]
+    NoCapacity {
         /// What is waited for, for an operator: `no host with 16 GiB of free memory`.
         reason: String,
         /// When to look again.
@@ -145,14 +151,19 @@ impl StepError {
         Self::Wait { reason: reason.into(), after }
     }
 
+    /// There is no room; look again after `after`.
+    pub fn no_capacity(reason: impl Into<String>, after: Duration) -> Self {
+        Self::NoCapacity { reason: reason.into(), after }
+    }
+
     /// Failed; trying again may help.
     pub fn retry(message: impl Into<String>) -> Self {
-        Self::Retry(Failure { message: message.into(), hint: None })
+        Self::Retry(Failure::new(message))
     }
 
     /// Failed for good.
     pub fn fail(message: impl Into<String>) -> Self {
-        Self::Fail(Failure { message: message.into(), hint: None })
+        Self::Fail(Failure::new(message))
     }
 
     /// The same error with a sentence that tells the operator what to do.
@@ -162,23 +173,8 @@ impl StepError {
         match self {
             Self::Retry(failure) => Self::Retry(with(failure, hint.into())),
             Self::Fail(failure) => Self::Fail(with(failure, hint.into())),
-            wait @ Self::Wait { .. } => wait,
+            wait @ (Self::Wait { .. } | Self::NoCapacity { .. }) => wait,
         }
-    }
-}
-
-/// What went wrong, and what a human should do. Neither may hold a secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// The whole chain in one line.
-    pub message: String,
-    /// What to do about it.
-    pub hint: Option<String>,
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)
     }
 }
 
@@ -235,6 +231,18 @@ pub struct PreviewContext {
     pub flow: Uuid,
     /// Consistent reads of inventory and secrets.
     pub store: Reader,
+    /// Where [`read`](Self::read) notes what the plan depends on.
+    pub revisions: Arc<Mutex<BTreeMap<String, u64>>>,
+}
+
+impl PreviewContext {
+    /// Reads an inventory value and notes its revision in the plan: when it changes, an approval of the plan is void.
+    pub fn read<T: DeserializeOwned>(&self, key: &str) -> Result<Option<Versioned<T>>, ReadError> {
+        let found = self.store.get::<T>(key)?;
+        let revision = found.as_ref().map_or(0, |found| found.revision);
+        self.revisions.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), revision);
+        Ok(found)
+    }
 }
 
 /// The actions of one contractor.
@@ -290,6 +298,8 @@ pub trait AnyAction: Send + Sync {
         input: &'a Value,
         output: Option<&'a Value>,
     ) -> BoxFuture<'a, Result<Effects, StepError>>;
+    /// See [`Action::limits`].
+    fn limits(&self, input: &Value) -> Vec<(String, usize)>;
     /// See [`Action::preview`].
     fn preview<'a>(
         &'a self,
@@ -330,6 +340,10 @@ impl<A: Action> AnyAction for Erased<A> {
             let output: Option<A::Output> = output.map(|value| typed(value, "output")).transpose()?;
             self.0.undo(cx, &input, output.as_ref()).await
         })
+    }
+
+    fn limits(&self, input: &Value) -> Vec<(String, usize)> {
+        typed(input, "input").map(|input: A::Input| self.0.limits(&input)).unwrap_or_default()
     }
 
     fn preview<'a>(

@@ -1,3 +1,4 @@
 //! What every contractor is made of: inbox to run to outbox, triggers, approvals, queries, telemetry, shutdown.
 
 pub mod action;
+pub mod driver;
