@@ -1,3 +1,4 @@
 //! The simulated datacenter: real servers on loopback that speak the contracts of Proxmox VE, Talos and Kubernetes.
 
 pub mod kubernetes;
+pub mod machine;
