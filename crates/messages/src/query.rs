@@ -1,0 +1,256 @@
+//! What the contractors answer to read-only queries and commands, over NATS services.
+//!
+//! Queries are `cortex.query.<to>.<what>`, commands `cortex.cmd.<to>.<verb>`. Every answer is [`Answer`]-shaped JSON.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::schema::Violation;
+
+/// The outer form of every answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// It worked.
+    Ok(Value),
+    /// It did not.
+    Error(Refusal),
+}
+
+/// Why a query or command was not answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Refusal {
+    /// What kind of refusal it is, for programs.
+    pub kind: RefusalKind,
+    /// One sentence, for people.
+    pub message: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// Everything that was wrong with the message.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub violations: Vec<Violation>,
+}
+
+impl Refusal {
+    /// A refusal in one sentence.
+    pub fn new(kind: RefusalKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hint: None, violations: Vec::new() }
+    }
+
+    /// The same with what to do about it.
+    #[must_use]
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+}
+
+/// What kind of refusal it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalKind {
+    /// The message does not validate or makes no sense.
+    Invalid,
+    /// The sender may not.
+    Forbidden,
+    /// There is no such thing.
+    NotFound,
+    /// The thing is in a state in which this cannot be done, or the world changed since the plan.
+    Conflict,
+    /// The contractor could not, now.
+    Unavailable,
+}
+
+/// The answer to a submitted request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Accepted {
+    /// The flow that began, or the one that the same message began before.
+    pub flow: Uuid,
+    /// Its first run.
+    pub run: Uuid,
+    /// Whether the message had been accepted before.
+    pub duplicate: bool,
+}
+
+/// One flow: all runs with one correlation id, as one contractor sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct FlowView {
+    /// The correlation id.
+    pub flow: Uuid,
+    /// What was asked: `provision_cluster`.
+    pub kind: String,
+    /// About which cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// `running`, `waiting`, `paused`, `stuck`, `succeeded`, `failed`, `cancelled`.
+    pub state: String,
+    /// Who asked: `/operator/ada`.
+    pub source: String,
+    /// When it began.
+    pub started: Timestamp,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
+    /// When it fails by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    /// Why it waits or failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// This contractor's runs, oldest first.
+    #[serde(default)]
+    pub runs: Vec<RunView>,
+}
+
+/// One run of one playbook.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RunView {
+    /// The run.
+    pub run: Uuid,
+    /// Its flow.
+    pub flow: Uuid,
+    /// `infrastructure`, `talos`.
+    pub contractor: String,
+    /// Its playbook.
+    pub playbook: String,
+    /// The playbook's version.
+    pub version: u32,
+    /// About which cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// `running`, `waiting`, `undoing`, `paused`, `stuck`, `succeeded`, `undone`, `kept`, `cancelled`.
+    pub state: String,
+    /// When it began.
+    pub started: Timestamp,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
+    /// Why it waits or failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// Its steps, in the order in which they began; left out in lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepView>,
+}
+
+/// One step instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StepView {
+    /// `apply[prod-k8s-cp-1]`.
+    pub step: String,
+    /// Its action.
+    pub action: String,
+    /// `pending`, `running`, `waiting`, `retrying`, `succeeded`, `skipped`, `failed`, `undoing`, `undone`, `stuck`.
+    pub state: String,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// When the first attempt began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Timestamp>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
+    /// Why it waits or failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// When it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt: Option<Timestamp>,
+    /// When the wait ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+}
+
+/// What a flow would do, before it does it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PlanView {
+    /// SHA-256 in lower-case hex; what an approval names.
+    pub plan_hash: String,
+    /// Whose plan.
+    pub contractor: String,
+    /// The playbook.
+    pub playbook: String,
+    /// Its version.
+    pub version: u32,
+    /// What becomes of a failed run.
+    pub on_failure: String,
+    /// Whether the plan destroys data or capacity and needs consent.
+    pub needs_approval: bool,
+    /// The steps in the order of their dependencies.
+    pub steps: Vec<PlanStep>,
+    /// What the other contractor would do with what this one hands over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub then: Vec<Self>,
+    /// What the operator should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
+}
+
+/// One step of a plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PlanStep {
+    /// `create[prod-k8s-cp-1]`.
+    pub step: String,
+    /// Its action.
+    pub action: String,
+    /// What it would change.
+    #[serde(default)]
+    pub changes: Vec<PlannedChange>,
+}
+
+/// One change of the world.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PlannedChange {
+    /// `create`, `start`, `destroy`, …
+    pub verb: String,
+    /// `vm 101 prod-k8s-cp-1 on pve1`.
+    pub object: String,
+    /// Facts by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub details: BTreeMap<String, Value>,
+    /// Whether data or capacity is lost.
+    #[serde(default)]
+    pub destroys: bool,
+}
+
+/// One playbook that a contractor has loaded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PlaybookView {
+    /// Its name.
+    pub playbook: String,
+    /// Its version.
+    pub version: u32,
+    /// Whose.
+    pub contractor: String,
+    /// SHA-256 of its text in lower-case hex.
+    pub hash: String,
+    /// What starts it: `request provision_cluster`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<String>,
+    /// Its steps' ids.
+    pub steps: Vec<String>,
+    /// Its text; left out in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+}
+
+/// A table that a contractor's inventory answers with: clusters, nodes, VMs. Columns are the contractor's to choose.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Listing {
+    /// Rows as objects with the same fields.
+    pub rows: Vec<BTreeMap<String, Value>>,
+}
