@@ -1,0 +1,139 @@
+//! Tasks: everything slow answers with a UPID, which is asked about at the node that runs it.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    Client, Error, Result, Upid,
+    error::{Advice, Kind},
+    form::{self, Params},
+    lenient,
+};
+
+/// Lines of a failed task's log that are kept.
+const EXCERPT: u64 = 12;
+/// Looks that may fail in a row before a wait gives up.
+const PATIENCE: u32 = 5;
+
+/// `GET …/tasks/U/status`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct TaskStatus {
+    /// `running` or `stopped`.
+    pub status: String,
+    /// Only when stopped: `OK`, `WARNINGS: n`, or the error.
+    #[serde(default)]
+    pub exitstatus: Option<String>,
+}
+
+/// How a task ended well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Success {
+    /// Without a complaint.
+    Clean,
+    /// With this many warnings in its log.
+    Warnings(u32),
+}
+
+impl TaskStatus {
+    /// `None` while it runs; then how it ended, or the error text. Proxmox itself tests for exactly these two.
+    pub fn outcome(&self) -> Option<std::result::Result<Success, &str>> {
+        if self.status != "stopped" {
+            return None;
+        }
+        let exit = self.exitstatus.as_deref().unwrap_or("unexpected status");
+        if exit == "OK" {
+            return Some(Ok(Success::Clean));
+        }
+        match exit.strip_prefix("WARNINGS: ").and_then(|count| count.parse().ok()) {
+            Some(count) => Some(Ok(Success::Warnings(count))),
+            None => Some(Err(exit)),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Line {
+    #[serde(deserialize_with = "lenient::u64")]
+    n: u64,
+    t: String,
+}
+
+impl Client {
+    /// One look at a task.
+    pub async fn task_status(&self, upid: &Upid) -> Result<TaskStatus> {
+        self.get(&task_path(upid, "status"), &Params::default()).await
+    }
+
+    /// The last lines of a task's log.
+    pub async fn task_log_tail(&self, upid: &Upid) -> Result<Vec<String>> {
+        let path = task_path(upid, "log");
+        let mut page = self.get_page::<Vec<Line>>(&path, &Params::default().with("limit", EXCERPT)).await?;
+        if let Some(total) = page.total.filter(|total| *total > EXCERPT) {
+            let params = Params::default().with("start", total - EXCERPT).with("limit", EXCERPT);
+            page = self.get_page(&path, &params).await?;
+        }
+        page.data.sort_by_key(|line| line.n);
+        Ok(page.data.into_iter().map(|line| line.t).filter(|line| !line.is_empty()).collect())
+    }
+
+    /// Waits until the task has ended, at most `patience`; then it is [`Kind::TimedOut`] and the task goes on.
+    ///
+    /// A node that cannot be reached for a moment is asked again a few times.
+    pub async fn wait_for_task(&self, upid: &Upid, patience: Duration) -> Result<Success> {
+        let give_up = Instant::now() + patience;
+        let timeouts = self.timeouts();
+        let mut pause = timeouts.poll_least;
+        let mut failed = 0;
+        loop {
+            match self.task_status(upid).await {
+                Ok(status) => {
+                    failed = 0;
+                    match status.outcome() {
+                        Some(Ok(success)) => return Ok(success),
+                        Some(Err(exit)) => {
+                            let log = self.task_log_tail(upid).await.unwrap_or_default();
+                            return Err(Error::task(upid, exit, log));
+                        }
+                        None => {}
+                    }
+                }
+                Err(error) if error.advice() == Advice::Fail || failed == PATIENCE => return Err(error),
+                Err(error) => {
+                    tracing::debug!(%upid, %error, "a task cannot be asked about for now");
+                    failed += 1;
+                }
+            }
+            if Instant::now() + pause > give_up {
+                let context = format!("task {} {} on {}", upid.kind, upid.subject, upid.node);
+                let text = format!("still running after {} s", patience.as_secs());
+                return Err(Error::new(Kind::TimedOut, context, text));
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(timeouts.poll_most);
+        }
+    }
+}
+
+fn task_path(upid: &Upid, what: &str) -> String {
+    form::path(&["nodes", &upid.node, "tasks", &upid.to_string(), what])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ok_and_warnings_are_success() {
+        let status = |status: &str, exit: Option<&str>| TaskStatus {
+            status: status.to_owned(),
+            exitstatus: exit.map(str::to_owned),
+        };
+        assert_eq!(status("running", None).outcome(), None);
+        assert_eq!(status("stopped", Some("OK")).outcome(), Some(Ok(Success::Clean)));
+        assert_eq!(status("stopped", Some("WARNINGS: 2")).outcome(), Some(Ok(Success::Warnings(2))));
+        assert_eq!(status("stopped", Some("WARNINGS: many")).outcome(), Some(Err("WARNINGS: many")));
+        assert_eq!(status("stopped", None).outcome(), Some(Err("unexpected status")));
+    }
+}
