@@ -246,8 +246,12 @@ pub enum CommitError {
         /// Bytes that the store keeps free.
         reserve: u64,
     },
-    /// The storage failed or is corrupt; the store takes no more writes until it is opened again.
-    #[error("the store failed and takes no more writes: {0}")]
+    /// A record that the commit depends on is damaged; nothing was written, other commits go on.
+    #[error("a record that the commit needs is damaged: {0}")]
+    Damaged(String),
+    /// Writing failed: whether this commit will be there is known only when the store is opened again, as after a
+    /// crash. The store takes no more writes until then.
+    #[error("the store failed and takes no more writes until it is opened again: {0}")]
     Failed(String),
     /// The store was closed.
     #[error("the store is closed")]

@@ -3,17 +3,32 @@
 //! One thread owns every write. A [`Commit`] is applied as one atomic batch, up to 64 of them share one fsync, and
 //! [`Store::commit`] resolves after it: whatever the store has acknowledged survives `kill -9` and power loss.
 
+mod apply;
+mod archive;
 mod commit;
+mod draft;
+mod export;
+mod folder;
+mod keys;
+mod outbox;
 mod reader;
+mod record;
+mod retention;
 mod rows;
 mod seal;
+mod shared;
 mod store;
+mod verify;
+mod writer;
 
 pub use commit::{
     Commit, CommitError, Committed, Definition, InboxKey, InventoryChange, Lane, Outgoing, Precondition, RunAppend,
     RunId, RunSummary, SecretPut,
 };
+pub use export::{Exported, TransferError};
 pub use reader::{Entry, ReadError, Reader, Secret, Versioned};
+pub use retention::{Pruned, Retention};
 pub use rows::{InboxRow, OutboxRow, ParkedRow, RunQuery, RunRow, RunState};
-pub use seal::{KeyError, KeyFile, create_key_file};
-pub use store::{OpenError, Options, Store};
+pub use seal::{KeyError, create_key_file};
+pub use store::{Compacted, OpenError, Options, Store, import};
+pub use verify::Verified;

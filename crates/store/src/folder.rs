@@ -1,0 +1,262 @@
+//! The store's folder: one owner, a format file that names the data folder, the watermark of what was acknowledged.
+//!
+//! ```text
+//! lock           held exclusively while open; holds the owner's process id
+//! format.json    format version and the name of the data folder; replacing it is what swaps a compacted store in
+//! acknowledged   number of the last batch that was durable before anybody was told
+//! data-1/        sled
+//! quarantine/    damaged snapshots that were moved aside
+//! ```
+
+use std::{
+    fs, io,
+    io::{Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::store::OpenError;
+
+/// The newest folder format that this code reads and writes.
+pub(crate) const FORMAT: u32 = 1;
+
+const FORMAT_FILE: &str = "format.json";
+const DATA: &str = "data-";
+
+/// What `format.json` says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Format {
+    /// Version of the folder and of the rows in it.
+    pub(crate) format: u32,
+    /// What keeps the rows.
+    pub(crate) engine: String,
+    /// Who created it.
+    pub(crate) created_by: String,
+    /// Tells stores apart.
+    pub(crate) store_id: Uuid,
+    /// The data folder in use.
+    pub(crate) data: String,
+}
+
+/// A folder that this process owns until it is dropped.
+pub(crate) struct Folder {
+    pub(crate) path: PathBuf,
+    pub(crate) format: Format,
+    watermark: fs::File,
+    _lock: fs::File,
+}
+
+impl Folder {
+    /// Takes the folder, creating it where nothing is, and removes what interrupted work left behind.
+    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::Io { path: path.to_owned(), source };
+        fs::create_dir_all(path).map_err(failed)?;
+        let lock = take_lock(path)?;
+        let format = match read_format(path)? {
+            Some(format) => format,
+            None => create_format(path)?,
+        };
+        let watermark = open_private(&path.join("acknowledged")).map_err(failed)?;
+        let folder = Self { path: path.to_owned(), format, watermark, _lock: lock };
+        folder.remove_leftovers().map_err(failed)?;
+        Ok(folder)
+    }
+
+    /// The data folder in use.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.path.join(&self.format.data)
+    }
+
+    /// The data folder that a compacted store goes to; empty.
+    pub(crate) fn next_data(&self) -> io::Result<(String, PathBuf)> {
+        let current: u64 = self.format.data.strip_prefix(DATA).and_then(|n| n.parse().ok()).unwrap_or(0);
+        let name = format!("{DATA}{}", current + 1);
+        let path = self.path.join(&name);
+        remove_tree(&path)?;
+        Ok((name, path))
+    }
+
+    /// Makes `data` the folder in use, atomically; the old one stays until [`Self::remove_leftovers`].
+    pub(crate) fn point_at(&mut self, data: String) -> io::Result<()> {
+        let format = Format { data, ..self.format.clone() };
+        write_format(&self.path, &format)?;
+        self.format = format;
+        Ok(())
+    }
+
+    /// Records that batch number `batches` is durable. Not synced: it may lag behind, never run ahead.
+    pub(crate) fn acknowledge(&mut self, batches: u64) -> io::Result<()> {
+        let mut row = batches.to_le_bytes().to_vec();
+        row.extend_from_slice(&crc32c::crc32c(&row).to_le_bytes());
+        self.watermark.seek(SeekFrom::Start(0))?;
+        self.watermark.write_all(&row)
+    }
+
+    /// The number of the last batch that was acknowledged, as far as it is known.
+    pub(crate) fn acknowledged(&mut self) -> io::Result<Option<u64>> {
+        let mut row = Vec::new();
+        self.watermark.seek(SeekFrom::Start(0))?;
+        self.watermark.read_to_end(&mut row)?;
+        let Ok(row) = <[u8; 12]>::try_from(row) else { return Ok(None) };
+        let (batches, crc) = (&row[..8], &row[8..]);
+        if crc32c::crc32c(batches).to_le_bytes() != crc {
+            tracing::warn!("the watermark of acknowledged commits is damaged and was ignored");
+            return Ok(None);
+        }
+        Ok(batches.try_into().ok().map(u64::from_le_bytes))
+    }
+
+    /// A kill during open leaves `snap.*.generating`, which sled takes for a damaged snapshot (reliability.md 0.1).
+    /// A kill during a compaction leaves a data folder that is not in use.
+    pub(crate) fn remove_leftovers(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(DATA) && name != self.format.data {
+                tracing::info!(folder = %name, "removing a data folder that is not in use");
+                remove_tree(&entry.path())?;
+            }
+        }
+        for snapshot in snapshots(&self.data())? {
+            if snapshot.extension().is_some_and(|extension| extension == "generating") {
+                tracing::info!(file = %snapshot.display(), "removing a snapshot that was never finished");
+                fs::remove_file(snapshot)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves sled's snapshots aside, so that it rebuilds from its log; whether there were any.
+    pub(crate) fn quarantine_snapshots(&self) -> io::Result<bool> {
+        let found = snapshots(&self.data())?;
+        if found.is_empty() {
+            return Ok(false);
+        }
+        let folder = self.path.join("quarantine").join(Uuid::now_v7().to_string());
+        fs::create_dir_all(&folder)?;
+        for snapshot in found {
+            if let Some(name) = snapshot.file_name() {
+                tracing::warn!(file = %snapshot.display(), "moving a damaged snapshot aside");
+                fs::rename(&snapshot, folder.join(name))?;
+            }
+        }
+        sync_folder(&self.data())?;
+        Ok(true)
+    }
+}
+
+fn snapshots(data: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(data) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => {
+            let paths = entries?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
+            let is_snapshot =
+                |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snap."));
+            Ok(paths.into_iter().filter(is_snapshot).collect())
+        }
+    }
+}
+
+fn take_lock(path: &Path) -> Result<fs::File, OpenError> {
+    let failed = |source| OpenError::Io { path: path.to_owned(), source };
+    let file = path.join("lock");
+    let mut lock = open_private(&file).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(fs::TryLockError::WouldBlock) => {
+            let holder = fs::read_to_string(&file).unwrap_or_default();
+            let holder = if holder.trim().is_empty() { "another process".to_owned() } else { holder.trim().to_owned() };
+            return Err(OpenError::InUse { path: path.to_owned(), holder });
+        }
+        Err(fs::TryLockError::Error(source)) => return Err(failed(source)),
+    }
+    let name = std::env::current_exe().ok().and_then(|exe| Some(exe.file_name()?.to_string_lossy().into_owned()));
+    let owner = format!("process {} ({})\n", std::process::id(), name.as_deref().unwrap_or("unknown"));
+    lock.set_len(0).and_then(|()| lock.write_all(owner.as_bytes())).map_err(failed)?;
+    Ok(lock)
+}
+
+fn read_format(path: &Path) -> Result<Option<Format>, OpenError> {
+    #[derive(Deserialize)]
+    struct Version {
+        format: u32,
+    }
+    let unreadable = |reason: String| OpenError::NotAStore { path: path.to_owned(), reason };
+    let text = match fs::read(path.join(FORMAT_FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return if holds_data(path) {
+                Err(unreadable(format!("it holds data but no {FORMAT_FILE}; restore it from an export")))
+            } else {
+                Ok(None)
+            };
+        }
+        text => text.map_err(|source| OpenError::Io { path: path.to_owned(), source })?,
+    };
+    let version: Version =
+        serde_json::from_slice(&text).map_err(|error| unreadable(format!("{FORMAT_FILE} is damaged: {error}")))?;
+    if version.format > FORMAT {
+        return Err(OpenError::Newer { path: path.to_owned(), found: version.format, supported: FORMAT });
+    }
+    let format: Format =
+        serde_json::from_slice(&text).map_err(|error| unreadable(format!("{FORMAT_FILE} is damaged: {error}")))?;
+    if !format.data.starts_with(DATA) || format.data.contains(['/', '\\']) {
+        return Err(unreadable(format!("{FORMAT_FILE} names no data folder")));
+    }
+    Ok(Some(format))
+}
+
+fn holds_data(path: &Path) -> bool {
+    fs::read_dir(path)
+        .is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(DATA)))
+}
+
+fn create_format(path: &Path) -> Result<Format, OpenError> {
+    let format = Format {
+        format: FORMAT,
+        engine: "sled 0.34".to_owned(),
+        created_by: concat!("store ", env!("CARGO_PKG_VERSION")).to_owned(),
+        store_id: Uuid::now_v7(),
+        data: format!("{DATA}1"),
+    };
+    write_format(path, &format).map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
+    Ok(format)
+}
+
+fn write_format(path: &Path, format: &Format) -> io::Result<()> {
+    let mut text = serde_json::to_vec_pretty(format)?;
+    text.push(b'\n');
+    replace_file(&path.join(FORMAT_FILE), &text)
+}
+
+/// Writes a file so that after a crash either the old or the new content is there.
+pub(crate) fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = fs::File::create(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), sync_folder)
+}
+
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    fs::File::open(path)?.sync_all()
+}
+
+fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Opens for reading and writing, creating it for its owner alone.
+fn open_private(path: &Path) -> io::Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}

@@ -1,0 +1,88 @@
+//! What the writer and all readers of one open store share.
+
+use std::{
+    sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+
+use crate::{apply::Counters, commit::Lane, seal::Sealer};
+
+pub(crate) struct Shared {
+    /// Replaced when the store is compacted; the writer takes it for writing while a batch is applied.
+    db: RwLock<sled::Db>,
+    pub(crate) sealer: Option<Sealer>,
+    pub(crate) revisions: watch::Sender<u64>,
+    handoffs: watch::Sender<u64>,
+    events: watch::Sender<u64>,
+    /// Since when the writer is at the current group.
+    busy: Mutex<Option<Instant>>,
+    failed: Mutex<Option<String>>,
+}
+
+impl Shared {
+    pub(crate) fn new(db: sled::Db, sealer: Option<Sealer>, counters: &Counters) -> Self {
+        Self {
+            db: RwLock::new(db),
+            sealer,
+            revisions: watch::Sender::new(counters.revision),
+            handoffs: watch::Sender::new(counters.handoff),
+            events: watch::Sender::new(counters.event),
+            busy: Mutex::new(None),
+            failed: Mutex::new(None),
+        }
+    }
+
+    /// The rows of one moment: the writer waits while this is held.
+    pub(crate) fn rows(&self) -> RwLockReadGuard<'_, sled::Db> {
+        self.db.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For the writer: no reader looks while this is held.
+    pub(crate) fn rows_mut(&self) -> RwLockWriteGuard<'_, sled::Db> {
+        self.db.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn head(&self, lane: Lane) -> &watch::Sender<u64> {
+        match lane {
+            Lane::Handoff => &self.handoffs,
+            Lane::Event => &self.events,
+        }
+    }
+
+    /// Tells whoever waits that everything up to `counters` is durable.
+    pub(crate) fn announce(&self, counters: &Counters) {
+        let raise = |sender: &watch::Sender<u64>, to: u64| {
+            sender.send_if_modified(|current| {
+                let raised = *current < to;
+                *current = to.max(*current);
+                raised
+            });
+        };
+        raise(&self.handoffs, counters.handoff);
+        raise(&self.events, counters.event);
+        raise(&self.revisions, counters.revision);
+    }
+
+    pub(crate) fn begin(&self) {
+        *self.busy.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    pub(crate) fn end(&self) {
+        *self.busy.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    pub(crate) fn busy_for(&self) -> Option<Duration> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
+    }
+
+    pub(crate) fn fail(&self, reason: &str) {
+        tracing::error!(reason, "the store failed and takes no more writes");
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+    }
+
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
