@@ -301,11 +301,8 @@ pub trait AnyAction: Send + Sync {
     /// See [`Action::limits`].
     fn limits(&self, input: &Value) -> Vec<(String, usize)>;
     /// See [`Action::preview`].
-    fn preview<'a>(
-        &'a self,
-        cx: &'a PreviewContext,
-        input: &'a Value,
-    ) -> BoxFuture<'a, Result<Vec<Change>, StepError>>;
+    fn preview<'a>(&'a self, cx: &'a PreviewContext, input: &'a Value)
+    -> BoxFuture<'a, Result<Vec<Change>, StepError>>;
 }
 
 struct Erased<A>(A);

@@ -2,7 +2,12 @@
 
 pub mod catalog;
 pub mod event;
+pub mod expression;
 pub mod hash;
 pub mod library;
 pub mod plan;
+pub mod playbook;
 pub mod report;
+mod schema;
+pub mod template;
+pub mod yaml;
