@@ -109,7 +109,7 @@ pub(super) fn write(bundle: &Bundle) -> Result<SecretString, Error> {
             os: Pair::encode(&bundle.os),
         },
     };
-    let options = serde_saphyr::ser_options! { indent_step: 4 };
+    let options = serde_saphyr::ser_options! { indent_step: 4, prefer_block_scalars: false };
     let text = serde_saphyr::to_string_with_options(&file, options)
         .map_err(|_| Error::Shape("it cannot be written".to_owned()))?;
     Ok(text.into())
