@@ -4,6 +4,7 @@
 //! was written from.
 
 pub mod api;
+pub mod config;
 pub mod kubeconfig;
 pub mod pki;
 pub mod proto;

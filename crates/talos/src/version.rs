@@ -26,6 +26,20 @@ impl Minor {
         }
     }
 
+    /// The minor number, 13 for 1.13.
+    pub fn number(self) -> u64 {
+        match self {
+            Self::V1_12 => 12,
+            Self::V1_13 => 13,
+            Self::V1_14 => 14,
+        }
+    }
+
+    /// True if Kubernetes is configured by documents of its own instead of the main one (talos.md 5.2).
+    pub fn has_kubernetes_documents(self) -> bool {
+        self >= Self::V1_14
+    }
+
     /// The newest release of the line that this crate was checked against.
     pub fn newest(self) -> &'static str {
         match self {
