@@ -1,1 +1,23 @@
-//! Placeholder.
+//! Messages over NATS JetStream; queries, commands and discovery over NATS services.
+//!
+//! The stream is a transport: the sender's outbox and the receiver's inbox are the record. A publish that timed out may
+//! have landed and is repeated with the same id; a message is acknowledged after the receiver's commit.
+
+mod admin;
+mod connect;
+mod consume;
+pub mod identity;
+mod link;
+mod publish;
+pub mod server_config;
+mod service;
+pub mod streams;
+mod tail;
+
+pub use admin::{AdminError, Difference, check, check_consumers, init};
+pub use connect::{Bus, ConnectError, MINIMUM_SERVER, Options};
+pub use consume::{AckError, ConsumeError, Deliveries, Delivery};
+pub use link::{Link, Violation};
+pub use publish::{Outgoing, PublishError, Published};
+pub use service::{Call, Discovered, DiscoveredEndpoint, Reply, RequestError, Service, ServiceError, ServiceSpec};
+pub use tail::{Recorded, Tail, TailError, TailFrom};

@@ -1,0 +1,247 @@
+//! Generates what a `nats-server` needs: configuration, identities with least rights, certificates.
+//!
+//! ```text
+//! nats-server.conf   nats-server -c nats-server.conf
+//! ca.pem  ca.key     the private CA of this bus
+//! server.pem/.key    the server's certificate
+//! keys/<identity>.nk nkey seeds, mode 0600; the server knows only the public halves
+//! identities.json    public keys by identity: what the contractors pin
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+use serde_json::{Value, json};
+
+use crate::identity::{self, Identity, write_private};
+
+/// Everything of the streams (1,152 MiB) and room to change them.
+const MAX_FILE_STORE: u64 = 2 << 30;
+const MAX_PAYLOAD: u64 = 512 * 1024;
+const MAX_CONNECTIONS: u32 = 1_024;
+
+/// What to generate.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Further names and addresses that the server's certificate is for; the listen address always is.
+    pub names: Vec<String>,
+    /// Monitoring over HTTP; only ever on loopback.
+    pub monitor_port: Option<u16>,
+    /// Where JetStream keeps its files: a local disk, never `/tmp`, which is the server's default.
+    pub store_folder: PathBuf,
+    /// Whether clients must show a certificate of the CA besides their nkey.
+    pub verify_clients: bool,
+}
+
+/// What was generated.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Where everything is.
+    pub folder: PathBuf,
+    /// The server's configuration file.
+    pub config: PathBuf,
+    /// The CA that clients check the server against.
+    pub root_ca: PathBuf,
+    /// Key files by identity.
+    pub keys: BTreeMap<Identity, PathBuf>,
+    /// Public nkeys by identity.
+    pub public_keys: BTreeMap<Identity, String>,
+    /// Certificate and key by identity, where clients must show one.
+    pub client_certificates: BTreeMap<Identity, (PathBuf, PathBuf)>,
+}
+
+/// Why nothing usable was generated.
+#[derive(Debug, thiserror::Error)]
+pub enum GenerateError {
+    /// A file cannot be written or read.
+    #[error("{} cannot be written or read", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A certificate cannot be made.
+    #[error("no certificate could be made: {0}")]
+    Certificate(#[from] rcgen::Error),
+    /// A key file that is there cannot be used.
+    #[error(transparent)]
+    Key(#[from] identity::KeyError),
+}
+
+/// Generates everything below `folder`. Keys and certificates that are there stay; the configuration is written anew.
+pub fn generate(folder: &Path, options: &Options) -> Result<Setup, GenerateError> {
+    create_folder(folder)?;
+    create_folder(&folder.join("keys"))?;
+    let mut keys = BTreeMap::new();
+    let mut public_keys = BTreeMap::new();
+    for identity in Identity::ALL {
+        let path = folder.join("keys").join(format!("{identity}.nk"));
+        public_keys.insert(identity, identity::ensure_key(&path)?);
+        keys.insert(identity, path);
+    }
+    let by_name: BTreeMap<_, _> = public_keys.iter().map(|(identity, key)| (identity.as_str(), key)).collect();
+    write(&folder.join("identities.json"), &(pretty(&json!(by_name)) + "\n"))?;
+    let authority = Authority::load_or_create(folder)?;
+    authority.issue(folder, "server", &server_names(options))?;
+    let mut client_certificates = BTreeMap::new();
+    if options.verify_clients {
+        for identity in Identity::ALL {
+            let files = authority.issue(&folder.join("keys"), identity.as_str(), &[identity.as_str().to_owned()])?;
+            client_certificates.insert(identity, files);
+        }
+    }
+    let config = folder.join("nats-server.conf");
+    write(&config, &render(folder, options, &public_keys))?;
+    Ok(Setup {
+        folder: folder.to_owned(),
+        config,
+        root_ca: folder.join("ca.pem"),
+        keys,
+        public_keys,
+        client_certificates,
+    })
+}
+
+/// The configuration file's text. `nats-server` reads JSON values; comments say why.
+fn render(folder: &Path, options: &Options, public_keys: &BTreeMap<Identity, String>) -> String {
+    let path = |name: &str| json!(folder.join(name).display().to_string());
+    let users: Vec<Value> = public_keys
+        .iter()
+        .map(|(identity, key)| {
+            let permissions = identity.permissions();
+            let mut user = json!({
+                "nkey": key,
+                "permissions": {
+                    "publish": { "allow": permissions.publish },
+                    "subscribe": { "allow": permissions.subscribe },
+                },
+            });
+            if permissions.allow_responses {
+                // One answer per question, within a minute, wherever the asker wants it.
+                user["permissions"]["allow_responses"] = json!({ "max": 1, "expires": "1m" });
+            }
+            user
+        })
+        .collect();
+    let monitoring = options.monitor_port.map_or_else(String::new, |port| {
+        format!("# Monitoring tells much and asks for no password: loopback only.\nhttp: \"127.0.0.1:{port}\"\n")
+    });
+    format!(
+        "# Generated by `cortexctl bus init --server-config`; changes are lost when it is generated again.\n\
+         server_name: \"cortex\"\n\
+         listen: \"{listen}\"\n\
+         {monitoring}\
+         max_payload: {MAX_PAYLOAD}\n\
+         max_connections: {MAX_CONNECTIONS}\n\
+         # A dead client is noticed within seconds.\n\
+         ping_interval: \"10s\"\n\
+         ping_max: 2\n\
+         jetstream {{\n  \
+           store_dir: {store}\n  \
+           max_file_store: {MAX_FILE_STORE}\n  \
+           max_memory_store: 67108864\n  \
+           # An ack means fsynced; the default syncs every two minutes.\n  \
+           sync_interval: always\n\
+         }}\n\
+         tls {{\n  \
+           cert_file: {certificate}\n  \
+           key_file: {key}\n  \
+           ca_file: {ca}\n  \
+           verify: {verify}\n  \
+           timeout: 5\n\
+         }}\n\
+         # The server knows public keys only. There is no user for whoever shows none.\n\
+         authorization: {authorization}\n",
+        listen = options.listen,
+        store = json!(options.store_folder.display().to_string()),
+        certificate = path("server.pem"),
+        key = path("server.key"),
+        ca = path("ca.pem"),
+        verify = options.verify_clients,
+        authorization = pretty(&json!({ "users": users })),
+    )
+}
+
+fn server_names(options: &Options) -> Vec<String> {
+    let mut names = vec![options.listen.ip().to_string()];
+    if options.listen.ip().is_loopback() || options.listen.ip().is_unspecified() {
+        names.push("localhost".to_owned());
+        names.push("127.0.0.1".to_owned());
+    }
+    names.extend(options.names.iter().cloned());
+    names.retain(|name| name.parse::<IpAddr>().is_ok_and(|ip| !ip.is_unspecified()) || name.parse::<IpAddr>().is_err());
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// The bus's own CA.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn load_or_create(folder: &Path) -> Result<Self, GenerateError> {
+        let (certificate, key) = (folder.join("ca.pem"), folder.join("ca.key"));
+        if !certificate.exists() || !key.exists() {
+            let pair = KeyPair::generate()?;
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(DnType::CommonName, "cortex bus CA");
+            params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+            write_secret(&key, &pair.serialize_pem())?;
+            write(&certificate, &params.self_signed(&pair)?.pem())?;
+        }
+        let pair = KeyPair::from_pem(&read(&key)?)?;
+        Ok(Self { issuer: Issuer::from_ca_cert_pem(&read(&certificate)?, pair)? })
+    }
+
+    /// A certificate for `names`, for both ends of a connection, unless there is one.
+    fn issue(&self, folder: &Path, name: &str, names: &[String]) -> Result<(PathBuf, PathBuf), GenerateError> {
+        let (certificate, key) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
+        if certificate.exists() && key.exists() {
+            return Ok((certificate, key));
+        }
+        let pair = KeyPair::generate()?;
+        let mut params = CertificateParams::new(names.to_vec())?;
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, format!("cortex {name}"));
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        write_secret(&key, &pair.serialize_pem())?;
+        write(&certificate, &params.signed_by(&pair, &self.issuer)?.pem())?;
+        Ok((certificate, key))
+    }
+}
+
+fn create_folder(path: &Path) -> Result<(), GenerateError> {
+    fs::create_dir_all(path).map_err(|source| GenerateError::Io { path: path.to_owned(), source })
+}
+
+fn write(path: &Path, text: &str) -> Result<(), GenerateError> {
+    fs::write(path, text).map_err(|source| GenerateError::Io { path: path.to_owned(), source })
+}
+
+fn write_secret(path: &Path, text: &str) -> Result<(), GenerateError> {
+    write_private(path, text.as_bytes()).map_err(|source| GenerateError::Io { path: path.to_owned(), source })
+}
+
+fn read(path: &Path) -> Result<String, GenerateError> {
+    fs::read_to_string(path).map_err(|source| GenerateError::Io { path: path.to_owned(), source })
+}
+
+fn pretty(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default()
+}
