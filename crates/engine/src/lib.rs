@@ -8,6 +8,8 @@ pub mod library;
 pub mod plan;
 pub mod playbook;
 pub mod report;
+pub mod retry;
+pub mod run;
 mod schema;
 pub mod template;
 pub mod yaml;

@@ -114,6 +114,8 @@ pub enum StepStatus {
     Skipped,
     /// Failed for good.
     Failed,
+    /// It was on its way when the run ended.
+    Stopped,
     /// An undo is on its way, or due later.
     Undoing,
     /// Taken back.

@@ -1,0 +1,71 @@
+//! What a run tells others when it ends.
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{
+    Decide, Effect,
+    expand::{failure, instances},
+    size, too_large,
+};
+use crate::{
+    event::{Event, Failure, Item, Outcome},
+    playbook::{After, Emit},
+    report::Emission,
+    run::{MAX_VALUE, values::Values},
+};
+
+impl Decide<'_> {
+    pub(super) fn finish(&mut self, outcome: Outcome) {
+        let after = if outcome == Outcome::Succeeded { After::Success } else { After::Failure };
+        let failed = (after == After::Failure).then(|| self.failure(outcome));
+        let (mut emissions, mut unsent) = (Vec::new(), Vec::new());
+        for (index, emit) in self.state.root.definition.playbook.emits.iter().enumerate() {
+            if emit.after == after {
+                match self.emissions(index, emit, failed.as_ref()) {
+                    Ok(more) => emissions.extend(more),
+                    Err(error) => unsent.push(error),
+                }
+            }
+        }
+        match (after, unsent.pop()) {
+            // A success that cannot be told is none.
+            (After::Success, Some(error)) => self.record(vec![Event::Halted { error, at: self.now }]),
+            (_, last) => {
+                unsent.extend(last);
+                self.next.effects.push(Effect::Finish { outcome, emissions, unsent });
+            }
+        }
+    }
+
+    /// What `failure` is in the messages of a run that did not succeed.
+    fn failure(&self, outcome: Outcome) -> Value {
+        let failure = self.state.failure.as_ref();
+        let message = failure.map_or("cancelled", |failure| failure.error.message.as_str());
+        json!({"step": failure.and_then(|failure| failure.step.as_ref()), "message": message, "outcome": outcome})
+    }
+
+    fn emissions(&self, index: usize, emit: &Emit, failed: Option<&Value>) -> Result<Vec<Emission>, Failure> {
+        let values = || Values::new(&self.state.root, &self.state.about).with_failure(failed);
+        if let Some(when) = &emit.when
+            && values().evaluate(&when.value).map_err(|error| failure(&error))? != Value::Bool(true)
+        {
+            return Ok(Vec::new());
+        }
+        let items = match &emit.fan_out {
+            Some(fan_out) => instances(&values(), fan_out)?,
+            None => vec![Item { key: None, item: Value::Null }],
+        };
+        let emission = |Item { key, item }: Item| {
+            let body =
+                values().with_item(&item, key.as_deref()).resolve(&emit.with).map_err(|error| failure(&error))?;
+            if size(&body) > MAX_VALUE {
+                return Err(too_large("a message"));
+            }
+            let name = format!("emit\u{1f}{index}\u{1f}{}", key.unwrap_or_default());
+            let id = Uuid::new_v5(&self.state.opened.run, name.as_bytes());
+            Ok(Emission { id, kind: emit.kind, name: emit.name.clone(), body })
+        };
+        items.into_iter().map(emission).collect()
+    }
+}

@@ -1,0 +1,6 @@
+//! The engine without a driver: runs are played against a world that is a set of names.
+
+mod crash;
+mod machine;
+mod semantics;
+mod simulation;
