@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-
 use crate::version::Minor;
 
 /// The kind under which the kind-less main document is known.

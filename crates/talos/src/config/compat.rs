@@ -2,7 +2,6 @@
 
 use semver::Version;
 
-
 /// What a Talos minor version takes as its host and runs on top.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Support {
@@ -104,11 +103,7 @@ pub fn talos_path(host: &Version, target: &Version) -> Option<Vec<u64>> {
 pub fn check_kubernetes_step(from: &Version, to: &Version) -> Result<(), Incompatible> {
     let is_known = KUBERNETES_MINORS.contains(&from.minor) && KUBERNETES_MINORS.contains(&to.minor);
     let is_step = from.major == to.major && (to.minor == from.minor || to.minor == from.minor + 1);
-    if is_known && is_step {
-        Ok(())
-    } else {
-        Err(Incompatible::KubernetesStep { from: from.clone(), to: to.clone() })
-    }
+    if is_known && is_step { Ok(()) } else { Err(Incompatible::KubernetesStep { from: from.clone(), to: to.clone() }) }
 }
 
 #[cfg(test)]
@@ -124,7 +119,10 @@ mod tests {
     fn a_jump_of_two_minors_is_taken_and_of_three_is_not() {
         assert!(check_talos_step(&version("1.11.5"), &version("1.13.9")).is_ok());
         let refused = check_talos_step(&version("1.10.0"), &version("1.13.9")).unwrap_err();
-        assert_eq!(refused.to_string(), "Talos 1.10.0 is too old to be upgraded to 1.13.9: 1.11 is the oldest that can be");
+        assert_eq!(
+            refused.to_string(),
+            "Talos 1.10.0 is too old to be upgraded to 1.13.9: 1.11 is the oldest that can be"
+        );
         assert!(check_talos_step(&version("1.14.0-rc.1"), &version("1.13.9")).is_ok(), "one minor down");
         assert!(check_talos_step(&version("1.15.0"), &version("1.13.9")).is_err(), "two minors down");
         assert_eq!(talos_path(&version("1.11.0"), &version("1.13.9")), Some(vec![12, 13]));

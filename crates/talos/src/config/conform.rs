@@ -2,9 +2,9 @@
 
 use crate::version::Minor;
 
+use super::Path;
 use super::catalogue::{self, Object, Type};
 use super::yaml::{Kind, Mapping, Scalar, Value};
-use super::Path;
 
 /// A value that does not fit its field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,7 +24,7 @@ pub struct UnknownKey {
 }
 
 /// The part of a mapping that is unknown to the catalogue, as Talos reports it; `None` if every key is known.
-pub fn unknown_part(mapping: &Mapping, object: &Object, minor: Minor) -> Option<Mapping> {
+pub(super) fn unknown_part(mapping: &Mapping, object: &Object, minor: Minor) -> Option<Mapping> {
     let mut unknown = Mapping::default();
     for (key, value) in mapping.iter() {
         match object.field(key, minor) {
@@ -60,7 +60,7 @@ fn unknown_in(value: &Value, ty: &Type, minor: Minor) -> Option<Value> {
 }
 
 /// Every unknown key with its path and the field it resembles.
-pub fn unknown_keys(mapping: &Mapping, object: &Object, minor: Minor) -> Vec<UnknownKey> {
+pub(super) fn unknown_keys(mapping: &Mapping, object: &Object, minor: Minor) -> Vec<UnknownKey> {
     let mut found = Vec::new();
     collect_unknown(mapping, object, minor, &Path::root(), &mut found);
     found
@@ -98,7 +98,7 @@ fn collect_in_value(value: &Value, ty: &Type, minor: Minor, path: &Path, found: 
 }
 
 /// Gives every scalar the type of its field and drops nulls, which Talos reads as absent.
-pub fn conform(mapping: Mapping, object: &Object, minor: Minor, path: &Path) -> Result<Mapping, Mismatch> {
+pub(super) fn conform(mapping: Mapping, object: &Object, minor: Minor, path: &Path) -> Result<Mapping, Mismatch> {
     let mut conformed = Mapping::default();
     for (key, value) in mapping {
         if value.is_null() {

@@ -9,7 +9,7 @@ use super::catalogue::{self, Field, Object, Type};
 use super::yaml::{Mapping, Value};
 
 /// The canonical form of an object.
-pub fn canonical(mapping: &Mapping, object: &Object, minor: Minor) -> Mapping {
+pub(super) fn canonical(mapping: &Mapping, object: &Object, minor: Minor) -> Mapping {
     let mut canonical = Mapping::default();
     for field in object.fields.iter().filter(|field| field.exists_in(minor)) {
         let value = match mapping.get(field.name) {
@@ -92,8 +92,20 @@ fn natural_order(left: &str, right: &str) -> Ordering {
     let after_digit = same > 0 && left[same - 1].is_ascii_digit();
     match (a.is_alphabetic(), b.is_alphabetic()) {
         (true, true) => a.cmp(b),
-        (true, false) => if after_digit { Ordering::Less } else { Ordering::Greater },
-        (false, true) => if after_digit { Ordering::Greater } else { Ordering::Less },
+        (true, false) => {
+            if after_digit {
+                Ordering::Less
+            } else {
+                Ordering::Greater
+            }
+        }
+        (false, true) => {
+            if after_digit {
+                Ordering::Greater
+            } else {
+                Ordering::Less
+            }
+        }
         (false, false) => {
             let (x, y) = (digits_around(&left, same), digits_around(&right, same));
             number(x).cmp(&number(y)).then_with(|| x.len().cmp(&y.len())).then_with(|| a.cmp(b))

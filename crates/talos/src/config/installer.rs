@@ -136,7 +136,8 @@ mod tests {
 
     #[test]
     fn ids_equal_those_of_the_factory() {
-        let pi = Overlay { image: "siderolabs/sbc-raspberrypi".into(), name: "rpi_generic".into(), options: Vec::new() };
+        let pi =
+            Overlay { image: "siderolabs/sbc-raspberrypi".into(), name: "rpi_generic".into(), options: Vec::new() };
         let keys = SecureBoot { include_well_known_certificates: true, ..SecureBoot::default() };
         let cases = [
             (

@@ -2,9 +2,9 @@
 
 use crate::version::Minor;
 
+use super::Path;
 use super::catalogue::{self, Field, Merge, Object, Type};
 use super::yaml::{Kind, Mapping, Value};
-use super::Path;
 
 /// Two values of one untyped key that cannot be merged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,7 +16,13 @@ pub struct Mismatch {
 }
 
 /// Merges `patch` into `base`, both of the same object.
-pub fn merge(base: &mut Mapping, patch: &Mapping, object: &Object, minor: Minor, path: &Path) -> Result<(), Mismatch> {
+pub(super) fn merge(
+    base: &mut Mapping,
+    patch: &Mapping,
+    object: &Object,
+    minor: Minor,
+    path: &Path,
+) -> Result<(), Mismatch> {
     for (key, value) in patch.iter() {
         let Some(field) = object.field(key, minor) else { continue };
         match base.get_mut(key) {
@@ -27,13 +33,7 @@ pub fn merge(base: &mut Mapping, patch: &Mapping, object: &Object, minor: Minor,
     Ok(())
 }
 
-fn merge_field(
-    current: &mut Value,
-    patch: &Value,
-    field: &Field,
-    minor: Minor,
-    path: &Path,
-) -> Result<(), Mismatch> {
+fn merge_field(current: &mut Value, patch: &Value, field: &Field, minor: Minor, path: &Path) -> Result<(), Mismatch> {
     match &field.merge {
         Merge::ByType => merge_value(current, patch, &field.ty, minor, path),
         Merge::Replace => {
@@ -48,13 +48,7 @@ fn merge_field(
     }
 }
 
-fn merge_value(
-    current: &mut Value,
-    patch: &Value,
-    ty: &Type,
-    minor: Minor,
-    path: &Path,
-) -> Result<(), Mismatch> {
+fn merge_value(current: &mut Value, patch: &Value, ty: &Type, minor: Minor, path: &Path) -> Result<(), Mismatch> {
     match (ty, current, patch) {
         (Type::Any, current, patch) => merge_untyped(current, patch, path),
         (Type::Object(name), Value::Mapping(current), Value::Mapping(patch)) => match catalogue::object(name) {

@@ -2,9 +2,9 @@
 
 use crate::version::Minor;
 
+use super::MachineConfig;
 use super::catalogue::{self, Object, Type};
 use super::yaml::{Mapping, Scalar, Value};
-use super::MachineConfig;
 
 /// What Talos itself writes in place of a secret (talos.md 5.3).
 const REPLACEMENT: &str = "******";

@@ -114,7 +114,8 @@ fn api_server(inputs: &Inputs<'_>) -> Result<Vec<Mapping>, GenerateError> {
     audit.set("configuration", audit_policy());
 
     let mut authentication = kind("KubeAuthenticationConfig");
-    let probes: Vec<_> = ["/livez", "/readyz", "/healthz"].into_iter().map(|path| mapping! { "path" => path }).collect();
+    let probes: Vec<_> =
+        ["/livez", "/readyz", "/healthz"].into_iter().map(|path| mapping! { "path" => path }).collect();
     let anonymous = mapping! { "conditions" => probes, "enabled" => true };
     authentication.set("configuration", mapping! { "anonymous" => anonymous, "jwt" => Value::Sequence(Vec::new()) });
 

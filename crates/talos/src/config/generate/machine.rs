@@ -168,10 +168,8 @@ fn unattended_install(inputs: &Inputs<'_>) -> Mapping {
     };
     let mut document = kind("UnattendedInstallConfig");
     document.set("installer", mapping! { "image" => wanted.image.as_str() });
-    document.set(
-        "provisioning",
-        mapping! { "diskSelector" => mapping! { "match" => expression }, "wipe" => wanted.wipe },
-    );
+    document
+        .set("provisioning", mapping! { "diskSelector" => mapping! { "match" => expression }, "wipe" => wanted.wipe });
     document
 }
 
