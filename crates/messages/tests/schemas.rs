@@ -19,8 +19,8 @@ fn folder() -> PathBuf {
 fn check(file: &str, text: &str) {
     let path = folder().join(file);
     if std::env::var_os("UPDATE_SCHEMAS").is_some() {
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, text).unwrap();
+        fs::create_dir_all(path.parent().expect("the file is in a folder")).expect("the folder can be made");
+        fs::write(&path, text).expect("the file can be written");
     }
     let committed = fs::read_to_string(&path).unwrap_or_default();
     assert!(committed == text, "schemas/{file} is not what the types say; write it with UPDATE_SCHEMAS=1");

@@ -1,0 +1,313 @@
+//! The configuration of a daemon: one TOML file, environment, flags; every problem reported at once.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use messages::{
+    name::Period,
+    schema::{self, Checker, Violation},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+/// The sections that every contractor has. An agent's own configuration holds this beside its own sections.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Common {
+    /// Where messages travel.
+    pub bus: Bus,
+    /// Where the contractor remembers.
+    pub store: StoreSection,
+    /// Health, readiness, metrics.
+    #[serde(default)]
+    pub http: Http,
+    /// Playbooks.
+    #[serde(default)]
+    pub playbooks: Playbooks,
+    /// Who may ask, and what needs consent.
+    #[serde(default)]
+    pub policy: Policy,
+    /// Logs.
+    #[serde(default)]
+    pub log: Log,
+    /// Outgoing connections go only to these networks (CIDR); empty means none.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub allowed_targets: Vec<String>,
+}
+
+/// `[bus]`
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Bus {
+    /// NATS servers, `tls://host:4222`.
+    #[schemars(length(min = 1))]
+    pub servers: Vec<String>,
+    /// File with the contractor's nkey seed (mode 0600).
+    pub seed_file: PathBuf,
+    /// PEM file with the certificate authority of the servers.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// Public nkeys that messages of a source must be signed with: `"/talos" = ["U…"]`. A source that ends in `/*` stands
+    /// for everything below it.
+    #[serde(default)]
+    pub pinned_keys: BTreeMap<String, Vec<String>>,
+    /// Signed messages older than this are refused as stale; default `7d`, written `168h`.
+    #[serde(default = "week")]
+    pub stale_after: Period,
+}
+
+/// `[store]`
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StoreSection {
+    /// Folder of the store.
+    pub path: PathBuf,
+    /// age key file (mode 0600) that opens the sealed secrets; made at first start.
+    pub key_file: PathBuf,
+    /// A second age recipient whose key is kept offline.
+    #[serde(default)]
+    pub recovery_recipient: Option<String>,
+    /// Page cache in MiB.
+    #[serde(default = "cache_mib")]
+    #[schemars(range(min = 16, max = 64))]
+    pub cache_mib: u32,
+    /// Commits are refused while less than this many MiB are free.
+    #[serde(default = "reserve_mib")]
+    pub reserve_mib: u32,
+    /// Runs that ended this long ago are kept as archives only.
+    #[serde(default = "day")]
+    pub archive_after: Period,
+}
+
+/// `[http]`
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    /// Address of `/healthz`, `/readyz` and `/metrics`.
+    #[schemars(with = "String")]
+    pub listen: SocketAddr,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 0)) }
+    }
+}
+
+/// `[playbooks]`
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Playbooks {
+    /// Folder with playbooks that replace or add to the built-in ones, by name.
+    #[serde(default)]
+    pub folder: Option<PathBuf>,
+}
+
+/// `[policy]`
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Request types that unsigned messages may ask for; default none.
+    #[serde(default)]
+    pub anonymous: Vec<String>,
+    /// What a plan that destroys data or capacity needs.
+    #[serde(default)]
+    pub destroy: Consent,
+    /// How long a request waits for consent.
+    #[serde(default = "day")]
+    pub consent_within: Period,
+    /// How long a flow may take where the request does not say.
+    #[serde(default = "two_hours")]
+    pub flow_deadline: Period,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            anonymous: Vec::new(),
+            destroy: Consent::default(),
+            consent_within: day(),
+            flow_deadline: two_hours(),
+        }
+    }
+}
+
+/// What a plan that destroys data or capacity needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Consent {
+    /// Somebody's approval of its hash.
+    #[default]
+    Required,
+    /// Nothing: this policy is the approval.
+    Given,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// Filter as `tracing` reads it: `info`, `info,driver=debug`.
+    #[serde(default = "info")]
+    pub filter: String,
+    /// `text` for people, `json` for machines.
+    #[serde(default)]
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { filter: info(), format: LogFormat::default() }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// An agent's configuration.
+pub trait Configuration: DeserializeOwned + JsonSchema {
+    /// Prefix of its environment variables, `TALOS_CONTRACTOR`.
+    const ENV_PREFIX: &'static str;
+    /// The sections that every contractor has.
+    fn common(&self) -> &Common;
+    /// Problems that the schema cannot see. `common` is checked by the caller.
+    fn problems(&self) -> Vec<Violation>;
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("cannot read configuration {}", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("{} is not TOML: {reason}", .path.display())]
+    NotToml {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        reason: String,
+    },
+    /// Something in it is wrong; everything that is.
+    #[error("{} problems in the configuration:{}", .0.len(), lines(.0))]
+    Problems(Vec<Violation>),
+}
+
+/// Reads the file, lays `PREFIX__SECTION__KEY=value` of the environment over it, checks all of it.
+///
+/// # Errors
+/// See [`Error`]; every problem at once.
+pub fn load<C: Configuration>(path: &Path, environment: &BTreeMap<String, String>) -> Result<C, Error> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
+    let mut value: Value = toml::from_str(&text)
+        .map_err(|error| Error::NotToml { path: path.to_owned(), reason: error.to_string() })?;
+    for (name, setting) in environment {
+        if let Some(keys) = name.strip_prefix(C::ENV_PREFIX).and_then(|rest| rest.strip_prefix("__")) {
+            overlay(&mut value, &keys.to_ascii_lowercase(), setting);
+        }
+    }
+    let checker = Checker::new(schema::of::<C>()).expect("a configuration's schema compiles, a test says so");
+    checker.check(&value).map_err(Error::Problems)?;
+    let config: C = serde_json::from_value(value).map_err(|error| {
+        Error::Problems(vec![problem("", "shape", "a configuration of another shape", &error.to_string())])
+    })?;
+    let mut problems = common_problems(config.common());
+    problems.extend(config.problems());
+    if problems.is_empty() { Ok(config) } else { Err(Error::Problems(problems)) }
+}
+
+/// One problem of a configuration, in the form of a message's violation.
+pub fn problem(path: &str, rule: &str, expected: &str, got: &str) -> Violation {
+    Violation { path: path.into(), rule: rule.into(), expected: expected.into(), got: got.into(), did_you_mean: None }
+}
+
+fn common_problems(common: &Common) -> Vec<Violation> {
+    let mut problems = Vec::new();
+    for (index, server) in common.bus.servers.iter().enumerate() {
+        if !(server.starts_with("tls://") || server.starts_with("nats://")) {
+            problems.push(problem(&format!("/bus/servers/{index}"), "url", "a tls:// or nats:// URL", "another text"));
+        }
+    }
+    for (index, target) in common.allowed_targets.iter().enumerate() {
+        if target.parse::<ipnet::IpNet>().is_err() {
+            problems.push(problem(&format!("/allowed_targets/{index}"), "cidr", "a network as 10.0.0.0/8", "another text"));
+        }
+    }
+    for (source, keys) in &common.bus.pinned_keys {
+        for key in keys {
+            if !key.starts_with('U') || key.len() != 56 {
+                let path = format!("/bus/pinned_keys/{}", source.replace('~', "~0").replace('/', "~1"));
+                problems.push(problem(&path, "nkey", "public user nkeys, U and 55 more characters", "another text"));
+            }
+        }
+    }
+    problems
+}
+
+fn overlay(value: &mut Value, keys: &str, setting: &str) {
+    let mut at = value;
+    let mut parts = keys.split("__").peekable();
+    while let Some(part) = parts.next() {
+        if !at.is_object() {
+            *at = Value::Object(Map::new());
+        }
+        let Value::Object(object) = at else { return };
+        if parts.peek().is_none() {
+            object.insert(part.to_owned(), plain_or_json(setting));
+            return;
+        }
+        at = object.entry(part).or_insert_with(|| Value::Object(Map::new()));
+    }
+}
+
+fn plain_or_json(setting: &str) -> Value {
+    serde_json::from_str(setting).unwrap_or_else(|_| Value::String(setting.to_owned()))
+}
+
+fn lines(problems: &[Violation]) -> String {
+    problems.iter().map(|problem| format!("\n  {problem}")).collect()
+}
+
+fn week() -> Period {
+    Period(jiff::SignedDuration::from_hours(7 * 24))
+}
+
+fn day() -> Period {
+    Period(jiff::SignedDuration::from_hours(24))
+}
+
+fn two_hours() -> Period {
+    Period(jiff::SignedDuration::from_hours(2))
+}
+
+fn cache_mib() -> u32 {
+    16
+}
+
+fn reserve_mib() -> u32 {
+    64
+}
+
+fn info() -> String {
+    "info".to_owned()
+}
