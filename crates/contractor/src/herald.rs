@@ -18,6 +18,7 @@ use messages::{
 use serde::Serialize;
 use serde_json::Value;
 use store::{Lane, Outgoing};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::driver::{Happened, Hooks};
@@ -26,6 +27,7 @@ use crate::driver::{Happened, Hooks};
 #[derive(Clone, Debug)]
 pub struct Herald {
     party: Party,
+    flows: mpsc::UnboundedSender<Uuid>,
 }
 
 /// What a message is about and because of what.
@@ -40,9 +42,16 @@ pub struct Context {
 }
 
 impl Herald {
-    /// Speaks for `party`.
-    pub fn new(party: Party) -> Self {
-        Self { party }
+    /// Speaks for `party`; tells `flows` which flows may have changed their state.
+    pub fn new(party: Party, flows: mpsc::UnboundedSender<Uuid>) -> Self {
+        Self { party, flows }
+    }
+
+    /// Says that a flow may have changed its state.
+    pub fn flow_changed(&self, flow: Uuid) {
+        if self.flows.send(flow).is_err() {
+            tracing::debug!(%flow, "nobody keeps flows any more");
+        }
     }
 
     /// An event, for the outbox.
@@ -158,6 +167,9 @@ impl Hooks for Herald {
     fn committed(&self, happened: &Happened<'_>) {
         for event in happened.events {
             record(event, happened.after);
+        }
+        if happened.before.is_none_or(|before| before.status != happened.after.status) {
+            self.flow_changed(happened.run.flow);
         }
     }
 }

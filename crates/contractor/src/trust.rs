@@ -21,6 +21,17 @@ pub struct Trust {
     pub anonymous: Vec<String>,
 }
 
+/// What a signature is over.
+#[derive(Clone, Copy, Debug)]
+pub struct Signed<'a> {
+    /// The subject as the message was published or the call was made.
+    pub subject: &'a str,
+    /// All headers.
+    pub headers: &'a Headers,
+    /// The raw body.
+    pub body: &'a [u8],
+}
+
 /// Why a message is not believed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Distrust {
@@ -63,22 +74,43 @@ impl Trust {
         &self,
         envelope: &Envelope,
         subject: &Subject,
-        headers: &Headers,
-        body: &[u8],
+        signed: Signed<'_>,
         now: Timestamp,
     ) -> Result<(), Distrust> {
         let pinned = self
             .keys_of(&envelope.source)
             .ok_or_else(|| Distrust::UnknownSource(envelope.source.clone()))?;
-        signature::verify(pinned, subject, headers, body).map_err(Distrust::Signature)?;
-        let age = now.duration_since(envelope.time);
+        signature::verify(pinned, signed.subject, signed.headers, signed.body).map_err(Distrust::Signature)?;
+        self.check_age(envelope.time, now)?;
+        Self::check_route(&envelope.source, subject)
+    }
+
+    /// Whether a command or query comes from whom it says; returns the source.
+    ///
+    /// # Errors
+    /// See [`Distrust`].
+    pub fn check_caller(&self, signed: Signed<'_>, now: Timestamp) -> Result<String, Distrust> {
+        let header = |name: &str| {
+            let found = signed.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+            found.map(|(_, value)| value.as_str()).unwrap_or_default()
+        };
+        let source = header("ce-source");
+        let pinned = self.keys_of(source).ok_or_else(|| Distrust::UnknownSource(source.to_owned()))?;
+        signature::verify(pinned, signed.subject, signed.headers, signed.body).map_err(Distrust::Signature)?;
+        let made = header("ce-time").parse().map_err(|_| Distrust::Signature(signature::Error::Malformed))?;
+        self.check_age(made, now)?;
+        Ok(source.to_owned())
+    }
+
+    fn check_age(&self, made: Timestamp, now: Timestamp) -> Result<(), Distrust> {
+        let age = now.duration_since(made);
         if age > self.stale_after {
-            return Err(Distrust::Stale { made: envelope.time, limit: format!("{:#}", self.stale_after) });
+            return Err(Distrust::Stale { made, limit: format!("{:#}", self.stale_after) });
         }
         if age < SignedDuration::from_mins(-5) {
-            return Err(Distrust::FromTheFuture(envelope.time));
+            return Err(Distrust::FromTheFuture(made));
         }
-        Self::check_route(&envelope.source, subject)
+        Ok(())
     }
 
     /// Whether an unsigned request may be acted upon.
@@ -136,7 +168,7 @@ mod tests {
         let kind: &Kind = catalogue::find(family, subject.kind()).unwrap();
         let envelope = Envelope::new(Uuid::from_u128(1), source, kind, at);
         let mut headers = envelope.headers();
-        sign(key, &subject, &mut headers, b"{}").unwrap();
+        sign(key, &subject.to_string(), &mut headers, b"{}").unwrap();
         Sent { envelope, subject, headers }
     }
 
@@ -169,7 +201,8 @@ mod tests {
         ];
         for (key, source, subject, at, expected) in cases {
             let sent = send(key, source, subject, at);
-            let found = trust.check(&sent.envelope, &sent.subject, &sent.headers, b"{}", now);
+            let signed = Signed { subject, headers: &sent.headers, body: b"{}" };
+            let found = trust.check(&sent.envelope, &sent.subject, signed, now);
             assert_eq!(found.err().map(|error| error.to_string()).as_deref(), expected, "{source} {subject}");
         }
         assert_eq!(trust.check_anonymous(&ask.parse().unwrap()), Ok(()));

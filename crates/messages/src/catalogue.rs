@@ -283,6 +283,8 @@ pub const RUN_EVENTS: &[(&str, &str)] = &[
 /// Event types of flows, with one sentence each.
 pub const FLOW_EVENTS: &[(&str, &str)] = &[
     ("flow_started", "A request was accepted."),
+    ("flow_awaits_approval", "What was asked for needs consent before it begins."),
+    ("flow_failing", "The other contractor could not do its part; the failure policy follows."),
     ("flow_succeeded", "What was asked for is done."),
     ("flow_failed", "What was asked for could not be done; the failure policy was applied."),
     ("flow_cancelled", "What was asked for was cancelled."),

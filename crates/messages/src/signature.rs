@@ -3,7 +3,7 @@
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use nkeys::KeyPair;
 
-use crate::{envelope::Headers, subject::Subject};
+use crate::envelope::Headers;
 
 /// The header that holds the sender's public nkey.
 pub const KEY: &str = "cortex-key";
@@ -34,7 +34,7 @@ pub enum Error {
 ///
 /// # Errors
 /// [`Error::NoSeed`] if the key pair is only a public key.
-pub fn sign(key: &KeyPair, subject: &Subject, headers: &mut Headers, body: &[u8]) -> Result<(), Error> {
+pub fn sign(key: &KeyPair, subject: &str, headers: &mut Headers, body: &[u8]) -> Result<(), Error> {
     headers.remove(SIGNATURE);
     headers.insert(KEY.to_owned(), key.public_key());
     let signature = key.sign(&signed_bytes(subject, headers, body)).map_err(|_| Error::NoSeed)?;
@@ -46,7 +46,7 @@ pub fn sign(key: &KeyPair, subject: &Subject, headers: &mut Headers, body: &[u8]
 ///
 /// # Errors
 /// See [`Error`]. Freshness is the caller's to check: this has no clock.
-pub fn verify(pinned: &[String], subject: &Subject, headers: &Headers, body: &[u8]) -> Result<(), Error> {
+pub fn verify(pinned: &[String], subject: &str, headers: &Headers, body: &[u8]) -> Result<(), Error> {
     let header = |name: &str| headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
     let (Some(key), Some(signature)) = (header(KEY), header(SIGNATURE)) else { return Err(Error::Unsigned) };
     if !pinned.contains(key) {
@@ -62,7 +62,7 @@ pub fn verify(pinned: &[String], subject: &Subject, headers: &Headers, body: &[u
 
 /// Subject, then every `ce-` and `cortex-` header but the signature as `name:value`, sorted by lower-case name, one per
 /// line, then an empty line and the raw body.
-fn signed_bytes(subject: &Subject, headers: &Headers, body: &[u8]) -> Vec<u8> {
+fn signed_bytes(subject: &str, headers: &Headers, body: &[u8]) -> Vec<u8> {
     let mut lines: Vec<String> = headers
         .iter()
         .map(|(name, value)| (name.to_ascii_lowercase(), value))
@@ -85,24 +85,24 @@ mod tests {
     fn any_change_of_subject_header_or_body_breaks_the_signature() {
         let key = KeyPair::new_user();
         let pinned = [key.public_key()];
-        let subject: Subject = "cortex.handoff.talos.vm_provisioned".parse().unwrap();
+        let subject = "cortex.handoff.talos.vm_provisioned";
         let mut headers: Headers = [("ce-id", "1"), ("ce-source", "/infrastructure"), ("other", "free")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into();
-        sign(&key, &subject, &mut headers, b"{}").unwrap();
-        assert_eq!(verify(&pinned, &subject, &headers, b"{}"), Ok(()));
+        sign(&key, subject, &mut headers, b"{}").unwrap();
+        assert_eq!(verify(&pinned, subject, &headers, b"{}"), Ok(()));
 
-        assert_eq!(verify(&pinned, &subject, &headers, b"{ }"), Err(Error::Mismatch));
-        let other = "cortex.handoff.talos.scale_request".parse().unwrap();
-        assert_eq!(verify(&pinned, &other, &headers, b"{}"), Err(Error::Mismatch));
+        assert_eq!(verify(&pinned, subject, &headers, b"{ }"), Err(Error::Mismatch));
+        let other = "cortex.handoff.talos.scale_request";
+        assert_eq!(verify(&pinned, other, &headers, b"{}"), Err(Error::Mismatch));
         for (name, value) in [("ce-id", "2"), ("cortex-correlation-id", "added")] {
             let mut altered = headers.clone();
             altered.insert(name.into(), value.into());
-            assert_eq!(verify(&pinned, &subject, &altered, b"{}"), Err(Error::Mismatch), "{name}");
+            assert_eq!(verify(&pinned, subject, &altered, b"{}"), Err(Error::Mismatch), "{name}");
         }
         let stranger = [KeyPair::new_user().public_key()];
-        assert_eq!(verify(&stranger, &subject, &headers, b"{}"), Err(Error::UnknownKey));
+        assert_eq!(verify(&stranger, subject, &headers, b"{}"), Err(Error::UnknownKey));
         headers.remove(SIGNATURE);
-        assert_eq!(verify(&pinned, &subject, &headers, b"{}"), Err(Error::Unsigned));
+        assert_eq!(verify(&pinned, subject, &headers, b"{}"), Err(Error::Unsigned));
     }
 }

@@ -1,0 +1,121 @@
+//! What an agent adds to the contractor that every agent is.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use messages::{
+    catalogue::Family,
+    envelope::Envelope,
+    query::Refusal,
+    schema::Violation,
+    subject::{Party, Subject},
+};
+use serde_json::Value;
+use store::{Reader, Store};
+use tokio_util::sync::CancellationToken;
+
+use crate::{action::Actions, driver::Driver, herald::Herald};
+
+/// A future that an agent hands out.
+pub type Answering<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// One of the two contractors (or a third).
+pub trait Agent: Send + Sync + 'static {
+    /// Its end of the subjects.
+    fn party(&self) -> Party;
+
+    /// What its playbooks' steps can do.
+    fn actions(&self) -> Actions;
+
+    /// Its built-in playbooks as file name and text.
+    fn playbooks(&self) -> Vec<(String, String)>;
+
+    /// Whether a message that validates also makes sense, before anything is created. What it returns is added to the
+    /// message as `known`, for triggers and steps to refer to.
+    fn accept<'a>(&'a self, message: &'a Message, store: &'a Reader) -> Answering<'a, Result<Value, Vec<Violation>>>;
+
+    /// What it answers about its inventory, beside the queries that every contractor answers.
+    fn queries(&self) -> Vec<Query>;
+
+    /// What it does besides answering messages: schedules, conditions. Each runs until `stop`.
+    fn background(&self, _at: Workplace, _stop: CancellationToken) -> Vec<(&'static str, Answering<'static, ()>)> {
+        Vec::new()
+    }
+
+    /// What the other contractor would be handed at the end of a plan, for its part of it: type and body, with
+    /// `"${…}"` where a value is known only later.
+    fn handed_over(&self, _plan: &engine::plan::Plan) -> Option<(Party, String, Value)> {
+        None
+    }
+}
+
+/// What background work of an agent may use.
+#[derive(Clone)]
+pub struct Workplace {
+    /// Everything the contractor remembers.
+    pub store: Store,
+    /// Makes messages.
+    pub herald: Herald,
+    /// Runs playbooks.
+    pub driver: Driver,
+}
+
+/// A message that validates.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// Request or handoff.
+    pub family: Family,
+    /// Its type.
+    pub name: String,
+    /// Where it came.
+    pub subject: Subject,
+    /// Who sent it, when, because of what.
+    pub envelope: Envelope,
+    /// Its body.
+    pub body: Value,
+}
+
+/// One query or command that a contractor answers.
+#[derive(Clone)]
+pub struct Query {
+    /// `clusters.list`; its subject is `cortex.query.<party>.clusters.list`, or `cortex.cmd.<party>.…`.
+    pub name: &'static str,
+    /// Whether it only reads.
+    pub reads: bool,
+    /// Answers it.
+    pub answer: Arc<dyn Fn(Asked) -> Answering<'static, Result<Value, Refusal>> + Send + Sync>,
+}
+
+/// What a query was asked with.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Its arguments; an empty object where none were given.
+    pub arguments: Value,
+    /// Who asks, as far as a signature proves it: `/operator/ada`.
+    pub by: String,
+}
+
+impl Query {
+    /// A query that only reads.
+    pub fn read<F, T>(name: &'static str, answer: F) -> Self
+    where
+        F: Fn(Asked) -> T + Send + Sync + 'static,
+        T: Future<Output = Result<Value, Refusal>> + Send + 'static,
+    {
+        Self { name, reads: true, answer: Arc::new(move |asked| Box::pin(answer(asked))) }
+    }
+
+    /// A command.
+    pub fn command<F, T>(name: &'static str, answer: F) -> Self
+    where
+        F: Fn(Asked) -> T + Send + Sync + 'static,
+        T: Future<Output = Result<Value, Refusal>> + Send + 'static,
+    {
+        Self { name, reads: false, answer: Arc::new(move |asked| Box::pin(answer(asked))) }
+    }
+}
+
+impl std::fmt::Debug for Query {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Query").field("name", &self.name).field("reads", &self.reads).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,118 @@
+//! Receives requests and handoffs: each delivery is answered when what it caused is durable.
+
+use std::{sync::Arc, time::Duration};
+
+use bus::{Bus, Delivery};
+use bytes::Bytes;
+use messages::query::{Accepted, Answer, Refusal, RefusalKind};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::intake::{Intake, Raw, Verdict};
+
+/// Receives one durable consumer's messages.
+pub struct Receiver {
+    /// Where they come from.
+    pub bus: Bus,
+    /// Takes them.
+    pub intake: Arc<Intake>,
+    /// The stream.
+    pub stream: String,
+    /// The durable consumer on it.
+    pub durable: String,
+}
+
+impl Receiver {
+    /// Receives until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut deliveries = loop {
+            match self.bus.deliveries(&self.stream, &self.durable).await {
+                Ok(deliveries) => break deliveries,
+                Err(error) => {
+                    tracing::warn!(stream = self.stream, %error, "cannot receive; trying again");
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                    }
+                }
+            }
+        };
+        loop {
+            let delivery = tokio::select! {
+                () = stop.cancelled() => return,
+                delivery = deliveries.next() => delivery,
+            };
+            self.receive(delivery).await;
+        }
+    }
+
+    async fn receive(&self, delivery: Delivery) {
+        let raw = Raw {
+            subject: delivery.subject.clone(),
+            signed_subject: delivery.subject.clone(),
+            headers: delivery.headers.clone(),
+            body: delivery.body.clone(),
+            stream: delivery.stream.clone(),
+            sequence: delivery.sequence,
+            published: delivery.published,
+        };
+        let taken = self.intake.take(&raw).await;
+        let answered = match &taken {
+            Ok(Verdict::Accepted(accepted)) => {
+                tracing::info!(subject = raw.subject, flow = %accepted.flow, duplicate = accepted.duplicate, "message accepted");
+                delivery.ack().await
+            }
+            Ok(Verdict::AwaitsApproval { flow, .. }) => {
+                tracing::info!(subject = raw.subject, %flow, "message waits for approval");
+                delivery.ack().await
+            }
+            Ok(Verdict::Refused(refusal)) => {
+                tracing::warn!(subject = raw.subject, reason = refusal.message, "message refused");
+                delivery.reject(&refusal.message).await
+            }
+            Err(reason) => {
+                tracing::warn!(subject = raw.subject, %reason, "message not taken now");
+                delivery.retry_later(Duration::from_secs(2)).await
+            }
+        };
+        if let Err(error) = answered {
+            tracing::debug!(%error, "the delivery comes again");
+        }
+        if let Ok(verdict) = taken {
+            self.reply(&raw, verdict).await;
+        }
+    }
+
+    /// Tells the sender, if it asked to be told and named an inbox.
+    async fn reply(&self, raw: &Raw, verdict: Verdict) {
+        let header = raw.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("cortex-reply-to"));
+        let Some((_, subject)) = header.filter(|(_, subject)| subject.starts_with("_INBOX.")) else { return };
+        let body = Bytes::from(answer_text(&answer(verdict)));
+        if let Err(error) = self.bus.tell(subject, &Default::default(), body).await {
+            tracing::debug!(%error, "the sender could not be told");
+        }
+    }
+}
+
+/// What a submitter is told.
+pub fn answer(verdict: Verdict) -> Answer {
+    match verdict {
+        Verdict::Accepted(accepted) => Answer::Ok(accepted_value(&accepted)),
+        Verdict::AwaitsApproval { flow, plan } => {
+            Answer::Ok(json!({ "flow": flow, "awaits_approval": true, "plan": *plan }))
+        }
+        Verdict::Refused(refusal) => Answer::Error(refusal),
+    }
+}
+
+/// An answer as bytes go out.
+pub fn answer_text(answer: &Answer) -> Vec<u8> {
+    serde_json::to_vec(answer).unwrap_or_else(|error| {
+        let refusal = Refusal::new(RefusalKind::Unavailable, format!("the answer is not JSON: {error}"));
+        serde_json::to_vec(&Answer::Error(refusal)).unwrap_or_default()
+    })
+}
+
+fn accepted_value(accepted: &Accepted) -> Value {
+    serde_json::to_value(accepted).unwrap_or_default()
+}

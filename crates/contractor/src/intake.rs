@@ -1,0 +1,457 @@
+//! The way of a message from the wire to a durable run: read, believe, validate, make sense of, consent, submit.
+//!
+//! Only what is needed for the answer happens here; the work itself happens in the run. A message is acknowledged when
+//! its inbox row and its run are durable.
+
+mod gate;
+
+use std::sync::Arc;
+
+use engine::{event, library::Library};
+use jiff::Timestamp;
+use messages::{
+    catalogue::Family,
+    envelope::Headers,
+    event::{DeadLetter, FlowEvent, Rejected},
+    handoff::ClusterFailed,
+    query::{Accepted, PlanView, Refusal, RefusalKind},
+    request::FailurePolicy,
+};
+use serde_json::{Value, json};
+use store::{Commit, CommitError, InboxKey, InventoryChange, Store};
+use uuid::Uuid;
+
+pub use self::gate::{Gate, Raw};
+use crate::{
+    agent::{Agent, Message},
+    config::{Consent, Policy},
+    driver::{Driver, NewRun, SubmitError, Submitted},
+    flows::{self, FlowRecord},
+    herald::{Context, Herald},
+    planner::Planner,
+};
+
+/// Takes messages.
+pub struct Intake {
+    /// The agent whose messages they are.
+    pub agent: Arc<dyn Agent>,
+    /// Reads, believes and validates.
+    pub gate: Gate,
+    /// The playbooks that messages start.
+    pub library: Library,
+    /// Everything the contractor remembers.
+    pub store: Store,
+    /// Runs playbooks.
+    pub driver: Driver,
+    /// Makes messages.
+    pub herald: Herald,
+    /// Shows what a message would do.
+    pub planner: Planner,
+    /// What needs consent.
+    pub policy: Policy,
+}
+
+/// What became of a message.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// It is durable and on its way, or was before.
+    Accepted(Accepted),
+    /// It destroys something and waits for consent to its plan.
+    AwaitsApproval {
+        /// The flow that will begin.
+        flow: Uuid,
+        /// The plan to approve.
+        plan: Box<PlanView>,
+    },
+    /// It was refused; never to be tried again.
+    Refused(Refusal),
+}
+
+/// The message could not be taken now; it must come again.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotNow(String);
+
+impl Intake {
+    /// Takes a message.
+    ///
+    /// # Errors
+    /// [`NotNow`] when the store could not take it; nothing has happened then.
+    pub async fn take(&self, raw: &Raw) -> Result<Verdict, NotNow> {
+        let message = match self.gate.pass(raw) {
+            Ok(message) => message,
+            Err(refusal) => return self.refuse(raw, None, refusal).await,
+        };
+        if let Some(known) = self.known(&message)? {
+            return Ok(Verdict::Accepted(known));
+        }
+        if message.family == Family::Handoff && message.name == "cluster_failed" {
+            return self.other_side_failed(&message).await;
+        }
+        match self.consider(&message).await {
+            Ok(considered) => self.admit(raw, &message, considered).await,
+            Err(refusal) => self.refuse(raw, Some(&message), refusal).await,
+        }
+    }
+
+    /// What a message would do, without doing it.
+    ///
+    /// # Errors
+    /// Why it would be refused.
+    pub async fn plan(&self, raw: &Raw) -> Result<PlanView, Refusal> {
+        let message = self.gate.pass(raw)?;
+        let considered = self.consider(&message).await?;
+        self.planner.plan(&considered.playbook, considered.flow, &considered.input).await
+    }
+
+    /// Consents to a plan that a waiting request showed.
+    ///
+    /// # Errors
+    /// Why it has no effect.
+    pub async fn approve(&self, flow: Uuid, plan_hash: &str, by: &str) -> Result<Accepted, Refusal> {
+        let key = flows::pending_key(flow);
+        let pending = self.store.reader().get::<flows::Pending>(&key).map_err(unavailable)?;
+        let Some(pending) = pending else {
+            return Err(Refusal::new(RefusalKind::NotFound, format!("no request waits for approval under flow {flow}")));
+        };
+        let value = pending.value;
+        let plan = self.planner.plan(&value.playbook, flow, &value.input).await?;
+        same_plan(&plan, plan_hash)?;
+        let mut with = Commit::default();
+        with.inventory.push(InventoryChange::delete_at(key, pending.revision));
+        with.inventory.push(InventoryChange::put(flows::key(flow), value.record.to_value()));
+        let body = json!({ "object": value.record.cluster, "flow": flow, "message": format!("approved by {by}"),
+            "facts": { "plan_hash": plan_hash } });
+        let context = Context { flow: Some(flow), cause: Some(value.cause.clone()), cluster: value.record.cluster.clone() };
+        with.outgoing.push(self.herald.event(Uuid::now_v7(), "approval_given", &context, &body).map_err(internal)?);
+        with.outgoing.push(self.flow_event(&value.record, "flow_started", &value.cause).map_err(internal)?);
+        let new = NewRun {
+            run: value.run,
+            flow,
+            cause: value.cause,
+            playbook: value.playbook,
+            subject: value.record.cluster,
+            input: value.input,
+            plan: Some(plan_hash.to_owned()),
+            with,
+        };
+        match self.driver.submit(new).await {
+            Ok(Submitted::New(run)) => Ok(Accepted { flow, run, duplicate: false }),
+            Ok(Submitted::Known(run)) => Ok(Accepted { flow, run, duplicate: true }),
+            Err(error) => Err(Refusal::new(RefusalKind::Conflict, chain(&error))),
+        }
+    }
+
+    fn known(&self, message: &Message) -> Result<Option<Accepted>, NotNow> {
+        let row = self.store.reader().inbox(&inbox_key(message)).map_err(|error| NotNow(chain(&error)))?;
+        Ok(row.map(|row| Accepted {
+            flow: flow_of(message),
+            run: row.run.unwrap_or_default(),
+            duplicate: true,
+        }))
+    }
+
+    /// Which playbook, with which input; whether the message makes sense.
+    async fn consider(&self, message: &Message) -> Result<Considered, Refusal> {
+        let known = self.agent.accept(message, &self.store.reader()).await.map_err(|violations| {
+            let first = violations.first().map(ToString::to_string).unwrap_or_default();
+            let text = format!("the {} makes no sense: {first}", message.family.as_str());
+            Refusal { violations, ..Refusal::new(RefusalKind::Invalid, text) }
+        })?;
+        let needs_consent = known.get("needs_consent") == Some(&Value::Bool(true));
+        let mut input = message.body.clone();
+        if let Value::Object(fields) = &mut input {
+            fields.insert("known".into(), known);
+        }
+        let playbook = self.playbook_for(message, &input)?;
+        let flow = flow_of(message);
+        Ok(Considered { playbook, flow, input, needs_consent })
+    }
+
+    fn playbook_for(&self, message: &Message, input: &Value) -> Result<String, Refusal> {
+        let mut fitting = Vec::new();
+        for definition in self.library.iter() {
+            let Some(trigger) = &definition.playbook.trigger else { continue };
+            let named = match message.family {
+                Family::Request => trigger.request.as_deref(),
+                Family::Handoff => trigger.handoff.as_deref(),
+                Family::Event => None,
+            };
+            if named != Some(message.name.as_str()) {
+                continue;
+            }
+            match trigger.accepts(input) {
+                Ok(true) => fitting.push(definition.playbook.name.value.clone()),
+                Ok(false) => {}
+                Err(error) => {
+                    let text = format!("playbook {}: its trigger's condition failed: {error}", definition.playbook.name.value);
+                    return Err(Refusal::new(RefusalKind::Invalid, text));
+                }
+            }
+        }
+        match fitting.as_slice() {
+            [only] => Ok(only.clone()),
+            [] => Err(Refusal::new(RefusalKind::Invalid, format!("no playbook takes this {}", message.name))),
+            several => Err(Refusal::new(
+                RefusalKind::Conflict,
+                format!("several playbooks take this {}: {}", message.name, several.join(", ")),
+            )),
+        }
+    }
+
+    async fn admit(&self, raw: &Raw, message: &Message, considered: Considered) -> Result<Verdict, NotNow> {
+        let approval = message.body.pointer("/approval/plan_hash").and_then(Value::as_str);
+        if considered.needs_consent && self.policy.destroy == Consent::Required && message.family == Family::Request {
+            let plan = match self.planner.plan(&considered.playbook, considered.flow, &considered.input).await {
+                Ok(plan) => plan,
+                Err(refusal) => return self.refuse(raw, Some(message), refusal).await,
+            };
+            match approval {
+                None => return self.await_approval(message, considered, plan).await,
+                Some(hash) => {
+                    if let Err(refusal) = same_plan(&plan, hash) {
+                        return self.refuse(raw, Some(message), refusal).await;
+                    }
+                }
+            }
+        }
+        let mut with = Commit { inbox: Some(inbox_key(message)), ..Commit::default() };
+        if message.family == Family::Request {
+            let record = self.record(message, &considered);
+            with.inventory.push(InventoryChange::put(flows::key(considered.flow), record.to_value()));
+            let event = self.flow_event(&record, "flow_started", &message.envelope.message_id());
+            with.outgoing.push(event.map_err(|failure| NotNow(failure.message))?);
+        }
+        let new = NewRun {
+            run: event::run_id(&message.envelope.source, &message.envelope.id, &considered.playbook),
+            flow: considered.flow,
+            cause: message.envelope.message_id(),
+            playbook: considered.playbook,
+            subject: cluster_of(message),
+            input: considered.input,
+            plan: approval.map(str::to_owned),
+            with,
+        };
+        match self.driver.submit(new).await {
+            Ok(Submitted::New(run)) => {
+                Ok(Verdict::Accepted(Accepted { flow: considered.flow, run, duplicate: false }))
+            }
+            Ok(Submitted::Known(run)) => {
+                Ok(Verdict::Accepted(Accepted { flow: considered.flow, run, duplicate: true }))
+            }
+            Err(SubmitError::Commit(CommitError::Duplicate { first, .. })) => Ok(Verdict::Accepted(Accepted {
+                flow: considered.flow,
+                run: first.run.unwrap_or_default(),
+                duplicate: true,
+            })),
+            Err(error @ (SubmitError::NoPlaybook(_) | SubmitError::Input { .. })) => {
+                self.refuse(raw, Some(message), Refusal::new(RefusalKind::Invalid, chain(&error))).await
+            }
+            Err(error) => Err(NotNow(chain(&error))),
+        }
+    }
+
+    async fn await_approval(
+        &self,
+        message: &Message,
+        considered: Considered,
+        plan: PlanView,
+    ) -> Result<Verdict, NotNow> {
+        let record = self.record(message, &considered);
+        let pending = flows::Pending {
+            run: event::run_id(&message.envelope.source, &message.envelope.id, &considered.playbook),
+            playbook: considered.playbook,
+            input: considered.input,
+            cause: message.envelope.message_id(),
+            plan_hash: plan.plan_hash.clone(),
+            expires: Timestamp::now() + self.policy.consent_within.0,
+            record,
+        };
+        let event = self.flow_event(&pending.record, "flow_awaits_approval", &pending.cause);
+        let commit = Commit {
+            inbox: Some(inbox_key(message)),
+            inventory: vec![InventoryChange::put(flows::pending_key(considered.flow), pending.to_value())],
+            outgoing: vec![event.map_err(|failure| NotNow(failure.message))?],
+            ..Commit::default()
+        };
+        self.commit(commit).await?;
+        Ok(Verdict::AwaitsApproval { flow: considered.flow, plan: Box::new(plan) })
+    }
+
+    /// The other contractor could not do its part: note it and apply the failure policy to what this one did.
+    async fn other_side_failed(&self, message: &Message) -> Result<Verdict, NotNow> {
+        let flow = flow_of(message);
+        let failed: ClusterFailed = serde_json::from_value(message.body.clone())
+            .map_err(|error| NotNow(format!("a valid cluster_failed has another shape: {error}")))?;
+        let mut commit = Commit { inbox: Some(inbox_key(message)), ..Commit::default() };
+        let found = self.store.reader().get::<FlowRecord>(&flows::key(flow)).map_err(|error| NotNow(chain(&error)))?;
+        if let Some(found) = found {
+            let mut record = found.value;
+            let step = failed.step.as_deref().map(|step| format!("{step}: ")).unwrap_or_default();
+            record.failing = Some(failed.failure_policy);
+            record.reason = Some(format!("{step}{}", failed.reason));
+            record.hint.clone_from(&failed.hint);
+            commit.inventory.push(InventoryChange::put(flows::key(flow), record.to_value()));
+            let event = self.flow_event(&record, "flow_failing", &message.envelope.message_id());
+            commit.outgoing.push(event.map_err(|failure| NotNow(failure.message))?);
+        }
+        let mut run = Uuid::nil();
+        if failed.failure_policy == FailurePolicy::Rollback {
+            // Durable before the inbox row: a crash between the two repeats a request that changes nothing.
+            let runs = self.driver.request_undo(flow, &message.envelope.message_id()).await;
+            run = match runs {
+                Ok(runs) => runs.first().copied().unwrap_or_default(),
+                Err(crate::driver::CommandError::Unknown(_)) => run,
+                Err(error) => return Err(NotNow(chain(&error))),
+            };
+        }
+        self.commit(commit).await?;
+        self.herald.flow_changed(flow);
+        Ok(Verdict::Accepted(Accepted { flow, run, duplicate: false }))
+    }
+
+    async fn refuse(&self, raw: &Raw, message: Option<&Message>, refusal: Refusal) -> Result<Verdict, NotNow> {
+        let id = raw.message_id();
+        let violations = refusal.violations.clone();
+        let told = Rejected {
+            event_type: "rejected".into(),
+            message: id.clone(),
+            subject: raw.subject.clone(),
+            reason: refusal.message.clone(),
+            violations: violations.clone(),
+        };
+        let mut context = Context { cause: Some(id), ..Context::default() };
+        if let Some(message) = message {
+            context.cluster = cluster_of(message);
+            context.flow = Some(flow_of(message));
+        }
+        let mut commit = Commit::default();
+        let base = Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("refused:{}:{}", raw.stream, raw.sequence).as_bytes());
+        let event = self.herald.event(Uuid::new_v5(&base, b"event"), "rejected", &context, &told);
+        commit.outgoing.push(event.map_err(|failure| NotNow(failure.message))?);
+        if raw.sequence > 0 {
+            let letter = DeadLetter {
+                event_type: "dead_letter".into(),
+                at: self.agent.party().to_string(),
+                time: Timestamp::now(),
+                subject: raw.subject.clone(),
+                headers: harmless(&raw.headers),
+                stream: raw.stream.clone(),
+                sequence: raw.sequence,
+                reason: refusal.message.clone(),
+                violations,
+                body: None,
+            };
+            let letter = self.herald.dead_letter(Uuid::new_v5(&base, b"letter"), &letter);
+            commit.outgoing.push(letter.map_err(|failure| NotNow(failure.message))?);
+        }
+        // A message whose sender is believed is remembered, so that it is refused once.
+        commit.inbox = message.map(inbox_key);
+        self.commit(commit).await?;
+        metrics::counter!("contractor_messages_refused_total").increment(1);
+        Ok(Verdict::Refused(refusal))
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<(), NotNow> {
+        match self.store.commit(commit).await {
+            Ok(_) | Err(CommitError::Duplicate { .. }) => Ok(()),
+            Err(error) => Err(NotNow(chain(&error))),
+        }
+    }
+
+    fn record(&self, message: &Message, considered: &Considered) -> FlowRecord {
+        let asked = message.body.get("deadline").cloned().and_then(|period| serde_json::from_value(period).ok());
+        let period: messages::name::Period = asked.unwrap_or(self.policy.flow_deadline);
+        let now = Timestamp::now();
+        FlowRecord {
+            flow: considered.flow,
+            kind: message.name.clone(),
+            cluster: cluster_of(message),
+            source: message.envelope.source.clone(),
+            started: now,
+            deadline: now + period.0,
+            state: flows::State::Open,
+            ended: None,
+            failing: None,
+            reason: None,
+            hint: None,
+        }
+    }
+
+    fn flow_event(&self, record: &FlowRecord, name: &str, cause: &str) -> Result<store::Outgoing, event::Failure> {
+        let context =
+            Context { flow: Some(record.flow), cause: Some(cause.to_owned()), cluster: record.cluster.clone() };
+        let body = FlowEvent {
+            event_type: String::new(),
+            flow: record.flow,
+            kind: record.kind.clone(),
+            reason: record.reason.clone(),
+            hint: record.hint.clone(),
+        };
+        self.herald.event(Uuid::new_v5(&record.flow, name.as_bytes()), name, &context, &body)
+    }
+}
+
+struct Considered {
+    playbook: String,
+    flow: Uuid,
+    input: Value,
+    needs_consent: bool,
+}
+
+/// The flow that a message belongs to, or begins.
+pub fn flow_of(message: &Message) -> Uuid {
+    message.envelope.correlation.unwrap_or_else(|| {
+        Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("flow:{}", message.envelope.message_id()).as_bytes())
+    })
+}
+
+fn cluster_of(message: &Message) -> Option<String> {
+    let named = message.body.get("cluster_name").and_then(Value::as_str).map(str::to_owned);
+    named.or_else(|| message.envelope.cluster.as_ref().map(ToString::to_string))
+}
+
+fn inbox_key(message: &Message) -> InboxKey {
+    InboxKey { source: message.envelope.source.clone(), id: message.envelope.id.clone() }
+}
+
+fn same_plan(plan: &PlanView, approved: &str) -> Result<(), Refusal> {
+    if plan.plan_hash == approved {
+        return Ok(());
+    }
+    let text = "the world is not what the approved plan was made from; the approval is void";
+    Err(Refusal::new(RefusalKind::Conflict, text)
+        .with_hint(format!("look at the new plan and approve its hash {}", plan.plan_hash)))
+}
+
+/// Headers that may be shown: no signature, no reply subject.
+fn harmless(headers: &Headers) -> Headers {
+    let shown = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        name.starts_with("ce-") || matches!(name.as_str(), "cortex-correlation-id" | "cortex-causation-id" | "traceparent")
+    };
+    headers
+        .iter()
+        .filter(|(name, _)| shown(name))
+        .map(|(name, value)| (name.clone(), value.chars().take(500).collect()))
+        .collect()
+}
+
+fn internal(failure: event::Failure) -> Refusal {
+    Refusal::new(RefusalKind::Unavailable, failure.message)
+}
+
+fn unavailable(error: store::ReadError) -> Refusal {
+    Refusal::new(RefusalKind::Unavailable, chain(&error))
+}
+
+/// An error and its sources in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,140 @@
+//! The first look at a message: is it one, from whom, and does it validate?
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use messages::{
+    catalogue::{self, Family},
+    envelope::{Envelope, Headers},
+    json,
+    query::{Refusal, RefusalKind},
+    schema,
+    subject::{Party, Subject},
+};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{
+    agent::Message,
+    trust::{Signed, Trust},
+};
+
+/// A message as it came.
+#[derive(Clone, Debug)]
+pub struct Raw {
+    /// The message's subject.
+    pub subject: String,
+    /// The subject that its signature is over: the same, or that of the service that was called.
+    pub signed_subject: String,
+    /// Its headers.
+    pub headers: Headers,
+    /// Its body.
+    pub body: Bytes,
+    /// The stream that it came from; empty for a call.
+    pub stream: String,
+    /// Its place there; 0 for a call.
+    pub sequence: u64,
+    /// When that stream took it.
+    pub published: Timestamp,
+}
+
+impl Raw {
+    /// `ce-source/ce-id`, as far as the headers say; else its place in the stream.
+    pub fn message_id(&self) -> String {
+        let header = |name: &str| {
+            let found = self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+            found.map(|(_, value)| value.chars().take(200).collect::<String>())
+        };
+        match (header("ce-source"), header("ce-id")) {
+            (Some(source), Some(id)) => format!("{source}/{id}"),
+            _ => format!("{}:{}", self.stream, self.sequence),
+        }
+    }
+}
+
+/// Reads, believes and validates messages for one contractor.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    /// Whose messages.
+    pub party: Party,
+    /// Whom to believe.
+    pub trust: Trust,
+}
+
+impl Gate {
+    /// Lets a message pass.
+    ///
+    /// # Errors
+    /// Why it is refused, with every violation.
+    pub fn pass(&self, raw: &Raw) -> Result<Message, Refusal> {
+        let invalid = |text: String| Refusal::new(RefusalKind::Invalid, text);
+        let subject: Subject = raw.subject.parse().map_err(|error| invalid(format!("{error}")))?;
+        let (family, to) = match &subject {
+            Subject::Request { to, .. } => (Family::Request, *to),
+            Subject::Handoff { to, .. } => (Family::Handoff, *to),
+            Subject::Event { .. } | Subject::DeadLetter { .. } => {
+                return Err(invalid("only requests and handoffs are taken".into()));
+            }
+        };
+        let name = subject.kind().to_owned();
+        let kind = catalogue::find(family, &name).filter(|kind| kind.routes.iter().any(|(taker, _)| *taker == to));
+        if to != self.party || kind.is_none() {
+            let known = catalogue::all().iter().filter(|kind| {
+                kind.family == family && kind.routes.iter().any(|(taker, _)| *taker == self.party)
+            });
+            let known: Vec<&str> = known.map(|kind| kind.name).collect();
+            let refusal = invalid(format!("{} takes no {} {name}", self.party, family.as_str()));
+            return Err(refusal.with_hint(format!("it takes {}", known.join(", "))));
+        }
+        let envelope = self.believe(raw, &subject)?;
+        let body = json::parse(&raw.body).map_err(|error| invalid(format!("the body is not acceptable JSON: {error}")))?;
+        self.validate(family, &name, &body)?;
+        Ok(Message { family, name, subject, envelope, body })
+    }
+
+    fn believe(&self, raw: &Raw, subject: &Subject) -> Result<Envelope, Refusal> {
+        let forbidden = |text: String| Refusal::new(RefusalKind::Forbidden, text);
+        let bare = !raw.headers.keys().any(|name| name.to_ascii_lowercase().starts_with("ce-"));
+        if bare {
+            self.trust.check_anonymous(subject).map_err(|error| {
+                forbidden(error.to_string())
+                    .with_hint("sign the message, or let policy.anonymous of the contractor name this request")
+            })?;
+            return Ok(anonymous(raw, subject));
+        }
+        let envelope = Envelope::parse(&raw.headers, subject)
+            .map_err(|error| Refusal::new(RefusalKind::Invalid, format!("the envelope is malformed: {error}")))?;
+        let signed = Signed { subject: &raw.signed_subject, headers: &raw.headers, body: &raw.body };
+        self.trust
+            .check(&envelope, subject, signed, Timestamp::now())
+            .map_err(|error| forbidden(error.to_string()))?;
+        Ok(envelope)
+    }
+
+    fn validate(&self, family: Family, name: &str, body: &Value) -> Result<(), Refusal> {
+        schema::validate(family, name, body).map_err(|violations| {
+            let count = violations.len();
+            let plural = if count == 1 { "" } else { "s" };
+            let text = format!("the {} does not validate: {count} violation{plural}", family.as_str());
+            Refusal { violations, ..Refusal::new(RefusalKind::Invalid, text) }
+        })
+    }
+}
+
+/// A bare request has the id of its place in the stream, so that a redelivery is recognised.
+fn anonymous(raw: &Raw, subject: &Subject) -> Envelope {
+    let place = format!("{}:{}:{}", raw.stream, raw.published, raw.sequence);
+    let id = if raw.sequence > 0 { Uuid::new_v5(&Uuid::NAMESPACE_URL, place.as_bytes()) } else { Uuid::now_v7() };
+    Envelope {
+        id: id.to_string(),
+        source: "/anonymous".into(),
+        kind: subject.ce_type(),
+        time: raw.published,
+        cluster: None,
+        dataschema: None,
+        sequence: None,
+        correlation: None,
+        causation: None,
+        reply_to: None,
+        traceparent: None,
+    }
+}
