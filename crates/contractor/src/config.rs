@@ -128,12 +128,7 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self {
-            anonymous: Vec::new(),
-            destroy: Consent::default(),
-            consent_within: day(),
-            flow_deadline: two_hours(),
-        }
+        Self { anonymous: Vec::new(), destroy: Consent::default(), consent_within: day(), flow_deadline: two_hours() }
     }
 }
 
@@ -217,10 +212,9 @@ pub enum Error {
 /// # Errors
 /// See [`Error`]; every problem at once.
 pub fn load<C: Configuration>(path: &Path, environment: &BTreeMap<String, String>) -> Result<C, Error> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
-    let mut value: Value = toml::from_str(&text)
-        .map_err(|error| Error::NotToml { path: path.to_owned(), reason: error.to_string() })?;
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
+    let mut value: Value =
+        toml::from_str(&text).map_err(|error| Error::NotToml { path: path.to_owned(), reason: error.to_string() })?;
     for (name, setting) in environment {
         if let Some(keys) = name.strip_prefix(C::ENV_PREFIX).and_then(|rest| rest.strip_prefix("__")) {
             overlay(&mut value, &keys.to_ascii_lowercase(), setting);
@@ -250,7 +244,12 @@ fn common_problems(common: &Common) -> Vec<Violation> {
     }
     for (index, target) in common.allowed_targets.iter().enumerate() {
         if target.parse::<ipnet::IpNet>().is_err() {
-            problems.push(problem(&format!("/allowed_targets/{index}"), "cidr", "a network as 10.0.0.0/8", "another text"));
+            problems.push(problem(
+                &format!("/allowed_targets/{index}"),
+                "cidr",
+                "a network as 10.0.0.0/8",
+                "another text",
+            ));
         }
     }
     for (source, keys) in &common.bus.pinned_keys {

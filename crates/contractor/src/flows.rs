@@ -291,7 +291,8 @@ impl Keeper {
 
     fn hands_over(&self, playbook: &str) -> bool {
         let definition = self.library.get(playbook);
-        definition.is_some_and(|definition| definition.playbook.emits.iter().any(|emit| emit.kind == EmissionKind::Handoff))
+        definition
+            .is_some_and(|definition| definition.playbook.emits.iter().any(|emit| emit.kind == EmissionKind::Handoff))
     }
 
     fn event(&self, record: &FlowRecord, name: &str) -> Result<store::Outgoing, Failure> {

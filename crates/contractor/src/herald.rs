@@ -69,7 +69,13 @@ impl Herald {
     ///
     /// # Errors
     /// If nobody takes it from this contractor, or the body is not what its schema says.
-    pub fn handoff<B: Serialize>(&self, id: Uuid, name: &str, context: &Context, body: &B) -> Result<Outgoing, Failure> {
+    pub fn handoff<B: Serialize>(
+        &self,
+        id: Uuid,
+        name: &str,
+        context: &Context,
+        body: &B,
+    ) -> Result<Outgoing, Failure> {
         let kind = known(Family::Handoff, name)?;
         let taker = kind.routes.iter().find(|(_, givers)| givers.contains(&self.party)).map(|(taker, _)| *taker);
         let Some(to) = taker else {
@@ -205,8 +211,7 @@ impl Herald {
 }
 
 fn known(family: Family, name: &str) -> Result<&'static Kind, Failure> {
-    catalogue::find(family, name)
-        .ok_or_else(|| Failure::new(format!("there is no {} type {name}", family.as_str())))
+    catalogue::find(family, name).ok_or_else(|| Failure::new(format!("there is no {} type {name}", family.as_str())))
 }
 
 /// What a journal entry is told as.

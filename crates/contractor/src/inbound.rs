@@ -86,7 +86,7 @@ impl Receiver {
     /// Tells the sender, if it asked to be told and named an inbox.
     async fn reply(&self, raw: &Raw, verdict: Verdict) {
         let header = raw.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("cortex-reply-to"));
-        let Some((_, subject)) = header.filter(|(_, subject)| subject.starts_with("_INBOX.")) else { return };
+        let Some((_, subject)) = header.filter(|(_, subject)| subject.starts_with("cortex.reply.")) else { return };
         let body = Bytes::from(answer_text(&answer(verdict)));
         if let Err(error) = self.bus.tell(subject, &Default::default(), body).await {
             tracing::debug!(%error, "the sender could not be told");

@@ -3,7 +3,7 @@
 //! Only what is needed for the answer happens here; the work itself happens in the run. A message is acknowledged when
 //! its inbox row and its run are durable.
 
-mod gate;
+pub mod gate;
 
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use messages::{
     handoff::ClusterFailed,
     query::{Accepted, PlanView, Refusal, RefusalKind},
     request::FailurePolicy,
+    subject::Party,
 };
 use serde_json::{Value, json};
 use store::{Commit, CommitError, InboxKey, InventoryChange, Store};
@@ -94,12 +95,12 @@ impl Intake {
         }
     }
 
-    /// What a message would do, without doing it.
+    /// What a message would do, without doing it. Anyone who may ask may see it: a plan holds no secret.
     ///
     /// # Errors
-    /// Why it would be refused.
-    pub async fn plan(&self, raw: &Raw) -> Result<PlanView, Refusal> {
-        let message = self.gate.pass(raw)?;
+    /// Why the message would be refused.
+    pub async fn plan(&self, family: Family, name: &str, body: Value, flow: Option<Uuid>) -> Result<PlanView, Refusal> {
+        let message = self.gate.imagine(family, name, body, flow)?;
         let considered = self.consider(&message).await?;
         self.planner.plan(&considered.playbook, considered.flow, &considered.input).await
     }
@@ -112,7 +113,10 @@ impl Intake {
         let key = flows::pending_key(flow);
         let pending = self.store.reader().get::<flows::Pending>(&key).map_err(unavailable)?;
         let Some(pending) = pending else {
-            return Err(Refusal::new(RefusalKind::NotFound, format!("no request waits for approval under flow {flow}")));
+            return Err(Refusal::new(
+                RefusalKind::NotFound,
+                format!("no request waits for approval under flow {flow}"),
+            ));
         };
         let value = pending.value;
         let plan = self.planner.plan(&value.playbook, flow, &value.input).await?;
@@ -122,7 +126,8 @@ impl Intake {
         with.inventory.push(InventoryChange::put(flows::key(flow), value.record.to_value()));
         let body = json!({ "object": value.record.cluster, "flow": flow, "message": format!("approved by {by}"),
             "facts": { "plan_hash": plan_hash } });
-        let context = Context { flow: Some(flow), cause: Some(value.cause.clone()), cluster: value.record.cluster.clone() };
+        let context =
+            Context { flow: Some(flow), cause: Some(value.cause.clone()), cluster: value.record.cluster.clone() };
         with.outgoing.push(self.herald.event(Uuid::now_v7(), "approval_given", &context, &body).map_err(internal)?);
         with.outgoing.push(self.flow_event(&value.record, "flow_started", &value.cause).map_err(internal)?);
         let new = NewRun {
@@ -144,11 +149,7 @@ impl Intake {
 
     fn known(&self, message: &Message) -> Result<Option<Accepted>, NotNow> {
         let row = self.store.reader().inbox(&inbox_key(message)).map_err(|error| NotNow(chain(&error)))?;
-        Ok(row.map(|row| Accepted {
-            flow: flow_of(message),
-            run: row.run.unwrap_or_default(),
-            duplicate: true,
-        }))
+        Ok(row.map(|row| Accepted { flow: flow_of(message), run: row.run.unwrap_or_default(), duplicate: true }))
     }
 
     /// Which playbook, with which input; whether the message makes sense.
@@ -184,7 +185,8 @@ impl Intake {
                 Ok(true) => fitting.push(definition.playbook.name.value.clone()),
                 Ok(false) => {}
                 Err(error) => {
-                    let text = format!("playbook {}: its trigger's condition failed: {error}", definition.playbook.name.value);
+                    let text =
+                        format!("playbook {}: its trigger's condition failed: {error}", definition.playbook.name.value);
                     return Err(Refusal::new(RefusalKind::Invalid, text));
                 }
             }
@@ -216,7 +218,7 @@ impl Intake {
             }
         }
         let mut with = Commit { inbox: Some(inbox_key(message)), ..Commit::default() };
-        if message.family == Family::Request {
+        if self.begins_flow(message, considered.flow)? {
             let record = self.record(message, &considered);
             with.inventory.push(InventoryChange::put(flows::key(considered.flow), record.to_value()));
             let event = self.flow_event(&record, "flow_started", &message.envelope.message_id());
@@ -233,9 +235,7 @@ impl Intake {
             with,
         };
         match self.driver.submit(new).await {
-            Ok(Submitted::New(run)) => {
-                Ok(Verdict::Accepted(Accepted { flow: considered.flow, run, duplicate: false }))
-            }
+            Ok(Submitted::New(run)) => Ok(Verdict::Accepted(Accepted { flow: considered.flow, run, duplicate: false })),
             Ok(Submitted::Known(run)) => {
                 Ok(Verdict::Accepted(Accepted { flow: considered.flow, run, duplicate: true }))
             }
@@ -249,6 +249,18 @@ impl Intake {
             }
             Err(error) => Err(NotNow(chain(&error))),
         }
+    }
+
+    /// A request begins a flow; so does a handoff that belongs to none, such as talos asking for more workers by itself.
+    fn begins_flow(&self, message: &Message, flow: Uuid) -> Result<bool, NotNow> {
+        if message.family == Family::Request {
+            return Ok(true);
+        }
+        if message.name != "scale_request" || self.agent.party() != Party::Infrastructure {
+            return Ok(false);
+        }
+        let found = self.store.reader().get::<FlowRecord>(&flows::key(flow)).map_err(|error| NotNow(chain(&error)))?;
+        Ok(found.is_none())
     }
 
     async fn await_approval(
@@ -428,7 +440,8 @@ fn same_plan(plan: &PlanView, approved: &str) -> Result<(), Refusal> {
 fn harmless(headers: &Headers) -> Headers {
     let shown = |name: &str| {
         let name = name.to_ascii_lowercase();
-        name.starts_with("ce-") || matches!(name.as_str(), "cortex-correlation-id" | "cortex-causation-id" | "traceparent")
+        name.starts_with("ce-")
+            || matches!(name.as_str(), "cortex-correlation-id" | "cortex-causation-id" | "traceparent")
     };
     headers
         .iter()

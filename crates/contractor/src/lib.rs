@@ -1,4 +1,19 @@
 //! What every contractor is made of: inbox to run to outbox, triggers, approvals, queries, telemetry, shutdown.
 
 pub mod action;
+pub mod agent;
+pub mod cli;
+pub mod config;
+pub mod desk;
 pub mod driver;
+pub mod flows;
+pub mod herald;
+pub mod http;
+pub mod inbound;
+pub mod intake;
+pub mod outbound;
+pub mod planner;
+pub mod runtime;
+pub mod telemetry;
+pub mod trust;
+pub mod views;

@@ -69,7 +69,8 @@ impl Publisher {
                 return Ok(());
             }
             let width = if self.lane == Lane::Handoff { 1 } else { IN_FLIGHT };
-            let mut sent = stream::iter(rows).map(|row| async { (row.seq, self.publish(&row).await) }).buffered(width);
+            let mut sent =
+                stream::iter(rows).map(|row| async move { (row.seq, self.publish(&row).await) }).buffered(width);
             let mut last = None;
             let mut trouble = None;
             while let Some((seq, result)) = sent.next().await {
@@ -100,8 +101,11 @@ impl Publisher {
         let body = row.message.body.as_bytes();
         signature::sign(&self.key, &row.message.subject, &mut headers, body)
             .map_err(|error| PublishError::Invalid(error.to_string()))?;
-        let message =
-            Outgoing { subject: row.message.subject.clone(), headers, body: row.message.body.clone().into_bytes().into() };
+        let message = Outgoing {
+            subject: row.message.subject.clone(),
+            headers,
+            body: row.message.body.clone().into_bytes().into(),
+        };
         self.bus.publish(&message).await?;
         metrics::counter!("contractor_messages_published_total").increment(1);
         Ok(())

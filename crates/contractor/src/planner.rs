@@ -38,9 +38,9 @@ impl Planner {
         let subject = format!("cortex.query.{to}.plan");
         let bytes = question.to_string().into_bytes().into();
         let asked = self.bus.request(&subject, &Default::default(), bytes, Duration::from_secs(20)).await;
-        let told = asked.map_err(|error| error.to_string()).and_then(|reply| {
-            serde_json::from_slice::<Answer>(&reply.body).map_err(|error| error.to_string())
-        });
+        let told = asked
+            .map_err(|error| error.to_string())
+            .and_then(|reply| serde_json::from_slice::<Answer>(&reply.body).map_err(|error| error.to_string()));
         match told {
             Ok(Answer::Ok(value)) => match serde_json::from_value::<PlanView>(value) {
                 Ok(then) => view.then.push(then),

@@ -77,9 +77,7 @@ impl Trust {
         signed: Signed<'_>,
         now: Timestamp,
     ) -> Result<(), Distrust> {
-        let pinned = self
-            .keys_of(&envelope.source)
-            .ok_or_else(|| Distrust::UnknownSource(envelope.source.clone()))?;
+        let pinned = self.keys_of(&envelope.source).ok_or_else(|| Distrust::UnknownSource(envelope.source.clone()))?;
         signature::verify(pinned, signed.subject, signed.headers, signed.body).map_err(Distrust::Signature)?;
         self.check_age(envelope.time, now)?;
         Self::check_route(&envelope.source, subject)
@@ -176,7 +174,8 @@ mod tests {
     fn only_pinned_fresh_and_entitled_senders_are_believed() {
         let (talos, operator, stranger) = (KeyPair::new_user(), KeyPair::new_user(), KeyPair::new_user());
         let trust = Trust {
-            pinned: [("/talos".into(), vec![talos.public_key()]), ("/operator/*".into(), vec![operator.public_key()])].into(),
+            pinned: [("/talos".into(), vec![talos.public_key()]), ("/operator/*".into(), vec![operator.public_key()])]
+                .into(),
             stale_after: SignedDuration::from_hours(1),
             anonymous: vec!["scale_request".into()],
         };
@@ -190,13 +189,21 @@ mod tests {
             (&stranger, "/talos", ready, now, Some("the key in cortex-key is not pinned for this source")),
             (&operator, "/operator/ada", ready, now, Some("/operator/ada may not send cluster_ready here")),
             (&stranger, "/nobody", ask, now, Some("no key is pinned for source /nobody")),
-            (&talos, "/talos", ready, old, Some("the message is stale: it was made at 2027-01-15T06:00:00Z and may be 1h old")),
+            (
+                &talos,
+                "/talos",
+                ready,
+                old,
+                Some("the message is stale: it was made at 2027-01-15T06:00:00Z and may be 1h old"),
+            ),
             (
                 &talos,
                 "/talos",
                 ready,
                 now + SignedDuration::from_hours(1),
-                Some("the message was made at 2027-01-15T09:00:00Z, which is more than five minutes ahead of this clock"),
+                Some(
+                    "the message was made at 2027-01-15T09:00:00Z, which is more than five minutes ahead of this clock",
+                ),
             ),
         ];
         for (key, source, subject, at, expected) in cases {

@@ -78,17 +78,41 @@ impl Gate {
         let name = subject.kind().to_owned();
         let kind = catalogue::find(family, &name).filter(|kind| kind.routes.iter().any(|(taker, _)| *taker == to));
         if to != self.party || kind.is_none() {
-            let known = catalogue::all().iter().filter(|kind| {
-                kind.family == family && kind.routes.iter().any(|(taker, _)| *taker == self.party)
-            });
+            let known = catalogue::all()
+                .iter()
+                .filter(|kind| kind.family == family && kind.routes.iter().any(|(taker, _)| *taker == self.party));
             let known: Vec<&str> = known.map(|kind| kind.name).collect();
             let refusal = invalid(format!("{} takes no {} {name}", self.party, family.as_str()));
             return Err(refusal.with_hint(format!("it takes {}", known.join(", "))));
         }
         let envelope = self.believe(raw, &subject)?;
-        let body = json::parse(&raw.body).map_err(|error| invalid(format!("the body is not acceptable JSON: {error}")))?;
+        let body =
+            json::parse(&raw.body).map_err(|error| invalid(format!("the body is not acceptable JSON: {error}")))?;
         self.validate(family, &name, &body)?;
         Ok(Message { family, name, subject, envelope, body })
+    }
+
+    /// A message that nobody sent, to plan with. A handoff that is only planned holds `"${…}"` for what is known later,
+    /// so only requests are validated.
+    ///
+    /// # Errors
+    /// Why it would be refused.
+    pub fn imagine(&self, family: Family, name: &str, body: Value, flow: Option<Uuid>) -> Result<Message, Refusal> {
+        let to = self.party;
+        let kind = name.to_owned();
+        let subject = match family {
+            Family::Handoff => Subject::Handoff { to, kind },
+            Family::Request | Family::Event => Subject::Request { to, kind },
+        };
+        if catalogue::find(family, name).is_none() {
+            return Err(Refusal::new(RefusalKind::Invalid, format!("there is no {} {name}", family.as_str())));
+        }
+        if family == Family::Request {
+            self.validate(family, name, &body)?;
+        }
+        let mut envelope = imagined(&subject);
+        envelope.correlation = Some(flow.unwrap_or_else(Uuid::now_v7));
+        Ok(Message { family, name: name.to_owned(), subject, envelope, body })
     }
 
     fn believe(&self, raw: &Raw, subject: &Subject) -> Result<Envelope, Refusal> {
@@ -104,9 +128,7 @@ impl Gate {
         let envelope = Envelope::parse(&raw.headers, subject)
             .map_err(|error| Refusal::new(RefusalKind::Invalid, format!("the envelope is malformed: {error}")))?;
         let signed = Signed { subject: &raw.signed_subject, headers: &raw.headers, body: &raw.body };
-        self.trust
-            .check(&envelope, subject, signed, Timestamp::now())
-            .map_err(|error| forbidden(error.to_string()))?;
+        self.trust.check(&envelope, subject, signed, Timestamp::now()).map_err(|error| forbidden(error.to_string()))?;
         Ok(envelope)
     }
 
@@ -124,11 +146,15 @@ impl Gate {
 fn anonymous(raw: &Raw, subject: &Subject) -> Envelope {
     let place = format!("{}:{}:{}", raw.stream, raw.published, raw.sequence);
     let id = if raw.sequence > 0 { Uuid::new_v5(&Uuid::NAMESPACE_URL, place.as_bytes()) } else { Uuid::now_v7() };
+    Envelope { id: id.to_string(), source: "/anonymous".into(), time: raw.published, ..imagined(subject) }
+}
+
+fn imagined(subject: &Subject) -> Envelope {
     Envelope {
-        id: id.to_string(),
-        source: "/anonymous".into(),
+        id: Uuid::now_v7().to_string(),
+        source: "/plan".into(),
         kind: subject.ce_type(),
-        time: raw.published,
+        time: Timestamp::now(),
         cluster: None,
         dataschema: None,
         sequence: None,

@@ -1,0 +1,188 @@
+//! The command line that every contractor has: `run`, `check`, `schema`.
+
+use std::{collections::BTreeMap, io::Write, path::PathBuf, process::ExitCode, sync::Arc};
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use store::{Options, Store};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    agent::Agent,
+    config::{self, Common, Configuration},
+    intake::chain,
+    runtime, telemetry,
+};
+
+/// One problem that `check` found, with what mends it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What is wrong.
+    pub problem: String,
+    /// The command or setting that mends it.
+    pub mend: Option<String>,
+}
+
+/// What a daemon's `main` names.
+pub trait Daemon: 'static {
+    /// Its configuration.
+    type Config: Configuration + Send + Sync;
+    /// Its binary's name.
+    const NAME: &'static str;
+    /// One sentence for `--help`.
+    const ABOUT: &'static str;
+
+    /// Builds the agent: the composition root. The only place that names concrete adapters.
+    ///
+    /// # Errors
+    /// One line that says what could not be made.
+    fn agent(config: &Self::Config, store: &Store) -> Result<Arc<dyn Agent>, String>;
+
+    /// Looks at the world that the configuration names, for `check`: reachability and rights.
+    fn look(config: &Self::Config) -> impl Future<Output = Vec<Finding>> + Send;
+}
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    shared: Shared,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Args, Clone)]
+struct Shared {
+    /// The configuration file.
+    #[arg(long, short, global = true, env = "CONTRACTOR_CONFIG", default_value = "contractor.toml")]
+    config: PathBuf,
+}
+
+#[derive(Subcommand, Clone)]
+enum Command {
+    /// Run the daemon (the default).
+    Run,
+    /// Check configuration, playbooks, bus and world; print every problem with what mends it.
+    Check,
+    /// Print the JSON Schema of the configuration.
+    Schema,
+}
+
+/// Runs the daemon's command line; what `main` calls.
+pub fn main<D: Daemon>() -> ExitCode {
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider was installed before");
+    }
+    let matches = Line::command().name(D::NAME).about(D::ABOUT).version(env!("CARGO_PKG_VERSION")).get_matches();
+    let line = match Line::from_arg_matches(&matches) {
+        Ok(line) => line,
+        Err(error) => error.exit(),
+    };
+    match run_line::<D>(line) {
+        Ok(code) => code,
+        Err(reason) => {
+            say(&format!("{}: {reason}", D::NAME));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_line<D: Daemon>(line: Line) -> Result<ExitCode, String> {
+    let command = line.command.unwrap_or(Command::Run);
+    if matches!(command, Command::Schema) {
+        let schema = messages::schema::of::<D::Config>();
+        print(&serde_json::to_string_pretty(&schema).map_err(|error| error.to_string())?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let environment: BTreeMap<String, String> = std::env::vars().collect();
+    let config: D::Config = config::load(&line.shared.config, &environment).map_err(|error| chain(&error))?;
+    telemetry::init_logs(&config.common().log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start the async runtime: {error}"))?;
+    runtime.block_on(async {
+        match command {
+            Command::Run | Command::Schema => daemon::<D>(&config).await.map(|()| ExitCode::SUCCESS),
+            Command::Check => check::<D>(&config).await,
+        }
+    })
+}
+
+async fn daemon<D: Daemon>(config: &D::Config) -> Result<(), String> {
+    let store = open_store(config.common())?;
+    let agent = D::agent(config, &store)?;
+    let stop = CancellationToken::new();
+    tokio::spawn(stop_on_signal(stop.clone()));
+    runtime::run(agent, config.common(), store, stop).await
+}
+
+/// Opens the store and makes the key file at the first start.
+///
+/// # Errors
+/// Why it cannot be opened.
+pub fn open_store(common: &Common) -> Result<Store, String> {
+    let section = &common.store;
+    if !section.key_file.exists() {
+        store::create_key_file(&section.key_file).map_err(|error| chain(&error))?;
+    }
+    let options = Options {
+        key_file: Some(section.key_file.clone()),
+        recovery_recipient: section.recovery_recipient.clone(),
+        cache_bytes: u64::from(section.cache_mib) << 20,
+        min_free_bytes: u64::from(section.reserve_mib) << 20,
+        ..Options::default()
+    };
+    Store::open(&section.path, options).map_err(|error| chain(&error))
+}
+
+async fn check<D: Daemon>(config: &D::Config) -> Result<ExitCode, String> {
+    let mut findings = Vec::new();
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let key_file = folder.path().join("key");
+    store::create_key_file(&key_file).map_err(|error| chain(&error))?;
+    let options = Options { key_file: Some(key_file), ..Options::default() };
+    let store = Store::open(&folder.path().join("store"), options).map_err(|error| chain(&error))?;
+    match D::agent(config, &store) {
+        Ok(agent) => {
+            if let Err(problem) = runtime::load_playbooks(&*agent, config.common()) {
+                findings.push(Finding { problem, mend: None });
+            }
+            findings.extend(runtime::check_bus(&*agent, config.common()).await);
+        }
+        Err(problem) => findings.push(Finding { problem, mend: None }),
+    }
+    findings.extend(D::look(config).await);
+    store.close().await;
+    if findings.is_empty() {
+        print("all is well");
+        return Ok(ExitCode::SUCCESS);
+    }
+    for finding in &findings {
+        print(&format!("- {}", finding.problem));
+        if let Some(mend) = &finding.mend {
+            print(&format!("    {mend}"));
+        }
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+async fn stop_on_signal(stop: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    stop.cancel();
+}
+
+fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

@@ -1,0 +1,324 @@
+//! A running contractor: wires store, bus, driver, intake and desk together, and stops them in order.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bus::{Bus, Link, identity, streams};
+use engine::library::{Library, MessageKind, World};
+use jiff::Timestamp;
+use messages::{
+    catalogue::{self, Family},
+    event::DomainEvent,
+    schema,
+};
+use nkeys::KeyPair;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+use store::{Commit, Lane, Store};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    agent::{Agent, Workplace},
+    cli::Finding,
+    config::Common,
+    desk::Desk,
+    driver::{Driver, Parts, SystemClock},
+    flows::Keeper,
+    herald::{Context, Herald},
+    http::{self, Health},
+    inbound::Receiver,
+    intake::{Gate, Intake, chain},
+    outbound::Publisher,
+    planner::Planner,
+    telemetry,
+    trust::Trust,
+};
+
+/// How long running attempts get to end when the daemon stops.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Runs a contractor until `stop`.
+///
+/// # Errors
+/// One line that says what could not be started, and why.
+pub async fn run(agent: Arc<dyn Agent>, common: &Common, store: Store, stop: CancellationToken) -> Result<(), String> {
+    let metrics = telemetry::init_metrics()?;
+    let (health, seen) = watch::channel(Health::default());
+    let (address, served) = http::serve(common.http.listen, seen, metrics, stop.clone())
+        .await
+        .map_err(|error| format!("cannot listen on {}: {error}", common.http.listen))?;
+    tracing::info!(%address, "health and metrics");
+
+    let library = load_playbooks(&*agent, common)?;
+    let seed = identity::read_seed(&common.bus.seed_file).map_err(|error| error.to_string())?;
+    let key = KeyPair::from_seed(seed.expose_secret())
+        .map_err(|_| format!("{} does not hold an nkey seed", common.bus.seed_file.display()))?;
+    let bus = connect(&*agent, common, seed).await?;
+    let (changed, flows) = mpsc::unbounded_channel();
+    let herald = Herald::new(agent.party(), changed);
+    let driver = Driver::start(Parts {
+        journal: Arc::new(store.clone()),
+        actions: agent.actions(),
+        playbooks: library.clone(),
+        clock: Arc::new(SystemClock),
+        hooks: Arc::new(herald.clone()),
+    })
+    .await
+    .map_err(|error| chain(&error))?;
+
+    let intake = Arc::new(Intake {
+        agent: Arc::clone(&agent),
+        gate: Gate { party: agent.party(), trust: trust(common) },
+        library: library.clone(),
+        store: store.clone(),
+        driver: driver.clone(),
+        herald: herald.clone(),
+        planner: Planner { agent: Arc::clone(&agent), driver: driver.clone(), bus: bus.clone() },
+        policy: common.policy.clone(),
+    });
+    let keeper = Keeper {
+        store: store.clone(),
+        driver: driver.clone(),
+        herald: herald.clone(),
+        library,
+        archive_after: common.store.archive_after.to_std(),
+    };
+    let desk = Arc::new(Desk {
+        agent: Arc::clone(&agent),
+        bus: bus.clone(),
+        intake: Arc::clone(&intake),
+        store: store.clone(),
+        driver: driver.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+    });
+
+    let mut tasks = Tasks::new(stop.clone());
+    let mut troubles = Vec::new();
+    for lane in [Lane::Handoff, Lane::Event] {
+        let (trouble, told) = watch::channel(None);
+        troubles.push(told);
+        let publisher =
+            Publisher { store: store.clone(), bus: bus.clone(), key: Arc::new(clone_key(&key)?), lane, trouble };
+        tasks.spawn("publisher", publisher.run(stop.clone()));
+    }
+    tasks.spawn("flow keeper", keeper.run(flows, stop.clone()));
+    let party = agent.party();
+    let consumers =
+        [(streams::REQUESTS, streams::requests_of(party)), (streams::HANDOFFS, streams::handoffs_of(party))];
+    for (stream, durable) in consumers {
+        let receiver = Receiver { bus: bus.clone(), intake: Arc::clone(&intake), stream: stream.to_owned(), durable };
+        tasks.spawn("receiver", receiver.run(stop.clone()));
+    }
+    let place = Workplace { store: store.clone(), herald: herald.clone(), driver: driver.clone() };
+    for (name, work) in agent.background(place, stop.clone()) {
+        tasks.spawn(name, work);
+    }
+    let stopping = stop.clone();
+    tasks.spawn_fallible("desk", async move { desk.run(stopping).await });
+    tasks.spawn("health", watch_health(health.clone(), store.clone(), bus.clone(), troubles, stop.clone()));
+
+    announce(&herald, &store, &*agent).await?;
+    health.send_modify(|health| health.ready = true);
+    tracing::info!(party = %agent.party(), "ready");
+
+    let ended = tasks.until_stopped().await;
+    health.send_modify(|health| health.ready = false);
+    stop.cancel();
+    driver.shutdown(GRACE).await;
+    tasks.join().await;
+    bus.close().await;
+    if let Err(error) = served.await {
+        tracing::debug!(%error, "the http endpoint did not end well");
+    }
+    store.close().await;
+    ended
+}
+
+/// The agent's built-in playbooks, replaced or joined by those of the configured folder; checked.
+///
+/// # Errors
+/// Every problem of every file.
+pub fn load_playbooks(agent: &dyn Agent, common: &Common) -> Result<Library, String> {
+    let mut files: BTreeMap<String, String> = agent.playbooks().into_iter().collect();
+    if let Some(folder) = &common.playbooks.folder {
+        let entries = std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        for entry in entries {
+            let path = entry.map_err(|error| format!("{}: {error}", folder.display()))?.path();
+            if path.extension().is_some_and(|ending| ending == "yaml") {
+                let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                files.insert(name, text);
+            }
+        }
+    }
+    let files: Vec<(String, String)> = files.into_iter().collect();
+    let actions = agent.actions();
+    let world = World { catalog: &actions, messages: &message_schema };
+    Library::load(&files, &world).map_err(|problems| problems.to_string())
+}
+
+/// The schema that a playbook's references into its message are checked against: the message's own, with the facts that
+/// the contractor adds under `known`.
+pub fn message_schema(kind: MessageKind, name: &str) -> Option<Value> {
+    let family = match kind {
+        MessageKind::Request => Family::Request,
+        MessageKind::Handoff => Family::Handoff,
+        MessageKind::Event => Family::Event,
+    };
+    let mut schema = schema::document(catalogue::find(family, name)?);
+    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.insert("known".into(), json!({ "type": "object" }));
+    }
+    Some(schema)
+}
+
+async fn connect(agent: &dyn Agent, common: &Common, seed: SecretString) -> Result<Bus, String> {
+    let options = bus::Options {
+        servers: common.bus.servers.clone(),
+        name: format!("{}-contractor", agent.party()),
+        seed,
+        identity: agent.party().to_string(),
+        root_ca: common.bus.ca_file.clone(),
+        client_certificate: None,
+        connect_timeout: Duration::from_secs(30),
+    };
+    Bus::connect(options).await.map_err(|error| chain(&error))
+}
+
+fn trust(common: &Common) -> Trust {
+    Trust {
+        pinned: common.bus.pinned_keys.clone(),
+        stale_after: common.bus.stale_after.0,
+        anonymous: common.policy.anonymous.clone(),
+    }
+}
+
+fn clone_key(key: &KeyPair) -> Result<KeyPair, String> {
+    key.seed().and_then(|seed| KeyPair::from_seed(&seed)).map_err(|error| error.to_string())
+}
+
+/// Whether the bus can be reached, is set up, and lets this contractor do its work.
+pub async fn check_bus(agent: &dyn Agent, common: &Common) -> Vec<Finding> {
+    let finding = |problem: String, mend: Option<&str>| Finding { problem, mend: mend.map(str::to_owned) };
+    let seed = match identity::read_seed(&common.bus.seed_file) {
+        Ok(seed) => seed,
+        Err(error) => return vec![finding(error.to_string(), Some("cortexctl bus init makes the key files"))],
+    };
+    let bus = match connect(agent, common, seed).await {
+        Ok(bus) => bus,
+        Err(problem) => return vec![finding(problem, None)],
+    };
+    let mut findings = Vec::new();
+    match bus::check(&bus).await {
+        Ok(differences) => findings
+            .extend(differences.iter().map(|difference| finding(difference.to_string(), Some("cortexctl bus init")))),
+        Err(error) => findings.push(finding(error.to_string(), None)),
+    }
+    let party = agent.party();
+    let own = [streams::requests_of(party), streams::handoffs_of(party)];
+    let consumers: Vec<_> = streams::consumers().into_iter().filter(|spec| own.contains(&spec.name)).collect();
+    for difference in bus::check_consumers(&bus, &consumers).await {
+        findings.push(finding(difference.to_string(), Some("cortexctl bus init")));
+    }
+    bus.close().await;
+    findings
+}
+
+async fn announce(herald: &Herald, store: &Store, agent: &dyn Agent) -> Result<(), String> {
+    let body = DomainEvent {
+        event_type: String::new(),
+        object: format!("{}-contractor", agent.party()),
+        flow: None,
+        message: None,
+        facts: BTreeMap::from([("version".to_owned(), env!("CARGO_PKG_VERSION").into())]),
+    };
+    let event = herald
+        .event(Uuid::now_v7(), "contractor_started", &Context::default(), &body)
+        .map_err(|failure| failure.message)?;
+    let commit = Commit { outgoing: vec![event], ..Commit::default() };
+    store.commit(commit).await.map(|_| ()).map_err(|error| chain(&error))
+}
+
+/// Keeps `/healthz` true: the link, refused subjects, the store's writer, messages that wait.
+async fn watch_health(
+    health: watch::Sender<Health>,
+    store: Store,
+    bus: Bus,
+    outbox: Vec<watch::Receiver<Option<String>>>,
+    stop: CancellationToken,
+) {
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    let started = Timestamp::now();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let mut troubles: Vec<String> = outbox.iter().filter_map(|trouble| trouble.borrow().clone()).collect();
+        match &*bus.link().borrow() {
+            Link::Up => {}
+            Link::Down => troubles.push("the bus is not connected".into()),
+            Link::Refused(text) => troubles.push(format!("the bus refuses this identity: {text}")),
+        }
+        if let Some(violation) = &*bus.violation().borrow() {
+            troubles.push(format!("the bus refuses to {} {}: {}", violation.verb, violation.subject, violation.text));
+        }
+        if let Some(reason) = store.failure() {
+            troubles.push(format!("the store failed: {reason}"));
+        }
+        if let Some(stalled) = store.stalled_for().filter(|stalled| *stalled > Duration::from_secs(5)) {
+            troubles.push(format!("the store has not finished a write for {} s", stalled.as_secs()));
+        }
+        metrics::gauge!("contractor_uptime_seconds").set(Timestamp::now().duration_since(started).as_secs_f64());
+        health.send_if_modified(|health| {
+            let changed = health.troubles != troubles;
+            health.troubles = troubles;
+            changed
+        });
+    }
+}
+
+/// Named tasks that must all live; one that ends before the stop ends the daemon.
+struct Tasks {
+    set: JoinSet<(&'static str, Result<(), String>)>,
+    stop: CancellationToken,
+}
+
+impl Tasks {
+    fn new(stop: CancellationToken) -> Self {
+        Self { set: JoinSet::new(), stop }
+    }
+
+    fn spawn(&mut self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_fallible(name, async move {
+            work.await;
+            Ok(())
+        });
+    }
+
+    fn spawn_fallible(&mut self, name: &'static str, work: impl Future<Output = Result<(), String>> + Send + 'static) {
+        self.set.spawn(async move { (name, work.await) });
+    }
+
+    /// Waits for the stop, or for the first task that ends without it.
+    async fn until_stopped(&mut self) -> Result<(), String> {
+        tokio::select! {
+            () = self.stop.cancelled() => Ok(()),
+            ended = self.set.join_next() => match ended {
+                Some(Ok((_, Ok(())))) if self.stop.is_cancelled() => Ok(()),
+                Some(Ok((name, Ok(())))) => Err(format!("the {name} ended by itself")),
+                Some(Ok((name, Err(reason)))) => Err(format!("the {name} failed: {reason}")),
+                Some(Err(error)) => Err(format!("a task died: {error}")),
+                None => Ok(()),
+            },
+        }
+    }
+
+    async fn join(&mut self) {
+        while self.set.join_next().await.is_some() {}
+    }
+}
