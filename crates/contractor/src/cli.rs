@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::Agent,
-    config::{self, Common, Configuration},
+    config::{self, Common, Config, Sections},
     intake::chain,
     runtime, telemetry,
 };
@@ -24,8 +24,8 @@ pub struct Finding {
 
 /// What a daemon's `main` names.
 pub trait Daemon: 'static {
-    /// Its configuration.
-    type Config: Configuration + Send + Sync;
+    /// Its own sections of the configuration.
+    type Sections: Sections + Send + Sync;
     /// Its binary's name.
     const NAME: &'static str;
     /// One sentence for `--help`.
@@ -35,10 +35,10 @@ pub trait Daemon: 'static {
     ///
     /// # Errors
     /// One line that says what could not be made.
-    fn agent(config: &Self::Config, store: &Store) -> Result<Arc<dyn Agent>, String>;
+    fn agent(config: &Config<Self::Sections>, store: &Store) -> Result<Arc<dyn Agent>, String>;
 
     /// Looks at the world that the configuration names, for `check`: reachability and rights.
-    fn look(config: &Self::Config) -> impl Future<Output = Vec<Finding>> + Send;
+    fn look(config: &Config<Self::Sections>) -> impl Future<Output = Vec<Finding>> + Send;
 }
 
 #[derive(Parser)]
@@ -88,13 +88,13 @@ pub fn main<D: Daemon>() -> ExitCode {
 fn run_line<D: Daemon>(line: Line) -> Result<ExitCode, String> {
     let command = line.command.unwrap_or(Command::Run);
     if matches!(command, Command::Schema) {
-        let schema = messages::schema::of::<D::Config>();
+        let schema = config::schema_of::<D::Sections>();
         print(&serde_json::to_string_pretty(&schema).map_err(|error| error.to_string())?);
         return Ok(ExitCode::SUCCESS);
     }
     let environment: BTreeMap<String, String> = std::env::vars().collect();
-    let config: D::Config = config::load(&line.shared.config, &environment).map_err(|error| chain(&error))?;
-    telemetry::init_logs(&config.common().log)?;
+    let config: Config<D::Sections> = config::load(&line.shared.config, &environment).map_err(|error| chain(&error))?;
+    telemetry::init_logs(&config.common.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -107,12 +107,12 @@ fn run_line<D: Daemon>(line: Line) -> Result<ExitCode, String> {
     })
 }
 
-async fn daemon<D: Daemon>(config: &D::Config) -> Result<(), String> {
-    let store = open_store(config.common())?;
+async fn daemon<D: Daemon>(config: &Config<D::Sections>) -> Result<(), String> {
+    let store = open_store(&config.common)?;
     let agent = D::agent(config, &store)?;
     let stop = CancellationToken::new();
     tokio::spawn(stop_on_signal(stop.clone()));
-    runtime::run(agent, config.common(), store, stop).await
+    runtime::run(agent, &config.common, store, stop).await
 }
 
 /// Opens the store and makes the key file at the first start.
@@ -134,7 +134,7 @@ pub fn open_store(common: &Common) -> Result<Store, String> {
     Store::open(&section.path, options).map_err(|error| chain(&error))
 }
 
-async fn check<D: Daemon>(config: &D::Config) -> Result<ExitCode, String> {
+async fn check<D: Daemon>(config: &Config<D::Sections>) -> Result<ExitCode, String> {
     let mut findings = Vec::new();
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let key_file = folder.path().join("key");
@@ -143,10 +143,10 @@ async fn check<D: Daemon>(config: &D::Config) -> Result<ExitCode, String> {
     let store = Store::open(&folder.path().join("store"), options).map_err(|error| chain(&error))?;
     match D::agent(config, &store) {
         Ok(agent) => {
-            if let Err(problem) = runtime::load_playbooks(&*agent, config.common()) {
+            if let Err(problem) = runtime::load_playbooks(&*agent, &config.common) {
                 findings.push(Finding { problem, mend: None });
             }
-            findings.extend(runtime::check_bus(&*agent, config.common()).await);
+            findings.extend(runtime::check_bus(&*agent, &config.common).await);
         }
         Err(problem) => findings.push(Finding { problem, mend: None }),
     }

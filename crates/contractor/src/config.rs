@@ -172,14 +172,21 @@ pub enum LogFormat {
     Json,
 }
 
-/// An agent's configuration.
-pub trait Configuration: DeserializeOwned + JsonSchema {
-    /// Prefix of its environment variables, `TALOS_CONTRACTOR`.
-    const ENV_PREFIX: &'static str;
+/// A whole configuration: the sections that every contractor has, and the agent's own beside them in the same file.
+#[derive(Clone, Debug)]
+pub struct Config<S> {
     /// The sections that every contractor has.
-    fn common(&self) -> &Common;
-    /// Problems that the schema cannot see. `common` is checked by the caller.
-    fn problems(&self) -> Vec<Violation>;
+    pub common: Common,
+    /// The agent's own.
+    pub own: S,
+}
+
+/// The sections that only one agent has.
+pub trait Sections: DeserializeOwned + JsonSchema {
+    /// Prefix of the environment variables that overlay the file, `TALOS_CONTRACTOR`.
+    const ENV_PREFIX: &'static str;
+    /// Problems that the schema cannot see.
+    fn problems(&self, common: &Common) -> Vec<Violation>;
 }
 
 /// Why there is no configuration.
@@ -211,23 +218,54 @@ pub enum Error {
 ///
 /// # Errors
 /// See [`Error`]; every problem at once.
-pub fn load<C: Configuration>(path: &Path, environment: &BTreeMap<String, String>) -> Result<C, Error> {
+pub fn load<S: Sections>(path: &Path, environment: &BTreeMap<String, String>) -> Result<Config<S>, Error> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
     let mut value: Value =
         toml::from_str(&text).map_err(|error| Error::NotToml { path: path.to_owned(), reason: error.to_string() })?;
     for (name, setting) in environment {
-        if let Some(keys) = name.strip_prefix(C::ENV_PREFIX).and_then(|rest| rest.strip_prefix("__")) {
+        if let Some(keys) = name.strip_prefix(S::ENV_PREFIX).and_then(|rest| rest.strip_prefix("__")) {
             overlay(&mut value, &keys.to_ascii_lowercase(), setting);
         }
     }
-    let checker = Checker::new(schema::of::<C>()).expect("a configuration's schema compiles, a test says so");
+    let checker = Checker::new(schema_of::<S>()).expect("a configuration's schema compiles, a test says so");
     checker.check(&value).map_err(Error::Problems)?;
-    let config: C = serde_json::from_value(value).map_err(|error| {
-        Error::Problems(vec![problem("", "shape", "a configuration of another shape", &error.to_string())])
-    })?;
-    let mut problems = common_problems(config.common());
-    problems.extend(config.problems());
-    if problems.is_empty() { Ok(config) } else { Err(Error::Problems(problems)) }
+    let shape = |error: serde_json::Error| {
+        Error::Problems(vec![problem("", "shape", "a configuration of the described shape", &error.to_string())])
+    };
+    let (common, own) = split(value);
+    let common: Common = serde_json::from_value(common).map_err(shape)?;
+    let own: S = serde_json::from_value(own).map_err(shape)?;
+    let mut problems = common_problems(&common);
+    problems.extend(own.problems(&common));
+    if problems.is_empty() { Ok(Config { common, own }) } else { Err(Error::Problems(problems)) }
+}
+
+/// The JSON Schema of the whole file.
+pub fn schema_of<S: Sections>() -> Value {
+    let mut whole = schema::of::<Common>();
+    let own = schema::of::<S>();
+    for part in ["properties", "$defs"] {
+        let more = own.get(part).and_then(Value::as_object).cloned().unwrap_or_default();
+        if let Some(known) = whole.get_mut(part).and_then(Value::as_object_mut) {
+            known.extend(more);
+        }
+    }
+    let needed = own.get("required").and_then(Value::as_array).cloned().unwrap_or_default();
+    if let Some(required) = whole.get_mut("required").and_then(Value::as_array_mut) {
+        required.extend(needed);
+    }
+    whole["title"] = "Configuration".into();
+    whole
+}
+
+/// The part that every contractor has, and the rest.
+fn split(value: Value) -> (Value, Value) {
+    let schema = schema::of::<Common>();
+    let common = schema.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
+    let Value::Object(object) = value else { return (Value::Null, value) };
+    let (ours, own): (Map<String, Value>, Map<String, Value>) =
+        object.into_iter().partition(|(key, _)| common.contains_key(key));
+    (ours.into(), own.into())
 }
 
 /// One problem of a configuration, in the form of a message's violation.
