@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The operator's command line.
+
+pub mod client;
