@@ -3,17 +3,42 @@
 //! Each unfinished run has one task that owns its [`RunState`](engine::run::RunState); attempts are tasks of their own
 //! that report back to it. The journal is whatever implements [`Journal`]: the store, or a fake in tests.
 
+mod attempt;
+mod limits;
+mod locks;
+mod plan;
 mod ports;
+mod recover;
+mod run;
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use engine::{plan::Plan, report::Report};
+use engine::{
+    event::{Event, FORMAT, Opened},
+    library::{Definition, Library},
+    plan::Plan,
+    report::Report,
+    run::{Command, RunState},
+};
+pub use plan::PlanError;
 pub use ports::{Clock, Happened, Hooks, Journal, SystemClock};
 use serde_json::Value;
-use store::{Commit, CommitError, ReadError};
-use tokio::sync::watch;
+use store::{Commit, CommitError, ReadError, RunQuery};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
 use uuid::Uuid;
 
+use self::{
+    limits::Limits,
+    locks::Locks,
+    recover::Unreadable,
+    run::{Message, RunTask},
+};
 use crate::action::Actions;
 
 /// What a driver works with; named by the composition root.
@@ -23,7 +48,7 @@ pub struct Parts {
     /// What steps can do.
     pub actions: Actions,
     /// The playbooks that new runs may name.
-    pub playbooks: engine::library::Library,
+    pub playbooks: Library,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// Who turns what happens into messages.
@@ -101,72 +126,276 @@ pub enum CommandError {
 
 /// Runs playbooks; a cheap clone.
 #[derive(Clone)]
-pub struct Driver {}
+pub struct Driver {
+    shared: Arc<Shared>,
+}
+
+/// What all runs share.
+struct Shared {
+    parts: Parts,
+    locks: Locks,
+    limits: Limits,
+    /// Runs at work, paused or stuck.
+    runs: Mutex<BTreeMap<Uuid, Handle>>,
+    /// Runs whose journal could not be read, with why.
+    unreadable: Mutex<BTreeMap<Uuid, String>>,
+    /// Pinned playbooks that are not the library's, by hash.
+    restored: Mutex<BTreeMap<String, Arc<Definition>>>,
+    /// How many runs are at work.
+    busy: watch::Sender<usize>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// How to reach a run's task.
+struct Handle {
+    flow: Uuid,
+    orders: mpsc::UnboundedSender<Message>,
+    report: watch::Receiver<Arc<Report>>,
+    busy: bool,
+}
 
 impl Driver {
     /// Starts it, and with it every unfinished run, of which there may be none.
-    pub async fn start(_parts: Parts) -> Result<Self, ReadError> {
-        todo!()
+    pub async fn start(parts: Parts) -> Result<Self, ReadError> {
+        let driver = Self {
+            shared: Arc::new(Shared {
+                parts,
+                locks: Locks::default(),
+                limits: Limits::default(),
+                runs: Mutex::default(),
+                unreadable: Mutex::default(),
+                restored: Mutex::default(),
+                busy: watch::Sender::new(0),
+                stop: CancellationToken::new(),
+                tasks: TaskTracker::new(),
+            }),
+        };
+        recover::resume_all(&driver.shared)?;
+        Ok(driver)
     }
 
     /// Makes a run durable (with its inbox row and whatever else `with` holds) and sets it going.
-    pub async fn submit(&self, _new: NewRun) -> Result<Submitted, SubmitError> {
-        todo!()
+    pub async fn submit(&self, new: NewRun) -> Result<Submitted, SubmitError> {
+        let shared = &self.shared;
+        let name = &new.playbook;
+        let definition = shared.parts.playbooks.get(name).ok_or_else(|| SubmitError::NoPlaybook(name.clone()))?.clone();
+        let refused = |reason| SubmitError::Input { playbook: name.clone(), reason };
+        if let Some(reason) = definition.refuses(&new.input) {
+            return Err(refused(reason));
+        }
+        let mut opened = Opened {
+            format: FORMAT,
+            run: new.run,
+            flow: new.flow,
+            cause: new.cause,
+            playbook: name.clone(),
+            version: definition.playbook.version,
+            pins: definition.pins.clone(),
+            subject: new.subject,
+            input: new.input,
+            locks: Vec::new(),
+            plan: new.plan,
+            at: shared.parts.clock.now(),
+        };
+        opened.locks = definition.locks(&opened.input, &opened.about()).map_err(|error| refused(error.to_string()))?;
+        let state = RunState::open(opened, definition.clone()).map_err(|error| refused(error.to_string()))?;
+        match self.record(&state, &definition, new.with).await {
+            Ok(()) => {}
+            Err(CommitError::Duplicate { first, .. }) => return Ok(Submitted::Known(first.run.unwrap_or(new.run))),
+            Err(CommitError::Sequence { .. }) => return Ok(Submitted::Known(new.run)),
+            Err(error) => return Err(SubmitError::Commit(error)),
+        }
+        shared.set_going(state, None);
+        Ok(Submitted::New(new.run))
+    }
+
+    /// The first entry of a run's journal, with everything that belongs to it.
+    async fn record(&self, state: &RunState, definition: &Definition, with: Commit) -> Result<(), CommitError> {
+        let (opened, report) = (state.opened(), state.report());
+        let events = [Event::Opened(Box::new(opened.clone()))];
+        let happened =
+            Happened { run: opened, before: None, after: &report, events: &events, emissions: &[], domain: &[] };
+        let texts = definition.texts().into_iter();
+        let mut commit = Commit {
+            run: Some(run::append(opened, 0, &events, &report)),
+            definitions: texts
+                .map(|(pin, text)| store::Definition { hash: pin.hash.clone(), text: text.to_owned() })
+                .collect(),
+            ..with
+        };
+        match self.shared.parts.hooks.outgoing(&happened) {
+            Ok(outgoing) => commit.outgoing.extend(outgoing),
+            Err(error) => return Err(CommitError::Invalid(error.message)),
+        }
+        self.shared.parts.journal.commit(commit).await?;
+        self.shared.parts.hooks.committed(&happened);
+        Ok(())
     }
 
     /// What a run would do. Previews only look; they may reserve, with expiry, for `flow`.
-    pub async fn plan(&self, _playbook: &str, _flow: Uuid, _input: &Value) -> Result<Plan, PlanError> {
-        todo!()
+    pub async fn plan(&self, playbook: &str, flow: Uuid, input: &Value) -> Result<Plan, PlanError> {
+        plan::plan(&self.shared.parts, playbook, flow, input).await
     }
 
     /// Cancels every unfinished run of a flow; returns them once that is durable.
-    pub async fn cancel(&self, _flow: Uuid, _by: &str) -> Result<Vec<Uuid>, CommandError> {
-        todo!()
+    pub async fn cancel(&self, flow: Uuid, by: &str) -> Result<Vec<Uuid>, CommandError> {
+        let runs = self.shared.runs();
+        let of_flow: Vec<Uuid> = runs.iter().filter(|(_, it)| it.flow == flow).map(|(run, _)| *run).collect();
+        drop(runs);
+        self.order_all(flow, of_flow, Command::Cancel, by).await
     }
 
     /// Lets a paused or stuck run go on.
-    pub async fn resume(&self, _run: Uuid, _by: &str) -> Result<(), CommandError> {
-        todo!()
+    pub async fn resume(&self, run: Uuid, by: &str) -> Result<(), CommandError> {
+        self.order(run, Command::Resume, by).await
     }
 
     /// Takes back every run of a flow here, succeeded ones too; returns them once that is durable.
-    pub async fn request_undo(&self, _flow: Uuid, _by: &str) -> Result<Vec<Uuid>, CommandError> {
-        todo!()
+    pub async fn request_undo(&self, flow: Uuid, by: &str) -> Result<Vec<Uuid>, CommandError> {
+        let rows = self.shared.parts.journal.rows(&RunQuery::flow(flow)).map_err(CommandError::Read)?;
+        let rows: Vec<Uuid> = rows.into_iter().filter(|row| !row.archived).map(|row| row.run).collect();
+        self.order_all(flow, rows, Command::Undo, by).await
+    }
+
+    async fn order_all(
+        &self,
+        flow: Uuid,
+        runs: Vec<Uuid>,
+        command: Command,
+        by: &str,
+    ) -> Result<Vec<Uuid>, CommandError> {
+        let (mut done, mut refused) = (Vec::new(), None);
+        for run in runs {
+            match self.order(run, command, by).await {
+                Ok(()) => done.push(run),
+                // It ended while it was asked.
+                Err(CommandError::Unknown(_)) => {}
+                Err(CommandError::Refused(reason)) => refused = Some(reason),
+                Err(error) => return Err(error),
+            }
+        }
+        match (done.is_empty(), refused) {
+            (false, _) => Ok(done),
+            (true, Some(reason)) => Err(CommandError::Refused(reason)),
+            (true, None) => Err(CommandError::Unknown(flow)),
+        }
+    }
+
+    async fn order(&self, run: Uuid, command: Command, by: &str) -> Result<(), CommandError> {
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Order { command, by: by.to_owned(), reply };
+        let orders = self.shared.runs().get(&run).map(|handle| handle.orders.clone());
+        match orders {
+            Some(orders) => orders.send(message).map_err(|_| CommandError::Unknown(run))?,
+            // Only undoing wakes a run that has ended.
+            None if command == Command::Undo => {
+                let state = recover::load(&self.shared, run).map_err(|error| match error {
+                    Unreadable::Store(error) => CommandError::Read(error),
+                    Unreadable::Journal(reason) => CommandError::Refused(reason),
+                })?;
+                self.shared.set_going(state.ok_or(CommandError::Unknown(run))?, Some(message));
+            }
+            None => return Err(CommandError::Unknown(run)),
+        }
+        answer.await.unwrap_or(Err(CommandError::Unknown(run)))
     }
 
     /// How a run looks now, whether it is at work or long finished.
-    pub fn report(&self, _run: Uuid) -> Result<Option<Report>, ReadError> {
-        todo!()
+    pub fn report(&self, run: Uuid) -> Result<Option<Report>, ReadError> {
+        if let Some(handle) = self.shared.runs().get(&run) {
+            return Ok(Some(Report::clone(&handle.report.borrow())));
+        }
+        match recover::load(&self.shared, run) {
+            Ok(state) => Ok(state.map(|state| state.report())),
+            Err(Unreadable::Store(error)) => Err(error),
+            Err(Unreadable::Journal(reason)) => Err(ReadError::Corrupt { key: format!("run {run}"), reason }),
+        }
+    }
+
+    /// Every run at work, paused or stuck.
+    pub fn active(&self) -> Vec<Arc<Report>> {
+        self.shared.runs().values().map(|handle| handle.report.borrow().clone()).collect()
+    }
+
+    /// Runs whose journal could not be read when the driver started, with why; an operator must look.
+    pub fn unreadable(&self) -> BTreeMap<Uuid, String> {
+        self.shared.unreadable.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Follows a run that is at work; the channel closes when it ends.
-    pub fn watch(&self, _run: Uuid) -> Option<watch::Receiver<Arc<Report>>> {
-        todo!()
+    pub fn watch(&self, run: Uuid) -> Option<watch::Receiver<Arc<Report>>> {
+        self.shared.runs().get(&run).map(|handle| handle.report.clone())
     }
 
     /// Resolves when no run is at work: all are finished, paused or stuck.
     pub async fn idle(&self) {
-        todo!()
+        // The sender lives as long as `self`.
+        let _ = self.shared.busy.subscribe().wait_for(|busy| *busy == 0).await;
     }
 
     /// Stops: running attempts are told, and get `grace` to end; the rest is resumed at the next start.
-    pub async fn shutdown(&self, _grace: std::time::Duration) {
-        todo!()
+    pub async fn shutdown(&self, grace: Duration) {
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+        if tokio::time::timeout(grace, self.shared.tasks.wait()).await.is_err() {
+            tracing::warn!("some attempts did not end in time; they are resumed at the next start");
+        }
     }
 }
 
-/// Why there is no plan.
-#[derive(Debug, thiserror::Error)]
-pub enum PlanError {
-    /// There is no such playbook.
-    #[error("there is no playbook `{0}`")]
-    NoPlaybook(String),
-    /// The input does not fit the playbook.
-    #[error("step `{step}`: {reason}")]
-    Step {
-        /// The step.
-        step: String,
-        /// What does not fit, or what its preview said.
-        reason: String,
-    },
+impl Shared {
+    /// Gives a run its task, with the first thing that it is told.
+    fn set_going(self: &Arc<Self>, state: RunState, first: Option<Message>) {
+        let opened = state.opened();
+        let span = run::span(opened);
+        let (myself, inbox) = mpsc::unbounded_channel();
+        if let Some(first) = first {
+            // The receiver is right here.
+            let _ = myself.send(first);
+        }
+        let published = watch::Sender::new(Arc::new(state.report()));
+        let report = published.subscribe();
+        let handle = Handle { flow: opened.flow, orders: myself.clone(), report, busy: true };
+        let mut runs = self.runs();
+        if runs.contains_key(&opened.run) {
+            return;
+        }
+        runs.insert(opened.run, handle);
+        drop(runs);
+        self.busy.send_modify(|busy| *busy += 1);
+        let task = RunTask {
+            shared: self.clone(),
+            state,
+            inbox,
+            myself,
+            published,
+            in_hand: BTreeMap::new(),
+            holds_locks: false,
+            held_up: None,
+            wake: None,
+        };
+        self.tasks.spawn(task.work().instrument(span));
+    }
+
+    fn note_unreadable(&self, run: Uuid, reason: String) {
+        tracing::error!(%run, reason, "a run does not go on: its journal cannot be read or written");
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).insert(run, reason);
+    }
+
+    fn set_busy(&self, run: Uuid, busy: bool) {
+        let changed = self.runs().get_mut(&run).is_some_and(|it| std::mem::replace(&mut it.busy, busy) != busy);
+        if changed {
+            self.busy.send_modify(|count| if busy { *count += 1 } else { *count -= 1 });
+        }
+    }
+
+    fn forget(&self, run: Uuid) {
+        self.set_busy(run, false);
+        self.runs().remove(&run);
+    }
+
+    fn runs(&self) -> MutexGuard<'_, BTreeMap<Uuid, Handle>> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

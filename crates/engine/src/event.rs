@@ -198,6 +198,13 @@ pub struct Opened {
     pub at: Timestamp,
 }
 
+impl Opened {
+    /// What expressions see as `run`.
+    pub fn about(&self) -> Value {
+        serde_json::json!({"id": self.run, "flow": self.flow, "subject": self.subject, "cause": self.cause})
+    }
+}
+
 /// A playbook text that a run goes by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {

@@ -5,6 +5,7 @@
 //! recovery after a crash is the same loop after [`RunState::replay`].
 
 mod next;
+mod outline;
 mod path;
 mod settle;
 mod state;
@@ -19,6 +20,7 @@ use serde_json::Value;
 use self::state::{Instance, Scope};
 pub use self::{
     next::{Attempt, Effect, How, Next},
+    outline::outline,
     settle::{AttemptEnd, Entry},
     view::{Command, Refusal},
 };
@@ -71,9 +73,7 @@ impl RunState {
             let why = format!("format {} is newer than this program's {FORMAT}", opened.format);
             return Err(IllegalEvent { index: 0, why });
         }
-        let about = serde_json::json!({
-            "id": opened.run, "flow": opened.flow, "subject": opened.subject, "cause": opened.cause,
-        });
+        let about = opened.about();
         Ok(Self {
             root: Scope::new(definition, Arc::new(opened.input.clone())),
             opened: Arc::new(opened),
@@ -131,11 +131,17 @@ impl RunState {
         self.cancelled || self.undo_requested
     }
 
-    fn is_halted(&self) -> bool {
+    /// Whether nothing new starts any more: it failed, was cancelled, or is to be undone.
+    pub fn is_stopping(&self) -> bool {
         self.failure.is_some() || self.cancelled || self.undo_requested
     }
 
-    /// What happens once it is halted and nothing runs any more.
+    /// The attempt that an instance is at; 0 before the first.
+    pub fn attempt_of(&self, step: &str) -> u32 {
+        self.root.instance(step).map_or(0, |(_, instance)| instance.attempt)
+    }
+
+    /// What happens once it stops and nothing runs any more.
     fn policy(&self) -> Policy {
         if self.is_past_commit_point() {
             Policy::Pause
@@ -204,7 +210,7 @@ impl RunState {
 
     fn fail(&mut self, step: Option<&String>, error: &Failure) {
         // What stopped the run first decides; failures of attempts that were still running then only end them.
-        if !self.is_halted() {
+        if !self.is_stopping() {
             self.failure = Some(RunFailure { step: step.cloned(), error: error.clone() });
         }
     }

@@ -6,6 +6,8 @@
 mod emit;
 mod expand;
 
+pub(super) use self::expand::instances;
+
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
@@ -119,7 +121,7 @@ struct Decide<'s> {
 
 impl Decide<'_> {
     fn run(&mut self) {
-        if !self.state.is_halted() {
+        if !self.state.is_stopping() {
             if self.state.root.is_complete() {
                 self.finish(Outcome::Succeeded);
             } else if self.state.events >= STOP_EVENTS {

@@ -104,7 +104,7 @@ impl RunState {
         (now, failed): (Timestamp, &dyn Fn(Failure, Option<Timestamp>) -> Event),
     ) -> Event {
         let used = instance.attempt - instance.base;
-        if self.is_halted() || used >= what.retry.attempts {
+        if self.is_stopping() || used >= what.retry.attempts {
             return failed(error, None);
         }
         let retry_at = after(now, pause(&what.retry, self.opened.run, path, instance.attempt));

@@ -39,7 +39,7 @@ pub(super) enum StepState {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Instance {
     pub(super) key: Option<String>,
-    pub(super) item: Value,
+    pub(super) item: Arc<Value>,
     pub(super) progress: Progress,
     /// Attempts started so far.
     pub(super) attempt: u32,
@@ -249,7 +249,7 @@ impl StepState {
 
 impl Instance {
     pub(super) fn new(item: &Item) -> Self {
-        Self { key: item.key.clone(), item: item.item.clone(), ..Self::default() }
+        Self { key: item.key.clone(), item: Arc::new(item.item.clone()), ..Self::default() }
     }
 
     /// Whether it may have touched the world.
@@ -269,7 +269,7 @@ impl Instance {
                 Running { look: false }
             }
             (Event::Started { attempt, .. }, Waiting { .. }) if *attempt == self.attempt => Running { look: true },
-            (Event::Checkpointed { attempt, value, .. }, now @ (Running { .. } | Waiting { .. }))
+            (Event::Checkpointed { attempt, value, .. }, now @ (Running { .. } | Waiting { .. } | Undoing))
                 if *attempt == self.attempt =>
             {
                 self.checkpoint = Some(Arc::new(value.clone()));

@@ -79,7 +79,7 @@ impl RunState {
         let status = self.status();
         match command {
             Command::Cancel if status.is_terminal() => Err(Refusal::Nothing(status)),
-            Command::Cancel if self.is_halted() && status != Status::Paused => Err(Refusal::Nothing(status)),
+            Command::Cancel if self.is_stopping() && status != Status::Paused => Err(Refusal::Nothing(status)),
             Command::Undo if self.undo_requested || status == Status::Undone => Err(Refusal::Nothing(status)),
             Command::Undo if self.is_past_commit_point() => Err(Refusal::PastCommitPoint),
             Command::Resume if !status.needs_operator() => Err(Refusal::NotStopped(status)),
@@ -89,7 +89,7 @@ impl RunState {
 
     /// Where it stands.
     pub fn status(&self) -> Status {
-        match (self.outcome, self.is_halted()) {
+        match (self.outcome, self.is_stopping()) {
             (Some((Outcome::Succeeded, _)), _) => Status::Succeeded,
             (Some((Outcome::Undone, _)), _) => Status::Undone,
             (Some((Outcome::Kept, _)), _) => Status::Kept,
@@ -109,7 +109,7 @@ impl RunState {
             Progress::Running { .. } | Progress::Waiting { .. } | Progress::Retrying { .. } => works += 1,
             _ => {}
         });
-        !self.is_halted() && waits > 0 && works == 0
+        !self.is_stopping() && waits > 0 && works == 0
     }
 
     /// Whether it has touched the world, and so holds its locks (unless it [`yields`](Self::yields)).

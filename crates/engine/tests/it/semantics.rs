@@ -2,7 +2,7 @@
 
 use engine::{
     report::Status,
-    run::{AttemptEnd, Command},
+    run::{AttemptEnd, Command, outline},
 };
 use serde_json::{Value, json};
 
@@ -226,4 +226,39 @@ steps:
     assert_eq!(simulation.log.len(), 300);
     let largest = simulation.journal[1..].iter().map(|event| serde_json::to_vec(event).unwrap().len()).max().unwrap();
     assert!((50_000..60 * 1024).contains(&largest), "{largest}");
+}
+
+#[test]
+fn an_outline_knows_what_the_input_says_and_leaves_the_rest_symbolic() {
+    let outer = "
+playbook: outer
+version: 1
+steps:
+  - { id: a, action: make, with: { n: \"${size(input.items)}\" } }
+  - { id: b, action: make, for_each: \"${input.items}\", key: \"${item}\", with: { i: \"${item}\", a: \"x-${steps.a.name}\" } }
+  - { id: c, action: make, for_each: \"${steps.b}\", key: \"${item.name}\", with: { i: \"${item}\", s: \"${size(item)}\" } }
+  - { id: d, action: make, when: \"input.with_c == false\" }
+  - { id: e, action: make, when: \"steps.a.ok\" }
+  - { id: f, call: inner, with: { node: \"${steps.a}\", plain: \"${input.with_c}\" } }
+";
+    let inner = "
+playbook: inner
+version: 1
+steps:
+  - { id: up, action: make, with: { node: \"${input.node}\", name: \"${input.node.name}\", plain: \"${input.plain}\" } }
+";
+    let steps = outline(&load(&[outer, inner]), &json!({}), &input()).unwrap();
+    let told: Vec<_> = steps.iter().map(|step| format!("{} {}", step.step, step.input)).collect();
+    assert_eq!(
+        told,
+        [
+            r#"a {"n":2}"#,
+            r#"b[x] {"a":"x-${steps.a.name}","i":"x"}"#,
+            r#"b[y] {"a":"x-${steps.a.name}","i":"y"}"#,
+            r#"c[*] {"i":"${item}","s":"${size(item)}"}"#,
+            r#"e {}"#,
+            r#"f.up {"name":"${input.node.name}","node":"${steps.a}","plain":true}"#,
+        ]
+    );
+    assert_eq!(steps[4].when.as_deref(), Some("steps.a.ok"));
 }

@@ -37,7 +37,7 @@ impl Decide<'_> {
 }
 
 /// The items of a fan-out in key order.
-pub(super) fn instances(values: &Values<'_>, fan_out: &FanOut) -> Result<Vec<Item>, Failure> {
+pub(in crate::run) fn instances(values: &Values<'_>, fan_out: &FanOut) -> Result<Vec<Item>, Failure> {
     let Value::Array(items) = values.evaluate(&fan_out.each.value).map_err(|error| failure(&error))? else {
         return Err(Failure::new(format!("`{}` is not a list", fan_out.each.value.source())));
     };
