@@ -240,9 +240,7 @@ impl Driver {
 
     /// Cancels every unfinished run of a flow; returns them once that is durable.
     pub async fn cancel(&self, flow: Uuid, by: &str) -> Result<Vec<Uuid>, CommandError> {
-        let runs = self.shared.runs();
-        let of_flow: Vec<Uuid> = runs.iter().filter(|(_, it)| it.flow == flow).map(|(run, _)| *run).collect();
-        drop(runs);
+        let of_flow = self.shared.active_of(flow);
         self.order_all(flow, of_flow, Command::Cancel, by).await
     }
 
@@ -376,6 +374,10 @@ impl Shared {
             wake: None,
         };
         self.tasks.spawn(task.work().instrument(span));
+    }
+
+    fn active_of(&self, flow: Uuid) -> Vec<Uuid> {
+        self.runs().iter().filter(|(_, handle)| handle.flow == flow).map(|(run, _)| *run).collect()
     }
 
     fn note_unreadable(&self, run: Uuid, reason: String) {
