@@ -1,1 +1,17 @@
-//! Placeholder.
+//! talos-contractor: owns clusters. It makes them of machines in Talos maintenance mode, and gives them up again.
+
+pub mod actions;
+pub mod certificates;
+pub mod drain;
+pub mod failure;
+pub mod health;
+pub mod inventory;
+pub mod key_pool;
+pub mod kubernetes;
+pub mod machine_config;
+pub mod manifest;
+pub mod pressure;
+pub mod reach;
+pub mod settings;
+mod told;
+pub mod waiting;

@@ -10,8 +10,9 @@ mod trust;
 
 use std::{net::IpAddr, time::Duration};
 
+pub use tonic::Code;
 use tonic::{
-    Code, Request, Status,
+    Request, Status,
     metadata::{Ascii, MetadataValue},
     transport::Channel,
 };

@@ -1,0 +1,215 @@
+//! `talos.apply_config`: gives a machine in maintenance mode its configuration, after it has proven which machine it is.
+
+use std::time::Duration;
+
+use contractor::action::{Action, Change, Done, Effects, PreviewContext, StepContext, StepError};
+use engine::catalog::Undo;
+use jiff::Timestamp;
+use messages::name::{ClusterName, NodeName};
+use schemars::JsonSchema;
+use secrecy::{ExposeSecret, SecretSlice};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use store::{InventoryChange, SecretPut, Versioned};
+use talos::{
+    api::{
+        ApplyMode, Client, ResetOptions,
+        cosi::{self, AddressStatus, Disk, LinkStatus, SystemDisk, SystemInformation},
+    },
+    config::MachineConfig,
+    pki::Role,
+    proto::talos::resource::definitions::{block::DiskSpec, network::LinkStatusSpec},
+};
+
+use crate::{
+    failure::{reached, read},
+    inventory::{self, Cluster, ConfigHistory, Node, json as record},
+    machine_config::{self, Hardware},
+    reach::{self, Deps, known_cluster, known_node},
+    told, waiting,
+};
+
+/// How long the node is given to come back with its own certificate.
+const SWITCH: Duration = Duration::from_secs(8 * 60);
+/// Smaller disks cannot hold Talos, bytes.
+const SMALLEST_DISK: u64 = 5 << 30;
+
+/// Applies the first configuration of a node.
+pub struct ApplyConfig(pub Deps);
+
+/// Which node.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    pub cluster: ClusterName,
+    pub node: NodeName,
+    /// Output of `talos.ensure_secrets`, so that this step comes after it.
+    #[serde(default)]
+    pub secrets: Option<Value>,
+}
+
+/// What the node was given.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub struct Output {
+    pub node: NodeName,
+    /// SHA-256 of the configuration.
+    pub digest: String,
+    /// What the node warned about.
+    pub warnings: Vec<String>,
+}
+
+impl Action for ApplyConfig {
+    const NAME: &'static str = "talos.apply_config";
+    const UNDO: Undo = Undo::Yes;
+    type Input = Input;
+    type Output = Output;
+
+    async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
+        let cluster = known_cluster(cx, &input.cluster)?.value;
+        let node = known_node(cx, &input.cluster, &input.node)?.value;
+        if let Some(done) = self.taken(cx, &cluster, &node).await? {
+            return Ok(done);
+        }
+        let client = self.0.connector().maintenance(node.ip, None).await.map_err(reached)?;
+        prove(&client, &node, self.0.settings().accept_unproven_nodes).await?;
+        let hardware = inspect(&client, &node).await?;
+        let (_, bundle) = reach::bundle(&cx.store, &input.cluster)?;
+        let factory = &self.0.settings().image_factory;
+        let config = machine_config::generate(factory, &cluster, &node, &hardware, &bundle)?;
+        let applied = client.apply_configuration(&config.to_yaml(), ApplyMode::Auto).await.map_err(reached)?;
+        cx.progress("configuration taken; waiting for the node to come back with its own certificate");
+        waiting::for_node(&self.0, cx, &node, Role::Reader, SWITCH).await?;
+        Ok(self.done(cx, &node, &config, applied.warnings)?)
+    }
+
+    async fn find(&self, cx: &StepContext, input: &Input) -> Result<Option<Done<Output>>, StepError> {
+        let cluster = known_cluster(cx, &input.cluster)?.value;
+        let node = known_node(cx, &input.cluster, &input.node)?.value;
+        self.taken(cx, &cluster, &node).await
+    }
+
+    async fn undo(&self, cx: &StepContext, input: &Input, _: Option<&Output>) -> Result<Effects, StepError> {
+        let mut effects = Effects::default();
+        let cluster = inventory::cluster(&cx.store, &input.cluster).map_err(read)?;
+        if cluster.is_some_and(|cluster| super::register_cluster::keeps(&cluster.value.spec)) {
+            return Ok(effects);
+        }
+        let key = inventory::node_key(&input.cluster, &input.node);
+        let Some(node) = cx.store.get::<Node>(&key).map_err(read)? else { return Ok(effects) };
+        // The machine is given back wiped if it can be reached; its owner destroys it either way.
+        if let Ok(client) = self.0.node(&cx.store, &node.value, Role::Admin).await {
+            let partitions = vec!["STATE".to_owned(), "EPHEMERAL".to_owned()];
+            let options = ResetOptions { graceful: false, reboot: true, partitions };
+            if let Err(error) = client.reset(&options).await {
+                tracing::info!(node = %input.node, %error, "the node could not be reset");
+            }
+        }
+        effects.inventory.push(InventoryChange::delete(inventory::config_key(&input.cluster, &input.node)));
+        let name = inventory::machine_config_name(&input.cluster, &input.node);
+        effects.secrets.push(SecretPut { name, plain: None });
+        Ok(effects)
+    }
+
+    async fn preview(&self, _: &PreviewContext, input: &Value) -> Result<Vec<Change>, StepError> {
+        let object = format!("configuration to node {}", input["node"].as_str().unwrap_or("?"));
+        Ok(vec![Change { verb: "apply".to_owned(), object, details: [].into(), destroys: false }])
+    }
+}
+
+impl ApplyConfig {
+    /// Whether the node already speaks with a certificate of this cluster: then it has taken its configuration.
+    async fn taken(&self, cx: &StepContext, cluster: &Cluster, node: &Node) -> Result<Option<Done<Output>>, StepError> {
+        let Ok(client) = self.0.node(&cx.store, node, Role::Reader).await else { return Ok(None) };
+        prove(&client, node, self.0.settings().accept_unproven_nodes).await?;
+        let hardware = inspect(&client, node).await?;
+        let (_, bundle) = reach::bundle(&cx.store, &cluster.name)?;
+        let factory = &self.0.settings().image_factory;
+        let config = machine_config::generate(factory, cluster, node, &hardware, &bundle)?;
+        self.done(cx, node, &config, Vec::new()).map(Some)
+    }
+
+    fn done(
+        &self,
+        cx: &StepContext,
+        node: &Node,
+        config: &MachineConfig,
+        warnings: Vec<String>,
+    ) -> Result<Done<Output>, StepError> {
+        let (cluster, hostname) = (&node.cluster, &node.hostname);
+        let digest = config.digest();
+        let key = inventory::config_key(cluster, hostname);
+        let known = cx.store.get::<ConfigHistory>(&key).map_err(read)?;
+        let mut effects = Effects::default();
+        let now = Timestamp::now();
+        effects.inventory.push(match known {
+            Some(Versioned { revision, value }) => {
+                InventoryChange::update(key, revision, record(&value.with(&digest, now, cx.flow)))
+            }
+            None => InventoryChange::create(key, record(&ConfigHistory::default().with(&digest, now, cx.flow))),
+        });
+        let plain = SecretSlice::from(config.to_yaml().expose_secret().as_bytes().to_vec());
+        let name = inventory::machine_config_name(cluster, hostname);
+        effects.secrets.push(SecretPut { name, plain: Some(plain) });
+        effects.events.push(told::event("config_applied", cluster, hostname.as_str(), json!({ "digest": digest })));
+        Ok(Done::with_effects(Output { node: hostname.clone(), digest, warnings }, effects))
+    }
+}
+
+/// Compares the machine's SMBIOS UUID with the handoff's: the configuration holds the cluster's keys, and nobody
+/// vouches for whoever answers in maintenance mode.
+async fn prove(client: &Client, node: &Node, accept_unproven: bool) -> Result<(), StepError> {
+    let found = client.get::<SystemInformation>(cosi::SYSTEM_INFORMATION).await.map_err(reached)?;
+    let found = found.map(|resource| resource.spec.uuid.to_lowercase()).unwrap_or_default();
+    let hint = "the address may belong to another machine; nothing was sent to it";
+    match node.smbios_uuid {
+        Some(expected) if found == expected.to_string() => Ok(()),
+        Some(expected) => Err(StepError::fail(format!(
+            "{} at {} has the SMBIOS UUID {found}, the handoff says {expected}",
+            node.hostname, node.ip
+        ))
+        .with_hint(hint)),
+        None if accept_unproven => Ok(()),
+        None => Err(StepError::fail(format!("the handoff names no SMBIOS UUID of {}", node.hostname))
+            .with_hint("name it as `smbios_uuid`, or set `talos.accept_unproven_nodes` if the network is trusted")),
+    }
+}
+
+/// Finds the disk and the link that the configuration will name.
+async fn inspect(client: &Client, node: &Node) -> Result<Hardware, StepError> {
+    let system = client.get::<SystemDisk>(cosi::SYSTEM_DISK).await.map_err(reached)?;
+    let disks = client.list::<Disk>().await.map_err(reached)?;
+    let usable = |disk: &DiskSpec| !disk.readonly && !disk.cdrom && disk.size >= SMALLEST_DISK;
+    let is_system = |id: &str| system.as_ref().is_some_and(|system| system.spec.disk_id == id);
+    let disk = disks.iter().find(|disk| is_system(&disk.id)).or_else(|| {
+        let candidates = disks.iter().filter(|disk| usable(&disk.spec));
+        candidates.min_by(|left, right| left.spec.dev_path.cmp(&right.spec.dev_path))
+    });
+    let disk = disk.ok_or_else(|| {
+        let names: Vec<_> = disks.iter().map(|disk| format!("{} ({})", disk.id, disk.spec.pretty_size)).collect();
+        StepError::fail(format!("{} has no disk to install to; it has {}", node.hostname, names.join(", ")))
+    })?;
+    Ok(Hardware { disk: machine_config::select(&disk.spec), link: link(client, node).await? })
+}
+
+async fn link(client: &Client, node: &Node) -> Result<String, StepError> {
+    let links = client.list::<LinkStatus>().await.map_err(reached)?;
+    if let Some(mac) = &node.mac {
+        let found = links.iter().find(|link| hardware_address(&link.spec).eq_ignore_ascii_case(mac));
+        return found.map(|link| link.id.clone()).ok_or_else(|| {
+            StepError::fail(format!("{} has no network interface with the MAC address {mac}", node.hostname))
+        });
+    }
+    let addresses = client.list::<AddressStatus>().await.map_err(reached)?;
+    let addresses: Vec<_> = addresses
+        .into_iter()
+        .filter_map(|address| Some((address.spec.link_name.clone(), address.spec.address?.to_address()?)))
+        .collect();
+    machine_config::holds(&addresses, node.ip)
+        .map(str::to_owned)
+        .ok_or_else(|| StepError::fail(format!("no network interface of {} holds {}", node.hostname, node.ip)))
+}
+
+fn hardware_address(link: &LinkStatusSpec) -> String {
+    let octets: Vec<_> = link.hardware_addr.iter().map(|octet| format!("{octet:02x}")).collect();
+    octets.join(":")
+}

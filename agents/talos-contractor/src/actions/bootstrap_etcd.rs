@@ -1,0 +1,124 @@
+//! `talos.bootstrap_etcd`: begins etcd on one control plane, only while no control plane has a member.
+//!
+//! Talos has no cluster-wide guard: a bootstrap on a second node makes a second cluster. So every control plane must have
+//! said that it has no member, and the node is always the same one, whose own guard is its data directory.
+
+use std::time::Duration;
+
+use contractor::action::{Action, Change, Done, Effects, PreviewContext, StepContext, StepError};
+use engine::catalog::Undo;
+use futures::future::join_all;
+use messages::name::{ClusterName, NodeName};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use talos::{
+    api::{
+        Client, Code,
+        cosi::{self, EtcdLocalMember},
+    },
+    pki::Role,
+};
+
+use super::{first_control_plane, up};
+use crate::{
+    failure::reached,
+    inventory::{ClusterState, Node},
+    reach::{Deps, control_planes, known_cluster},
+    told, waiting,
+};
+
+const SLICE: Duration = Duration::from_secs(60);
+
+/// Begins etcd.
+pub struct BootstrapEtcd(pub Deps);
+
+/// Which cluster.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    pub cluster: ClusterName,
+}
+
+/// Where etcd began.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub struct Output {
+    pub node: NodeName,
+}
+
+impl Action for BootstrapEtcd {
+    const NAME: &'static str = "talos.bootstrap_etcd";
+    /// What it makes goes with the machines: undoing `talos.apply_config` wipes them.
+    const UNDO: Undo = Undo::Nothing;
+    type Input = Input;
+    type Output = Output;
+
+    async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
+        let cluster = known_cluster(cx, &input.cluster)?.value;
+        if cluster.state != ClusterState::Bootstrapping {
+            return Err(StepError::fail(format!("cluster {} is not being created", cluster.name)));
+        }
+        let node = first_control_plane(cx, &input.cluster)?;
+        match self.members(cx, &input.cluster).await?.as_slice() {
+            [] => {}
+            [name] if *name == node.hostname => return self.healthy(cx, &node).await,
+            names if names.contains(&node.hostname) => return self.healthy(cx, &node).await,
+            names => {
+                let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+                return Err(StepError::fail(format!("etcd already has a member on {}", names.join(", ")))
+                    .with_hint("a bootstrap here would make a second cluster; look at that node first"));
+            }
+        }
+        let client = self.0.node(&cx.store, &node, Role::Admin).await?;
+        match client.bootstrap().await {
+            Ok(()) => {}
+            // Its data directory is not empty: it was bootstrapped before, which its health has to prove.
+            Err(error) if error.code() == Some(Code::AlreadyExists) => {}
+            Err(error) => return Err(reached(error)),
+        }
+        cx.progress(format!("etcd begins on {}", node.hostname));
+        self.healthy(cx, &node).await
+    }
+
+    async fn find(&self, cx: &StepContext, input: &Input) -> Result<Option<Done<Output>>, StepError> {
+        let node = first_control_plane(cx, &input.cluster)?;
+        let Ok(client) = self.0.node(&cx.store, &node, Role::Reader).await else { return Ok(None) };
+        match has_member(&client).await {
+            Ok(true) => self.healthy(cx, &node).await.map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    async fn preview(&self, _: &PreviewContext, input: &Value) -> Result<Vec<Change>, StepError> {
+        let object = format!("etcd of cluster {}", input["cluster"].as_str().unwrap_or("?"));
+        Ok(vec![Change { verb: "bootstrap".to_owned(), object, details: [].into(), destroys: false }])
+    }
+}
+
+impl BootstrapEtcd {
+    /// The control planes that have an etcd member. All of them must answer: silence is no proof.
+    async fn members(&self, cx: &StepContext, cluster: &ClusterName) -> Result<Vec<NodeName>, StepError> {
+        let planes = control_planes(cx, cluster)?;
+        let asked = planes.iter().map(|node| async move {
+            let client = waiting::for_node(&self.0, cx, node, Role::Reader, SLICE).await?;
+            Ok::<_, StepError>((node.hostname.clone(), has_member(&client).await?))
+        });
+        let answers = join_all(asked).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(answers.into_iter().filter_map(|(name, member)| member.then_some(name)).collect())
+    }
+
+    /// Waits until etcd on `node` is healthy; a bootstrap that a reboot swallowed is found missing here.
+    async fn healthy(&self, cx: &StepContext, node: &Node) -> Result<Done<Output>, StepError> {
+        let client = waiting::for_node(&self.0, cx, node, Role::Reader, SLICE).await?;
+        waiting::until_service(&client, node, "etcd", up).await?;
+        let mut effects = Effects::default();
+        let name = node.hostname.as_str();
+        effects.events.push(told::event("etcd_bootstrapped", &node.cluster, name, json!({})));
+        Ok(Done::with_effects(Output { node: node.hostname.clone() }, effects))
+    }
+}
+
+async fn has_member(client: &Client) -> Result<bool, StepError> {
+    let member = client.get::<EtcdLocalMember>(cosi::LOCAL_MEMBER).await.map_err(reached)?;
+    Ok(member.is_some())
+}

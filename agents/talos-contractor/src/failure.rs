@@ -1,0 +1,70 @@
+//! From what went wrong outside to what the driver does about it: wait, retry or fail.
+
+use std::time::Duration;
+
+use contractor::action::StepError;
+use store::ReadError;
+use talos::api::{self, Code};
+
+/// How soon a node that does not answer is asked again.
+const SOON: Duration = Duration::from_millis(500);
+
+/// A whole chain of causes in one line; none of our errors repeats its source.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// The store could not be read: a damaged record does not mend itself.
+pub fn read(error: ReadError) -> StepError {
+    match error {
+        ReadError::Failed(_) => StepError::retry(chain(&error)),
+        _ => StepError::fail(chain(&error)),
+    }
+}
+
+/// Something of our own cannot be used.
+pub fn unusable(what: &str, error: &dyn std::error::Error) -> StepError {
+    StepError::fail(format!("{what} cannot be used: {}", chain(error)))
+}
+
+/// A call of the Talos API failed. A node that is away or not ready yet is waited for.
+pub fn reached(error: api::Error) -> StepError {
+    let text = chain(&error);
+    match &error {
+        api::Error::Forbidden { .. } => {
+            StepError::fail(text).with_hint("add the network to `talos.allowed_targets` if it is meant to be reached")
+        }
+        api::Error::TimedOut { .. } => StepError::wait(text, Duration::ZERO),
+        error if error.is_unreachable() => StepError::wait(text, SOON),
+        error => match error.code() {
+            Some(Code::FailedPrecondition | Code::Aborted | Code::ResourceExhausted) => StepError::wait(text, SOON),
+            Some(Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented) => {
+                StepError::fail(text)
+            }
+            _ => StepError::retry(text),
+        },
+    }
+}
+
+/// A call of the Kubernetes API failed. An API server that is away is waited for.
+pub fn asked(what: &str, error: &kube::Error) -> StepError {
+    let text = format!("{what}: {}", chain(error));
+    match error {
+        kube::Error::Api(status) => match status.code {
+            400 | 403 | 405 | 415 | 422 => StepError::fail(text),
+            429 | 500..=599 => StepError::wait(text, Duration::from_secs(1)),
+            _ => StepError::retry(text),
+        },
+        kube::Error::SerdeError(_) | kube::Error::BuildRequest(_) => StepError::fail(text),
+        _ => StepError::wait(text, SOON),
+    }
+}

@@ -1,0 +1,126 @@
+//! How this contractor reaches its clusters: credentials from the sealed secrets, connections to allowed targets only.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use contractor::action::{StepContext, StepError};
+use jiff::Timestamp;
+use messages::name::{ClusterName, NodeName};
+use secrecy::ExposeSecret;
+use store::{Reader, Versioned};
+use talos::{
+    api::{AllowedTargets, Client, Connector, Credentials},
+    pki::{Role, Roles},
+    secrets::Bundle,
+};
+
+use crate::{
+    failure::{reached, read, unusable},
+    inventory::{self, Cluster, Node},
+    settings::{AddonSettings, TalosSettings},
+};
+
+/// Certificates for a piece of work live this long.
+const CREDENTIAL_LIFETIME: Duration = Duration::from_secs(3600);
+/// And are replaced when less than this is left.
+const CREDENTIAL_MARGIN: Duration = Duration::from_secs(600);
+
+/// What actions work with. A cheap clone.
+#[derive(Clone)]
+pub struct Deps {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: TalosSettings,
+    addons: AddonSettings,
+    allowed: AllowedTargets,
+    connector: Connector,
+    credentials: Mutex<HashMap<(String, u64, Role), (Timestamp, Credentials)>>,
+}
+
+impl Deps {
+    /// Works by these settings.
+    pub fn new(settings: TalosSettings, addons: AddonSettings) -> Self {
+        let allowed = AllowedTargets::new(settings.allowed_targets.iter().copied());
+        let connector = Connector::new(allowed.clone());
+        let inner = Inner { settings, addons, allowed, connector, credentials: Mutex::default() };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The section `[talos]`.
+    pub fn settings(&self) -> &TalosSettings {
+        &self.inner.settings
+    }
+
+    /// The section `[addons]`.
+    pub fn addons(&self) -> &AddonSettings {
+        &self.inner.addons
+    }
+
+    /// Where connections may go.
+    pub fn allowed(&self) -> &AllowedTargets {
+        &self.inner.allowed
+    }
+
+    /// Dials Talos nodes.
+    pub fn connector(&self) -> &Connector {
+        &self.inner.connector
+    }
+
+    /// A connection to a node of a cluster, with no more rights than `role` gives. One try.
+    pub async fn node(&self, store: &Reader, node: &Node, role: Role) -> Result<Client, StepError> {
+        let credentials = self.credentials(store, &node.cluster, role)?;
+        self.connector().secure(node.ip, &credentials).await.map_err(reached)
+    }
+
+    /// Credentials of the Talos API for a piece of work; short-lived and kept in memory only.
+    pub fn credentials(&self, store: &Reader, cluster: &ClusterName, role: Role) -> Result<Credentials, StepError> {
+        let (generation, bundle) = bundle(store, cluster)?;
+        let key = (cluster.to_string(), generation, role);
+        let now = Timestamp::now();
+        let mut known = self.inner.credentials.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((issued, credentials)) = known.get(&key) {
+            let age = now.duration_since(*issued).unsigned_abs();
+            if age + CREDENTIAL_MARGIN < CREDENTIAL_LIFETIME {
+                return Ok(credentials.clone());
+            }
+        }
+        let credentials = Credentials::issue(&bundle.os, &Roles::from(role), CREDENTIAL_LIFETIME, now)
+            .map_err(|error| unusable("the cluster's Talos authority", &error))?;
+        known.insert(key, (now, credentials.clone()));
+        Ok(credentials)
+    }
+}
+
+/// The cluster's secrets and which generation they are.
+pub fn bundle(store: &Reader, cluster: &ClusterName) -> Result<(u64, Bundle), StepError> {
+    let name = inventory::bundle_name(cluster);
+    let secret = store.secret(&name).map_err(read)?;
+    let secret = secret.ok_or_else(|| StepError::fail(format!("there are no secrets of cluster {cluster}")))?;
+    let text =
+        std::str::from_utf8(secret.plain.expose_secret()).map_err(|error| unusable("the cluster's secrets", &error))?;
+    let bundle = Bundle::from_yaml(text).map_err(|error| unusable("the cluster's secrets", &error))?;
+    Ok((secret.generation, bundle))
+}
+
+/// The record of a cluster that must be known.
+pub fn known_cluster(cx: &StepContext, name: &ClusterName) -> Result<Versioned<Cluster>, StepError> {
+    let known = inventory::cluster(&cx.store, name).map_err(read)?;
+    known.ok_or_else(|| StepError::fail(format!("cluster {name} is not known here")))
+}
+
+/// The record of a node that must be known.
+pub fn known_node(cx: &StepContext, cluster: &ClusterName, name: &NodeName) -> Result<Versioned<Node>, StepError> {
+    let known = cx.store.get(&inventory::node_key(cluster, name)).map_err(read)?;
+    known.ok_or_else(|| StepError::fail(format!("node {name} of cluster {cluster} is not known here")))
+}
+
+/// The control planes of a cluster, in the order of their names.
+pub fn control_planes(cx: &StepContext, cluster: &ClusterName) -> Result<Vec<Node>, StepError> {
+    let nodes = inventory::nodes(&cx.store, cluster).map_err(read)?;
+    Ok(nodes.into_iter().map(|node| node.value).filter(Node::is_control_plane).collect())
+}
