@@ -1,1 +1,3 @@
-//! Placeholder.
+//! What demo and tests share: a bus of one's own, and the world built on it.
+
+pub mod nats;

@@ -109,28 +109,21 @@ impl Deliveries {
                 }
             }
             let Some(pull) = self.pull.as_mut() else { continue };
-            tokio::select! {
-                message = pull.next() => match message {
-                    Some(Ok(message)) => {
-                        self.delay = FIRST_DELAY;
-                        match delivery(&self.bus, message) {
-                            Some(delivery) => return delivery,
-                            None => tracing::warn!(stream = self.stream, "a message without stream data was skipped"),
-                        }
-                    }
-                    Some(Err(error)) => {
-                        tracing::debug!(%error, durable = self.durable, "renewing the pull");
-                        self.pull = None;
-                        self.pause().await;
-                    }
-                    None => self.pull = None,
-                },
-                changed = self.link.changed() => {
-                    // A pull of before does not survive a lost connection; heartbeats would tell only in ten seconds.
-                    if changed.is_ok() && *self.link.borrow_and_update() == Link::Up {
-                        self.pull = None;
+            // The client itself pulls again after a lost connection.
+            match pull.next().await {
+                Some(Ok(message)) => {
+                    self.delay = FIRST_DELAY;
+                    match delivery(&self.bus, message) {
+                        Some(delivery) => return delivery,
+                        None => tracing::warn!(stream = self.stream, "a message without stream data was skipped"),
                     }
                 }
+                Some(Err(error)) => {
+                    tracing::debug!(%error, durable = self.durable, "renewing the pull");
+                    self.pull = None;
+                    self.pause().await;
+                }
+                None => self.pull = None,
             }
         }
     }
@@ -197,6 +190,8 @@ fn delivery(bus: &Bus, message: async_nats::jetstream::Message) -> Option<Delive
     let (stream, sequence) = (info.stream.to_owned(), info.stream_sequence);
     let attempt = u64::try_from(info.delivered).unwrap_or(1).max(1);
     let published = Timestamp::from_nanosecond(info.published.unix_timestamp_nanos()).ok()?;
+    // Splitting takes the reply subject out of the message.
+    let reply = message.reply.clone()?;
     let (message, acker) = message.split();
     Some(Delivery {
         subject: message.subject.to_string(),
@@ -207,7 +202,7 @@ fn delivery(bus: &Bus, message: async_nats::jetstream::Message) -> Option<Delive
         published,
         attempt,
         client: bus.client.clone(),
-        reply: message.reply?,
+        reply,
         acker,
     })
 }

@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 use crate::{connect::Bus, link::Violation};
 
 /// The header by which the server recognises a message that it has already.
-pub const MESSAGE_ID: &str = "Nats-Msg-Id";
+pub(crate) const MESSAGE_ID: &str = "Nats-Msg-Id";
 
 /// A message to publish.
 #[derive(Clone, Debug, PartialEq, Eq)]

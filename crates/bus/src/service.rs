@@ -134,8 +134,9 @@ impl Bus {
             let name = tokens.into_iter().rev().collect::<Vec<_>>().join("-");
             calls.push(inner.endpoint_builder().name(name).add(subject).await.map_err(failed)?);
         }
-        // The server has the subscriptions when it has answered the flush's round trip.
-        self.client.flush().await.map_err(|error| ServiceError(error.to_string()))?;
+        // A round trip: the server then has the subscriptions, as it takes one thing of a client after the other. The
+        // client's `flush` would only empty its socket (reliability.md 0.8).
+        self.jetstream.query_account().await.map_err(|error| ServiceError(error.to_string()))?;
         Ok(Service { inner, calls })
     }
 

