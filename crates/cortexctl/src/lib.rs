@@ -1,3 +1,8 @@
-//! The operator's command line.
+//! The operator's command line: talks to the contractors over NATS, never to the files of a running one.
 
+pub mod cli;
 pub mod client;
+pub mod commands;
+pub mod moxxie;
+pub mod output;
+pub mod watch;

@@ -1,0 +1,209 @@
+//! Arguments, dispatch, exit codes.
+
+use std::{io::Write, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    client::{self, Client},
+    commands::{
+        bus, clusters, completions, credentials, deadletter, events, flows, inventory, playbooks, runs, schema, store,
+    },
+    output::{Format, Output},
+};
+
+/// How a command ended, as its exit code says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// 0
+    Ok,
+    /// 1
+    Failed,
+    /// 3: paused, stuck, or waiting for an approval.
+    NeedsOperator,
+    /// 4
+    Differs,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// What was typed makes no sense; exit code 2.
+    #[error("{0}")]
+    Usage(String),
+    /// The contractors or the bus.
+    #[error("{0}")]
+    Client(#[from] client::Error),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Failure {
+    /// Anything with a text.
+    pub fn other(error: impl std::fmt::Display) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+/// What a command comes to.
+pub type Outcome = Result<Ending, Failure>;
+
+/// Operates Kubernetes platforms on Proxmox VE.
+#[derive(Parser)]
+#[command(name = "cortexctl", version)]
+pub struct Line {
+    /// Where and who.
+    #[command(flatten)]
+    pub connection: Connection,
+    /// How data looks on standard output.
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Where and who.
+#[derive(Args, Clone, Debug)]
+pub struct Connection {
+    /// NATS server; may be given several times.
+    #[arg(
+        long = "server",
+        global = true,
+        env = "CORTEX_NATS_URL",
+        value_delimiter = ',',
+        default_value = "tls://127.0.0.1:4222"
+    )]
+    pub servers: Vec<String>,
+    /// File with the nkey seed of the identity.
+    #[arg(long, global = true, env = "CORTEX_NATS_SEED", default_value = "operator.nk")]
+    pub seed: PathBuf,
+    /// PEM file with the certificate authority of the servers.
+    #[arg(long, global = true, env = "CORTEX_NATS_CA")]
+    pub ca: Option<PathBuf>,
+    /// Identity in the server's configuration.
+    #[arg(long, global = true, env = "CORTEX_NATS_IDENTITY", default_value = "operator")]
+    pub identity: String,
+    /// Who is speaking; default `/operator/$USER`.
+    #[arg(long = "as", global = true, env = "CORTEX_SOURCE")]
+    pub source: Option<String>,
+    /// Seconds that an answer may take.
+    #[arg(long, global = true, default_value_t = 30)]
+    pub patience: u64,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Clusters: create, scale, decommission, look at.
+    #[command(subcommand, visible_alias = "clusters")]
+    Cluster(clusters::Command),
+    /// Nodes of the clusters, as talos-contractor knows them.
+    Nodes(inventory::Filter),
+    /// Virtual machines, as infrastructure-contractor knows them.
+    Vms(inventory::Filter),
+    /// Flows: what was asked for.
+    #[command(subcommand, visible_alias = "flow")]
+    Flows(flows::Command),
+    /// Runs: playbooks at work.
+    #[command(subcommand, visible_alias = "run")]
+    Runs(runs::Command),
+    /// Events.
+    #[command(subcommand)]
+    Events(events::Command),
+    /// The admin kubeconfig of a cluster.
+    Kubeconfig(credentials::Kubeconfig),
+    /// A talosconfig for a cluster.
+    Talosconfig(credentials::Talosconfig),
+    /// Playbooks that the contractors have loaded, or files to check.
+    #[command(subcommand)]
+    Playbooks(playbooks::Command),
+    /// Schemas of the messages.
+    #[command(subcommand)]
+    Schema(schema::Command),
+    /// Messages that were put aside.
+    #[command(subcommand)]
+    Deadletter(deadletter::Command),
+    /// A contractor's store, through the daemon or on a stopped one's folder.
+    #[command(subcommand)]
+    Store(store::Command),
+    /// The bus: streams, consumers, keys.
+    #[command(subcommand)]
+    Bus(bus::Command),
+    /// Shell completions.
+    Completions(completions::Arguments),
+}
+
+/// Runs the command line; what `main` calls.
+pub fn main() -> ExitCode {
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider was installed before");
+    }
+    let line = Line::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return end(Err(Failure::other(error))),
+    };
+    end(runtime.block_on(run(line)))
+}
+
+async fn run(line: Line) -> Outcome {
+    let connection = &line.connection;
+    let mut out = Output::new(line.output);
+    match line.command {
+        Command::Cluster(command) => clusters::run(command, connection, &mut out).await,
+        Command::Nodes(filter) => inventory::nodes(filter, connection, &mut out).await,
+        Command::Vms(filter) => inventory::vms(filter, connection, &mut out).await,
+        Command::Flows(command) => flows::run(command, connection, &mut out).await,
+        Command::Runs(command) => runs::run(command, connection, &mut out).await,
+        Command::Events(command) => events::run(command, connection, &mut out).await,
+        Command::Kubeconfig(command) => credentials::kubeconfig(command, connection, &mut out).await,
+        Command::Talosconfig(command) => credentials::talosconfig(command, connection, &mut out).await,
+        Command::Playbooks(command) => playbooks::run(command, connection, &mut out).await,
+        Command::Schema(command) => schema::run(command, &mut out),
+        Command::Deadletter(command) => deadletter::run(command, connection, &mut out).await,
+        Command::Store(command) => store::run(command, connection, &mut out).await,
+        Command::Bus(command) => bus::run(command, connection, &mut out).await,
+        Command::Completions(arguments) => completions::run(&arguments, &mut out),
+    }
+}
+
+impl Connection {
+    /// Connects as the identity that the flags name.
+    ///
+    /// # Errors
+    /// See [`client::Error`].
+    pub async fn connect(&self) -> Result<Client, Failure> {
+        let user = std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned());
+        let source = self.source.clone().unwrap_or_else(|| format!("/{}/{user}", self.identity));
+        Ok(Client::connect(client::Options {
+            servers: self.servers.clone(),
+            seed_file: self.seed.clone(),
+            ca_file: self.ca.clone(),
+            identity: self.identity.clone(),
+            source,
+            patience: Duration::from_secs(self.patience),
+        })
+        .await?)
+    }
+}
+
+fn end(outcome: Outcome) -> ExitCode {
+    let failure = match outcome {
+        Ok(Ending::Ok) => return ExitCode::SUCCESS,
+        Ok(Ending::Failed) => return ExitCode::from(1),
+        Ok(Ending::NeedsOperator) => return ExitCode::from(3),
+        Ok(Ending::Differs) => return ExitCode::from(4),
+        Err(failure) => failure,
+    };
+    let mut err = std::io::stderr().lock();
+    let _ = writeln!(err, "cortexctl: {failure}");
+    if let Failure::Client(client::Error::Refused(refusal)) = &failure {
+        for violation in &refusal.violations {
+            let _ = writeln!(err, "  {violation}");
+        }
+        if let Some(hint) = &refusal.hint {
+            let _ = writeln!(err, "  hint: {hint}");
+        }
+    }
+    ExitCode::from(if matches!(failure, Failure::Usage(_)) { 2 } else { 1 })
+}

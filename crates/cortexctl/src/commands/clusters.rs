@@ -1,0 +1,302 @@
+//! `cortexctl cluster create|scale|decommission|list|show|status`
+
+use std::{
+    io::{BufRead, IsTerminal, Write},
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Subcommand};
+use messages::{
+    catalogue::Family,
+    query::{Accepted, Listing, PlanView},
+    schema,
+    subject::Party,
+};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::{
+    cli::{Connection, Ending, Failure, Outcome},
+    client::{Client, Submission},
+    moxxie,
+    output::Output,
+    watch as watching,
+};
+
+/// What to do with clusters.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Create a cluster.
+    Create(Create),
+    /// Give a pool another number of nodes.
+    Scale(Scale),
+    /// Take a cluster away with everything it holds.
+    Decommission(Decommission),
+    /// All clusters.
+    List,
+    /// What is known of a cluster.
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// How a cluster is, asked of it now: VMs, hosts, Talos, etcd, Kubernetes, system pods.
+    Status {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// How to go about it.
+#[derive(Args, Clone, Copy)]
+pub struct Manner {
+    /// Show the plan of both contractors and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Follow the flow until it ends.
+    #[arg(long, short)]
+    watch: bool,
+}
+
+/// `cluster create`
+#[derive(Args)]
+pub struct Create {
+    /// File with a provision_cluster request (YAML or JSON), or with a Moxxie request, which is translated.
+    #[arg(short, long, conflicts_with = "name", required_unless_present = "name")]
+    file: Option<PathBuf>,
+    /// The cluster's name.
+    #[arg(long)]
+    name: Option<String>,
+    /// ha, single, edge or hybrid.
+    #[arg(long, requires = "name")]
+    pattern: Option<String>,
+    /// Number of control planes.
+    #[arg(long, requires = "name")]
+    control_planes: Option<u32>,
+    /// Number of workers.
+    #[arg(long, requires = "name")]
+    workers: Option<u32>,
+    #[command(flatten)]
+    manner: Manner,
+}
+
+/// `cluster scale`
+#[derive(Args)]
+pub struct Scale {
+    /// The cluster.
+    name: String,
+    /// The pool.
+    #[arg(long, default_value = "worker")]
+    pool: String,
+    /// How many nodes it should have.
+    #[arg(long)]
+    count: u32,
+    /// Consent to the plan without being asked.
+    #[arg(long, short)]
+    yes: bool,
+    #[command(flatten)]
+    manner: Manner,
+}
+
+/// `cluster decommission`
+#[derive(Args)]
+pub struct Decommission {
+    /// The cluster.
+    name: String,
+    /// Why, for the record.
+    #[arg(long)]
+    reason: Option<String>,
+    /// Consent to the plan without being asked.
+    #[arg(long, short)]
+    yes: bool,
+    #[command(flatten)]
+    manner: Manner,
+}
+
+/// Does it.
+pub async fn run(command: Command, connection: &Connection, out: &mut Output) -> Outcome {
+    match command {
+        Command::Create(create) => {
+            let body = create_body(&create, out)?;
+            let client = connection.connect().await?;
+            ask(&client, "provision_cluster", body, create.manner, true, out).await
+        }
+        Command::Scale(scale) => {
+            let body = json!({ "cluster_name": scale.name, "pool": scale.pool, "count": scale.count });
+            let client = connection.connect().await?;
+            ask(&client, "scale_request", body, scale.manner, scale.yes, out).await
+        }
+        Command::Decommission(decommission) => {
+            let mut body = json!({ "cluster_name": decommission.name });
+            if let Some(reason) = decommission.reason {
+                body["reason"] = reason.into();
+            }
+            let client = connection.connect().await?;
+            ask(&client, "decommission_request", body, decommission.manner, decommission.yes, out).await
+        }
+        Command::List => {
+            let client = connection.connect().await?;
+            let listing: Listing = client.query(Party::Infrastructure, "clusters.list", json!({})).await?;
+            out.rows(
+                &listing.rows,
+                &["cluster", "state", "endpoint", "control_planes", "workers", "talos", "created"],
+            )?;
+            Ok(Ending::Ok)
+        }
+        Command::Show { name } => {
+            let client = connection.connect().await?;
+            let mut whole = Map::new();
+            for at in [Party::Infrastructure, Party::Talos] {
+                let part: Value = client.query(at, "clusters.show", json!({ "cluster": name })).await?;
+                whole.insert(at.to_string(), part);
+            }
+            out.value(&whole)?;
+            Ok(Ending::Ok)
+        }
+        Command::Status { name } => status(&connection.connect().await?, &name, out).await,
+    }
+}
+
+async fn status(client: &Client, name: &str, out: &mut Output) -> Outcome {
+    let machines: Value = client.query(Party::Infrastructure, "clusters.status", json!({ "cluster": name })).await?;
+    let cluster: Value = client.query(Party::Talos, "clusters.status", json!({ "cluster": name })).await?;
+    let healthy = cluster.get("status").and_then(Value::as_str) == Some("healthy");
+    out.value(&json!({ "machines": machines, "cluster": cluster }))?;
+    Ok(if healthy { Ending::Ok } else { Ending::Failed })
+}
+
+fn create_body(create: &Create, out: &Output) -> Result<Value, Failure> {
+    let body = match (&create.file, &create.name) {
+        (Some(file), _) => read_request(file, out)?,
+        (None, Some(name)) => {
+            let mut body = json!({ "request_type": "provision_cluster", "cluster_name": name });
+            let fields = [
+                ("pattern", create.pattern.clone().map(Value::from)),
+                ("control_plane_nodes", create.control_planes.map(Value::from)),
+                ("worker_nodes", create.workers.map(Value::from)),
+            ];
+            for (field, value) in fields {
+                if let Some(value) = value {
+                    body[field] = value;
+                }
+            }
+            body
+        }
+        (None, None) => return Err(Failure::Usage("either --file or --name must be given".into())),
+    };
+    if let Err(violations) = schema::validate(Family::Request, "provision_cluster", &body) {
+        let lines: Vec<String> = violations.iter().map(|violation| format!("  {violation}")).collect();
+        return Err(Failure::Usage(format!("the request does not validate:\n{}", lines.join("\n"))));
+    }
+    Ok(body)
+}
+
+fn read_request(file: &Path, out: &Output) -> Result<Value, Failure> {
+    let text = std::fs::read_to_string(file).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
+    let body: Value =
+        serde_saphyr::from_str(&text).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
+    if !moxxie::recognises(&body) {
+        return Ok(body);
+    }
+    match moxxie::translate(&body) {
+        Ok(request) => {
+            out.note("translated from a Moxxie request");
+            Ok(request)
+        }
+        Err(refused) => {
+            let lines: Vec<String> = refused.iter().map(|refused| format!("  {refused}")).collect();
+            Err(Failure::Usage(format!("the Moxxie request cannot be translated:\n{}", lines.join("\n"))))
+        }
+    }
+}
+
+async fn ask(client: &Client, name: &str, mut body: Value, manner: Manner, consent: bool, out: &mut Output) -> Outcome {
+    if manner.dry_run {
+        let plan = client.plan(Party::Infrastructure, name, &body).await?;
+        show_plan(&plan, out)?;
+        return Ok(Ending::Ok);
+    }
+    if name != "provision_cluster" {
+        let plan = client.plan(Party::Infrastructure, name, &body).await?;
+        if plan.needs_approval {
+            if !consent && !prompt(&plan, out)? {
+                return Err(Failure::Other("not approved; nothing was done".into()));
+            }
+            body["approval"] = json!({ "plan_hash": plan.plan_hash });
+        }
+    }
+    let flow = Uuid::now_v7();
+    let tail = if manner.watch { Some(watching::events_from_now(client).await?) } else { None };
+    let submission = client.submit(Party::Infrastructure, name, flow, &body).await?;
+    match &submission {
+        Submission::Accepted(accepted) => show_accepted(accepted, out)?,
+        Submission::AwaitsApproval { flow, plan } => {
+            show_plan(plan, out)?;
+            out.note(&format!(
+                "flow {flow} waits for approval: cortexctl flows approve {flow} --plan-hash {}",
+                plan.plan_hash
+            ));
+            return Ok(Ending::NeedsOperator);
+        }
+    }
+    let Some(tail) = tail else { return Ok(Ending::Ok) };
+    let (ending, view) = watching::follow(client, submission.flow(), tail, |told| out.note(&told.line())).await?;
+    if let Some(view) = view {
+        out.note(&format!("{} {}", view.kind, view.state));
+    }
+    Ok(ending)
+}
+
+fn show_accepted(accepted: &Accepted, out: &mut Output) -> Result<(), Failure> {
+    if out.is_table() {
+        return out.text(&accepted.flow.to_string());
+    }
+    out.value(accepted)
+}
+
+fn show_plan(plan: &PlanView, out: &mut Output) -> Result<(), Failure> {
+    if !out.is_table() {
+        return out.value(plan);
+    }
+    out.text(&plan_text(plan))
+}
+
+/// A plan as people read it.
+pub fn plan_text(plan: &PlanView) -> String {
+    let mut text = format!(
+        "{}-contractor: {} v{} (on failure: {})\n",
+        plan.contractor, plan.playbook, plan.version, plan.on_failure
+    );
+    for step in &plan.steps {
+        if step.changes.is_empty() {
+            text.push_str(&format!("    {} ({})\n", step.step, step.action));
+        }
+        for change in &step.changes {
+            let mark = if change.destroys { '-' } else { '+' };
+            let details: Vec<String> = change
+                .details
+                .iter()
+                .map(|(name, value)| format!("{name}={}", value.to_string().trim_matches('"')))
+                .collect();
+            text.push_str(&format!("  {mark} {} {} {}\n", change.verb, change.object, details.join(" ")));
+        }
+    }
+    for remark in &plan.remarks {
+        text.push_str(&format!("  ! {remark}\n"));
+    }
+    for then in &plan.then {
+        text.push_str(&plan_text(then));
+    }
+    text.push_str(&format!("plan {}\n", plan.plan_hash));
+    text
+}
+
+fn prompt(plan: &PlanView, out: &Output) -> Result<bool, Failure> {
+    out.note(&plan_text(plan));
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::Usage("this needs consent: --yes, or a terminal to ask on".into()));
+    }
+    let _ = write!(std::io::stderr().lock(), "Go ahead? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).map_err(Failure::other)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

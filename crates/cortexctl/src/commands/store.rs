@@ -1,0 +1,128 @@
+//! `cortexctl store verify|export|import|compact`: through the daemon, or on a stopped one's folder.
+
+use std::path::PathBuf;
+
+use ::store::{Options, Store};
+use clap::{Args, Subcommand};
+use messages::subject::Party;
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{Connection, Ending, Failure, Outcome},
+    output::Output,
+};
+
+/// Which store.
+#[derive(Args)]
+pub struct Which {
+    /// The contractor whose daemon is asked: infrastructure or talos.
+    #[arg(long, conflicts_with = "folder", required_unless_present = "folder")]
+    of: Option<Party>,
+    /// The store's folder, of a daemon that is stopped.
+    #[arg(long)]
+    folder: Option<PathBuf>,
+    /// The age key file, to verify sealed secrets too.
+    #[arg(long, requires = "folder")]
+    key_file: Option<PathBuf>,
+}
+
+/// What to do with a store.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Read every row and check that they fit together.
+    Verify {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Write everything into a file (JSON lines with a checksum). Secrets stay sealed.
+    Export {
+        #[command(flatten)]
+        which: Which,
+        /// The file; on the daemon's machine if a daemon is asked.
+        file: PathBuf,
+    },
+    /// Fill a new folder from an export.
+    Import {
+        /// The folder.
+        #[arg(long)]
+        folder: PathBuf,
+        /// The file.
+        file: PathBuf,
+        /// Replace what the folder holds.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Give disk space back: export, import, swap.
+    Compact {
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+/// Does it.
+pub async fn run(command: Command, connection: &Connection, out: &mut Output) -> Outcome {
+    match command {
+        Command::Verify { which } => {
+            let verified: Value = match open(&which)? {
+                Some(store) => {
+                    let verified = store.reader().verify().map_err(Failure::other)?;
+                    store.close().await;
+                    serde_json::to_value(verified).map_err(Failure::other)?
+                }
+                None => connection.connect().await?.query(party(&which)?, "store.verify", json!({})).await?,
+            };
+            out.value(&verified)?;
+            let sound = verified.get("problems").and_then(Value::as_array).is_some_and(Vec::is_empty);
+            Ok(if sound { Ending::Ok } else { Ending::Failed })
+        }
+        Command::Export { which, file } => {
+            match open(&which)? {
+                Some(store) => {
+                    let exported = store.export(&file).await;
+                    store.close().await;
+                    out.note(&format!("{:?}", exported.map_err(Failure::other)?));
+                }
+                None => {
+                    let arguments = json!({ "file": file });
+                    let told: Value =
+                        connection.connect().await?.command(party(&which)?, "store.export", arguments).await?;
+                    out.value(&told)?;
+                }
+            }
+            Ok(Ending::Ok)
+        }
+        Command::Import { folder, file, replace } => {
+            let imported = ::store::import(&folder, &file, replace).map_err(Failure::other)?;
+            out.note(&format!("{imported:?}"));
+            Ok(Ending::Ok)
+        }
+        Command::Compact { which } => {
+            match open(&which)? {
+                Some(store) => {
+                    let compacted = store.compact().await;
+                    store.close().await;
+                    out.note(&format!("{:?}", compacted.map_err(Failure::other)?));
+                }
+                None => {
+                    let told: Value =
+                        connection.connect().await?.command(party(&which)?, "store.compact", json!({})).await?;
+                    out.value(&told)?;
+                }
+            }
+            Ok(Ending::Ok)
+        }
+    }
+}
+
+fn open(which: &Which) -> Result<Option<Store>, Failure> {
+    let Some(folder) = &which.folder else { return Ok(None) };
+    if !folder.is_dir() {
+        return Err(Failure::Usage(format!("{} is no folder", folder.display())));
+    }
+    let options = Options { key_file: which.key_file.clone(), ..Options::default() };
+    Store::open(folder, options).map(Some).map_err(Failure::other)
+}
+
+fn party(which: &Which) -> Result<Party, Failure> {
+    which.of.ok_or_else(|| Failure::Usage("either --of or --folder must be given".into()))
+}
