@@ -16,6 +16,7 @@ pub mod yaml;
 mod conform;
 mod delete;
 mod document;
+mod duration;
 mod encode;
 mod merge;
 mod path;

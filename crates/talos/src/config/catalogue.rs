@@ -35,8 +35,14 @@ pub struct Field {
     pub secret: bool,
     /// Loaded, but superseded by another field or document.
     pub deprecated: bool,
-    /// An empty list is written as such: only an absent one is left out.
-    pub keep_empty: bool,
+    /// A zero value counts as set: it is written, and a patch can set it.
+    pub pointer: bool,
+    /// Written as `null` when it is absent.
+    pub null: bool,
+    /// A boolean for which `false` and absent are the same.
+    pub plain_bool: bool,
+    /// The only texts it may hold; empty if any.
+    pub choices: Vec<&'static str>,
     pub merge: Merge,
     first_minor: u64,
     last_minor: u64,
@@ -56,6 +62,10 @@ pub enum Type {
     Any,
     /// Command line arguments: a string each, from 1.13 on also a list of strings.
     Args,
+    /// File permissions, written as `0o644`.
+    Mode,
+    /// A text whose blank lines at the start go.
+    Manifest,
     List(Box<Self>),
     Map(Box<Self>),
     Object(&'static str),
@@ -99,6 +109,11 @@ pub fn object(name: &str) -> Option<&'static Object> {
 pub fn document(kind: &str, minor: Minor) -> Option<&'static Object> {
     let object = object(CATALOGUE.documents.get(kind)?)?;
     (kind == MAIN || object.field("kind", minor).is_some()).then_some(object)
+}
+
+/// The name of the object behind a kind, which is the name of its Go type.
+pub(super) fn object_name(kind: &str) -> Option<&'static str> {
+    CATALOGUE.documents.get(kind).copied()
 }
 
 /// The document kind nearest to a wrong one.
@@ -157,7 +172,10 @@ impl Field {
             always: false,
             secret: false,
             deprecated: false,
-            keep_empty: false,
+            pointer: false,
+            null: false,
+            plain_bool: false,
+            choices: Vec::new(),
             merge: Merge::ByType,
             first_minor: 0,
             last_minor: u64::MAX,
@@ -182,7 +200,10 @@ impl Field {
                 '!' => self.always = true,
                 's' => self.secret = true,
                 '-' => self.deprecated = true,
-                '0' => self.keep_empty = true,
+                '*' => self.pointer = true,
+                'n' => self.null = true,
+                '~' => self.plain_bool = true,
+                'e' => self.choices = keys.split(',').collect(),
                 '=' => self.merge = Merge::Replace,
                 'k' => self.merge = Merge::Keyed(keys.split(',').collect()),
                 'r' => self.merge = Merge::KeyedReplace(keys),
@@ -218,6 +239,8 @@ impl Type {
             "scalar" => Self::Scalar,
             "any" => Self::Any,
             "args" => Self::Args,
+            "mode" => Self::Mode,
+            "manifest" => Self::Manifest,
             name => Self::Object(name),
         }
     }

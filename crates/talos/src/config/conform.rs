@@ -2,18 +2,106 @@
 
 use crate::version::Minor;
 
-use super::Path;
-use super::catalogue::{self, Object, Type};
+use super::catalogue::{self, Field, Object, Type};
 use super::yaml::{Kind, Mapping, Scalar, Value};
+use super::{Path, duration, encode};
 
-/// A value that does not fit its field.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {path} must be {expected}, not {found}")]
+/// A value that does not fit its field. `Display` never shows the value: it may be a secret in the wrong place.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("line {line}: {path} must be {expected}, not {}", describe(found))]
 pub struct Mismatch {
     pub path: String,
     pub line: usize,
-    pub expected: &'static str,
-    pub found: String,
+    pub expected: String,
+    found: Found,
+    go_type: String,
+}
+
+/// What was found instead; `Debug` hides the text.
+#[derive(Clone, PartialEq)]
+struct Found(Value);
+
+impl std::fmt::Debug for Found {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(describe(self))
+    }
+}
+
+fn describe(found: &Found) -> &'static str {
+    match &found.0 {
+        Value::Mapping(_) => "a mapping",
+        Value::Sequence(_) => "a list",
+        Value::Scalar(scalar) => match scalar.kind() {
+            Kind::Null => "null",
+            Kind::Bool => "a boolean",
+            Kind::Int | Kind::Float => "a number",
+            Kind::Timestamp => "a time",
+            Kind::String => "a string",
+        },
+    }
+}
+
+impl Mismatch {
+    fn new(path: &Path, line: usize, ty: &Type, found: Value) -> Self {
+        let (expected, go_type) = (expected(ty).to_owned(), go_type(ty));
+        Self { path: path.to_string(), line, expected, found: Found(found), go_type }
+    }
+
+    /// The text of Talos's YAML library, which quotes the value.
+    pub(super) fn talos_text(&self) -> String {
+        let found = match &self.found.0 {
+            Value::Mapping(_) => "!!map".to_owned(),
+            Value::Sequence(_) => "!!seq".to_owned(),
+            Value::Scalar(scalar) => {
+                let text = scalar.text();
+                let shown: String = if text.chars().count() > 10 {
+                    text.chars().take(7).chain("...".chars()).collect()
+                } else {
+                    text.to_owned()
+                };
+                format!("{} `{shown}`", tag(scalar.kind()))
+            }
+        };
+        format!("yaml: construct errors:\n  line {}: cannot construct {found} into {}", self.line, self.go_type)
+    }
+}
+
+fn tag(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Null => "!!null",
+        Kind::Bool => "!!bool",
+        Kind::Int => "!!int",
+        Kind::Float => "!!float",
+        Kind::Timestamp => "!!timestamp",
+        Kind::String => "!!str",
+    }
+}
+
+fn go_type(ty: &Type) -> String {
+    match ty {
+        Type::String | Type::Scalar | Type::Manifest => "string".to_owned(),
+        Type::Bool => "bool".to_owned(),
+        Type::Int => "int".to_owned(),
+        Type::Mode => "v1alpha1.FileMode".to_owned(),
+        Type::Duration => "time.Duration".to_owned(),
+        Type::Any => "map[string]interface {}".to_owned(),
+        Type::Args => "v1alpha1.Args".to_owned(),
+        Type::List(item) => format!("[]{}", go_type(item)),
+        Type::Map(item) => format!("map[string]{}", go_type(item)),
+        Type::Object(name) => (*name).to_owned(),
+    }
+}
+
+fn expected(ty: &Type) -> &'static str {
+    match ty {
+        Type::List(_) => "a list",
+        Type::Map(_) | Type::Args | Type::Object(_) => "a mapping",
+        Type::Any => "anything",
+        Type::String | Type::Scalar | Type::Manifest => "a string",
+        Type::Duration => "a duration such as 10m or 1h30m",
+        Type::Bool => "a boolean",
+        Type::Int | Type::Mode => "an integer",
+    }
 }
 
 /// A key the catalogue does not know, with the likeliest one that was meant.
@@ -25,18 +113,17 @@ pub struct UnknownKey {
 
 /// The part of a mapping that is unknown to the catalogue, as Talos reports it; `None` if every key is known.
 pub(super) fn unknown_part(mapping: &Mapping, object: &Object, minor: Minor) -> Option<Mapping> {
-    let mut unknown = Mapping::default();
-    for (key, value) in mapping.iter() {
-        match object.field(key, minor) {
-            None => unknown.set(key, value.clone()),
-            Some(field) => {
-                if let Some(inner) = unknown_in(value, &field.ty, minor) {
-                    unknown.set(key, inner);
-                }
-            }
-        }
-    }
-    (!unknown.is_empty()).then_some(unknown)
+    let unknown = mapping.iter().filter_map(|(key, value)| match object.field(key, minor) {
+        None => Some((key, value.clone())),
+        Some(field) => unknown_in(value, &field.ty, minor).map(|inner| (key, inner)),
+    });
+    collect_sorted(unknown)
+}
+
+fn collect_sorted<'a>(entries: impl Iterator<Item = (&'a str, Value)>) -> Option<Mapping> {
+    let mut mapping: Mapping = entries.collect();
+    mapping.sort_by(encode::natural_order);
+    (!mapping.is_empty()).then_some(mapping)
 }
 
 fn unknown_in(value: &Value, ty: &Type, minor: Minor) -> Option<Value> {
@@ -49,11 +136,8 @@ fn unknown_in(value: &Value, ty: &Type, minor: Minor) -> Option<Value> {
             (!unknown.is_empty()).then_some(Value::Sequence(unknown))
         }
         (Type::Map(item), Value::Mapping(entries)) => {
-            let unknown: Mapping = entries
-                .iter()
-                .filter_map(|(key, value)| unknown_in(value, item, minor).map(|inner| (key, inner)))
-                .collect();
-            (!unknown.is_empty()).then_some(Value::Mapping(unknown))
+            let unknown = entries.iter().filter_map(|(key, value)| Some((key, unknown_in(value, item, minor)?)));
+            collect_sorted(unknown).map(Value::Mapping)
         }
         _ => None,
     }
@@ -99,6 +183,7 @@ fn collect_in_value(value: &Value, ty: &Type, minor: Minor, path: &Path, found: 
 
 /// Gives every scalar the type of its field and drops nulls, which Talos reads as absent.
 pub(super) fn conform(mapping: Mapping, object: &Object, minor: Minor, path: &Path) -> Result<Mapping, Mismatch> {
+    let line = mapping.line();
     let mut conformed = Mapping::default();
     for (key, value) in mapping {
         if value.is_null() {
@@ -106,12 +191,37 @@ pub(super) fn conform(mapping: Mapping, object: &Object, minor: Minor, path: &Pa
         }
         let path = path.key(&key);
         let value = match object.field(&key, minor) {
-            Some(field) => conform_value(value, &field.ty, minor, &path)?,
+            Some(field) => conform_field(value, field, minor, &path, line)?,
             None => value,
         };
         conformed.set(key, value);
     }
     Ok(conformed)
+}
+
+/// `line` is that of the mapping around the field, for values that have none of their own.
+fn conform_field(value: Value, field: &Field, minor: Minor, path: &Path, line: usize) -> Result<Value, Mismatch> {
+    let line = if value.line() == 0 { line } else { value.line() };
+    let value = conform_value(value, &field.ty, minor, path).map_err(|error| error.or_line(line))?;
+    if !field.choices.is_empty() {
+        let texts: Vec<&Value> = match &value {
+            Value::Sequence(items) => items.iter().collect(),
+            other => vec![other],
+        };
+        if let Some(wrong) =
+            texts.into_iter().find(|text| !text.text().is_some_and(|text| field.choices.contains(&text)))
+        {
+            let expected = format!("one of {}", field.choices.join(", "));
+            return Err(Mismatch { expected, ..Mismatch::new(path, line, &field.ty, wrong.clone()) });
+        }
+    }
+    Ok(value)
+}
+
+impl Mismatch {
+    fn or_line(self, line: usize) -> Self {
+        if self.line == 0 { Self { line, ..self } } else { self }
+    }
 }
 
 fn conform_value(value: Value, ty: &Type, minor: Minor, path: &Path) -> Result<Value, Mismatch> {
@@ -130,31 +240,33 @@ fn conform_value(value: Value, ty: &Type, minor: Minor, path: &Path) -> Result<V
         }
         (Type::Map(item), Value::Mapping(entries)) => conform_entries(entries, item, minor, path),
         (Type::Args, Value::Mapping(entries)) => conform_args(entries, minor, path),
-        (Type::String | Type::Duration, Value::Scalar(scalar)) => {
-            let text = if scalar.kind() == Kind::Null { Scalar::string("") } else { scalar.into_string_kind() };
-            Ok(Value::Scalar(text))
+        (ty, Value::Scalar(scalar)) => {
+            conform_scalar(&scalar, ty).ok_or_else(|| Mismatch::new(path, line, ty, Value::Scalar(scalar)))
         }
-        (Type::Scalar, Value::Scalar(scalar)) => Ok(Value::Scalar(scalar)),
-        (Type::Bool, Value::Scalar(scalar)) => match scalar.boolean().filter(|_| scalar.kind() != Kind::Int) {
-            Some(truth) => Ok(Value::from(truth)),
-            None => Err(mismatch(path, line, "a boolean", &Value::Scalar(scalar))),
-        },
-        (Type::Int, Value::Scalar(scalar)) => match scalar.integer() {
-            Some(number) => Ok(Value::from(number)),
-            None => Err(mismatch(path, line, "an integer", &Value::Scalar(scalar))),
-        },
-        (ty, value) => Err(mismatch(path, line, expected(ty), &value)),
+        (ty, value) => Err(Mismatch::new(path, line, ty, value)),
+    }
+}
+
+fn conform_scalar(scalar: &Scalar, ty: &Type) -> Option<Value> {
+    let text = if scalar.kind() == Kind::Null { "" } else { scalar.text() };
+    match ty {
+        Type::String => Some(Value::from(text)),
+        Type::Manifest => Some(Value::from(text.trim_start_matches(['\t', '\n', '\u{b}', '\u{c}', '\r']))),
+        // A zero duration is an absent one to Go.
+        Type::Duration => duration::normalize(text).map(Value::from),
+        Type::Scalar => Some(Value::Scalar(scalar.clone())),
+        Type::Bool if scalar.kind() != Kind::Int => scalar.boolean().map(Value::from),
+        Type::Int => scalar.whole_number().map(Value::from),
+        Type::Mode => scalar.integer().map(|mode| Value::Scalar(Scalar::plain(format!("0o{mode:o}")))),
+        _ => None,
     }
 }
 
 fn conform_entries(entries: Mapping, item: &Type, minor: Minor, path: &Path) -> Result<Value, Mismatch> {
     let mut conformed = Mapping::default();
     for (key, value) in entries {
-        let value = if value.is_null() && !matches!(item, Type::String) {
-            value
-        } else {
-            conform_value(value, item, minor, &path.key(&key))?
-        };
+        let is_kept_null = value.is_null() && !matches!(item, Type::String);
+        let value = if is_kept_null { value } else { conform_value(value, item, minor, &path.key(&key))? };
         conformed.set(key, value);
     }
     Ok(Value::Mapping(conformed))
@@ -169,31 +281,4 @@ fn conform_args(entries: Mapping, minor: Minor, path: &Path) -> Result<Value, Mi
         conformed.set(key, value);
     }
     Ok(Value::Mapping(conformed))
-}
-
-fn expected(ty: &Type) -> &'static str {
-    match ty {
-        Type::List(_) => "a list",
-        Type::Map(_) | Type::Args | Type::Object(_) => "a mapping",
-        Type::Any => "anything",
-        Type::String | Type::Duration | Type::Scalar => "a string",
-        Type::Bool => "a boolean",
-        Type::Int => "an integer",
-    }
-}
-
-/// Names what was found without its text: it may be a secret in the wrong place.
-fn mismatch(path: &Path, line: usize, expected: &'static str, value: &Value) -> Mismatch {
-    let found = match value {
-        Value::Mapping(_) => "a mapping",
-        Value::Sequence(_) => "a list",
-        Value::Scalar(scalar) => match scalar.kind() {
-            Kind::Null => "null",
-            Kind::Bool => "a boolean",
-            Kind::Int | Kind::Float => "a number",
-            Kind::Timestamp => "a time",
-            Kind::String => "a string",
-        },
-    };
-    Mismatch { path: path.to_string(), line, expected, found: found.to_owned() }
 }

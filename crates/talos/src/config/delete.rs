@@ -39,7 +39,7 @@ pub enum DeleteError {
     NotAnIndex,
 }
 
-/// Takes all deletions out of a patch document; `false` if nothing else was in it.
+/// Takes all deletions out of a patch document; `false` if nothing is left but the document's own name.
 pub(super) fn extract(root: &mut Value, deletions: &mut Vec<Deletion>) -> Result<bool, StatementError> {
     let Some(mapping) = root.as_mapping() else { return Ok(true) };
     let mut id = document::id_of(mapping);
@@ -47,11 +47,9 @@ pub(super) fn extract(root: &mut Value, deletions: &mut Vec<Deletion>) -> Result
     if mapping.text("kind").is_none() && mapping.text("apiVersion").is_none() {
         id.kind = MAIN.to_owned();
     }
-    let before = deletions.len();
     let mut finder = Finder { id, is_half_named, path: Vec::new(), deletions };
     let is_gone = finder.search(root, false)?;
-    let found_any = finder.deletions.len() > before;
-    Ok(!(is_gone || (found_any && root.as_mapping().is_some_and(names_nothing))))
+    Ok(!(is_gone || root.as_mapping().is_some_and(names_nothing)))
 }
 
 /// A document of nothing but its own name.

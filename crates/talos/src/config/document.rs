@@ -51,6 +51,8 @@ impl fmt::Display for DocumentId {
 /// Why a text is no machine configuration. `Display` shows no values, see [`LoadError::talos_text`].
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum LoadError {
+    #[error("config not found")]
+    Empty,
     #[error("decode error: {0}")]
     Yaml(yaml::Error),
     #[error("expected a YAML document at line {line}")]
@@ -105,16 +107,25 @@ impl LoadError {
             Self::Decode { id, line, reason: DecodeError::NotRegistered { kind, version, .. } } => {
                 format!("error decoding document {id} (line {line}): {kind:?} {version:?}: not registered")
             }
+            Self::Decode { id, line, reason: DecodeError::Mismatch(mismatch) } => {
+                let (kind, object) = (if id.kind == MAIN { "" } else { &id.kind }, object_name(&id.kind));
+                let text = mismatch.talos_text();
+                format!("error decoding document {id} (line {line}): error decoding {kind} to *{object}: {text}")
+            }
             other => other.to_string(),
         }
     }
+}
+
+fn object_name(kind: &str) -> &'static str {
+    catalogue::object_name(kind).unwrap_or_default()
 }
 
 impl Document {
     /// Makes a document from a tree, which must fit the catalogue.
     pub fn from_tree(root: Mapping, minor: Minor) -> Result<Self, LoadError> {
         let id = id_of(&root);
-        let line = root.line();
+        let line = root.line().max(1);
         decode(root, minor).map_err(|reason| LoadError::Decode { id, line, reason })
     }
 
@@ -151,7 +162,8 @@ impl Document {
 
 /// Reads all documents of a text.
 pub(super) fn load(text: &str, minor: Minor) -> Result<Vec<Document>, LoadError> {
-    from_trees(yaml::parse(text).map_err(LoadError::Yaml)?, minor)
+    let documents = from_trees(yaml::parse(text).map_err(LoadError::Yaml)?, minor)?;
+    if documents.is_empty() { Err(LoadError::Empty) } else { Ok(documents) }
 }
 
 pub(super) fn from_trees(trees: Vec<Value>, minor: Minor) -> Result<Vec<Document>, LoadError> {
@@ -184,7 +196,7 @@ fn decode(root: Mapping, minor: Minor) -> Result<Document, DecodeError> {
         ("", MAIN) => catalogue::document(MAIN, minor),
         ("", _) => return Err(DecodeError::MissingKind),
         (_, "") => return Err(DecodeError::MissingApiVersion),
-        (kind, MAIN) if kind != MAIN => catalogue::document(kind, minor),
+        (kind, MAIN) => catalogue::document(kind, minor),
         _ => None,
     };
     let Some(object) = object else {

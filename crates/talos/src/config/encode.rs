@@ -14,6 +14,7 @@ pub(super) fn canonical(mapping: &Mapping, object: &Object, minor: Minor) -> Map
     for field in object.fields.iter().filter(|field| field.exists_in(minor)) {
         let value = match mapping.get(field.name) {
             Some(value) => canonical_field(value, field, minor),
+            None if field.null => Some(Value::null()),
             None => empty_if_always(field, minor),
         };
         if let Some(value) = value {
@@ -26,9 +27,11 @@ pub(super) fn canonical(mapping: &Mapping, object: &Object, minor: Minor) -> Map
 fn canonical_field(value: &Value, field: &Field, minor: Minor) -> Option<Value> {
     let value = canonical_value(value, &field.ty, minor);
     let is_absent = match (&value, &field.ty) {
-        (_, Type::Bool | Type::Object(_)) => false,
+        (Value::Scalar(scalar), Type::Bool) => field.plain_bool && scalar.is_zero(),
+        (_, Type::Object(_)) => false,
+        (Value::Scalar(_), _) if field.pointer => false,
         (Value::Scalar(scalar), _) => scalar.is_zero(),
-        (Value::Sequence(items), _) => items.is_empty() && !field.keep_empty,
+        (Value::Sequence(items), _) => items.is_empty(),
         (Value::Mapping(entries), _) => entries.is_empty(),
     };
     if is_absent && !field.always { None } else { Some(value) }
@@ -40,8 +43,8 @@ fn empty_if_always(field: &Field, minor: Minor) -> Option<Value> {
         return None;
     }
     match &field.ty {
-        Type::String | Type::Duration => Some(Value::from("")),
-        Type::Int | Type::Scalar => Some(Value::from(0)),
+        Type::String | Type::Duration | Type::Manifest => Some(Value::from("")),
+        Type::Int | Type::Scalar | Type::Mode => Some(Value::from(0)),
         Type::Bool => None,
         Type::List(_) => Some(Value::Sequence(Vec::new())),
         Type::Map(_) | Type::Args | Type::Any => Some(Value::Mapping(Mapping::default())),
@@ -64,10 +67,18 @@ fn canonical_value(value: &Value, ty: &Type, minor: Minor) -> Value {
         (Type::Map(item), Value::Mapping(entries)) => {
             sorted(entries.iter().map(|(key, value)| (key, canonical_value(value, item, minor))))
         }
-        (Type::Args, Value::Mapping(entries)) => sorted(entries.iter().map(|(key, value)| (key, value.clone()))),
+        (Type::Args, Value::Mapping(entries)) => {
+            sorted(entries.iter().map(|(key, value)| (key, canonical_argument(value, minor))))
+        }
         (Type::Any, value) => sorted_deep(value),
         (_, value) => value.clone(),
     }
+}
+
+/// From 1.13 on an argument without a value is written as `null`.
+fn canonical_argument(value: &Value, minor: Minor) -> Value {
+    let is_empty = value.as_scalar().is_some_and(super::yaml::Scalar::is_zero);
+    if is_empty && minor >= Minor::V1_13 { Value::null() } else { value.clone() }
 }
 
 fn sorted<'a>(entries: impl Iterator<Item = (&'a str, Value)>) -> Value {
@@ -85,7 +96,7 @@ fn sorted_deep(value: &Value) -> Value {
 }
 
 /// The order Go's YAML encoder gives to map keys: runs of digits count as numbers, letters come after signs.
-fn natural_order(left: &str, right: &str) -> Ordering {
+pub(super) fn natural_order(left: &str, right: &str) -> Ordering {
     let (left, right): (Vec<char>, Vec<char>) = (left.chars().collect(), right.chars().collect());
     let same = left.iter().zip(&right).take_while(|(a, b)| a == b).count();
     let (Some(a), Some(b)) = (left.get(same), right.get(same)) else { return left.len().cmp(&right.len()) };
@@ -113,7 +124,7 @@ fn natural_order(left: &str, right: &str) -> Ordering {
     }
 }
 
-/// The run of digits from a position on; a leading zero there makes the whole run count, as in Go's encoder.
+/// The run of digits from a position on.
 fn digits_around(text: &[char], at: usize) -> &[char] {
     let length = text[at..].iter().take_while(|character| character.is_ascii_digit()).count();
     &text[at..at + length]

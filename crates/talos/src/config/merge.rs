@@ -35,6 +35,10 @@ pub(super) fn merge(
 
 fn merge_field(current: &mut Value, patch: &Value, field: &Field, minor: Minor, path: &Path) -> Result<(), Mismatch> {
     match &field.merge {
+        Merge::ByType if field.pointer && patch.as_scalar().is_some() => {
+            *current = patch.clone();
+            Ok(())
+        }
         Merge::ByType => merge_value(current, patch, &field.ty, minor, path),
         Merge::Replace => {
             *current = patch.clone();

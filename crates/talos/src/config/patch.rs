@@ -95,7 +95,7 @@ impl Patch {
         let strategic = parse_strategic(text, minor);
         let content = match strategic {
             Ok(changes) if !changes.is_empty() => Content::Strategic(changes),
-            Ok(_) => Content::Operations(json6902::parse(text).unwrap_or_default()),
+            Ok(_) => Content::Operations(json6902::parse(text).ok_or(PatchError::Load(LoadError::Empty))?),
             Err(error) => Content::Operations(json6902::parse(text).ok_or(error)?),
         };
         Ok(Self { minor, content })

@@ -76,6 +76,16 @@ impl Scalar {
         (self.kind == Kind::Int).then(|| integer(&self.text)).flatten()
     }
 
+    /// The same, or the whole number a float such as `1e3` stands for.
+    pub fn whole_number(&self) -> Option<i64> {
+        self.integer().or_else(|| {
+            let float: f64 = (self.kind == Kind::Float).then(|| self.text.parse().ok()).flatten()?;
+            // Up to 2^53 a float holds every whole number.
+            #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and small")]
+            (float.fract() == 0.0 && float.abs() < 9e15).then_some(float as i64)
+        })
+    }
+
     /// True if a Go field of a scalar type would hold its zero value.
     pub fn is_zero(&self) -> bool {
         match self.kind {
@@ -123,7 +133,6 @@ pub(super) fn is_ambiguous_in_yaml_1_1(text: &str) -> bool {
         "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF"
     ) || is_sexagesimal(text)
         || text == "<<"
-        || text == "="
 }
 
 fn integer(text: &str) -> Option<i64> {
