@@ -17,7 +17,6 @@ pub mod cluster;
 pub mod config;
 pub mod error;
 pub mod form;
-pub mod limits;
 pub mod new_vm;
 pub mod nodes;
 pub mod options;

@@ -1,0 +1,305 @@
+//! `infrastructure.create_vm`: makes one reserved machine on its host.
+//!
+//! The id was chosen by us, so running this again finds the same VM. If somebody else's VM stands there by now, the id is
+//! quarantined and another one taken: `nextid` reserves nothing (proxmox.md 5).
+
+use std::time::Duration;
+
+use contractor::action::{Action, Done, Effects, StepContext, StepError};
+use engine::catalog::Undo;
+use proxmox::{
+    Upid, VmId,
+    error::{Kind, Missing},
+    form::Params,
+    property::Property,
+    qemu::NewClone,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use store::InventoryChange;
+
+use super::{ensure_image::AvailableImage, machine_event, record};
+use crate::{
+    Deps, blueprint,
+    config::Method,
+    failure,
+    fence::{self, Found, Ours},
+    inventory::{Machine, TakenVmid, VmState, vmid_key},
+    ownership,
+    reservation::{self, Ground},
+    teardown::{self, Consent},
+};
+
+/// Creating copies an image or clones a disk.
+const PATIENCE: Duration = Duration::from_secs(8 * 60);
+/// Ids that may turn out to be somebody else's before this gives up.
+const IDS: usize = 5;
+/// What a template decides, not we.
+const TEMPLATE_DECIDES: [&str; 5] = ["bios", "machine", "scsihw", "boot", "ostype"];
+
+pub(super) struct CreateVm(pub(super) Deps);
+
+/// Which machine, from which image.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Input {
+    /// The machine, as it was reserved.
+    machine: Machine,
+    /// The image on each host.
+    images: Vec<AvailableImage>,
+}
+
+/// What an attempt has come to; durable.
+#[derive(Clone, Serialize, Deserialize)]
+struct Progress {
+    /// The id in use: the reserved one, unless that turned out to be somebody else's.
+    vmid: u32,
+    /// The task that makes the VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    task: Option<Upid>,
+}
+
+impl Progress {
+    fn of(cx: &StepContext) -> Option<Self> {
+        Self::deserialize(cx.last_checkpoint.as_ref()?).ok()
+    }
+
+    async fn keep(&self, cx: &StepContext) -> Result<(), StepError> {
+        cx.checkpoint(reservation::json(self)).await
+    }
+}
+
+impl Action for CreateVm {
+    const NAME: &'static str = "infrastructure.create_vm";
+    const UNDO: Undo = Undo::Yes;
+    type Input = Input;
+    type Output = Machine;
+
+    fn limits(&self, input: &Input) -> Vec<(String, usize)> {
+        let section = &self.0.sections.proxmox;
+        let (host, storage) = (&input.machine.host, &input.machine.storage);
+        vec![
+            (format!("host/{host}"), section.parallel_per_host),
+            (format!("storage/{host}/{storage}"), section.parallel_per_storage),
+        ]
+    }
+
+    async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Machine>, StepError> {
+        let mut machine = input.machine.clone();
+        if let Some(Progress { vmid, task }) = Progress::of(cx) {
+            machine.vmid = vmid;
+            if let Some(upid) = task {
+                // However it ended: what stands there says more than the task does.
+                let _ = self.0.proxmox.wait_for_task(&upid, PATIENCE).await;
+            }
+        }
+        for _ in 0..IDS {
+            match self.look(&machine).await? {
+                Found::Ours(ours) => return self.finish(cx, input, machine, ours).await,
+                Found::HalfCloned(ours) if self.clones() => self.dress(&machine, &ours).await?,
+                Found::HalfCloned(Ours { host, config }) => {
+                    let differences = ownership::differences(&machine, VmId(machine.vmid), &config);
+                    return Err(fence::refuse(&self.0, &machine, &host, &differences).await);
+                }
+                Found::Unfinished { host, lock } => return Err(fence::unfinished(&machine, &host, &lock)),
+                Found::Foreign { host, differences } => {
+                    let words = ownership::in_words(&differences);
+                    self.leave_id(cx, &mut machine, &format!("on {host}: {words}")).await?;
+                }
+                Found::Absent => match self.make(cx, &machine, &input.images).await {
+                    Ok(()) => {}
+                    Err(Unmade::Taken) if matches!(self.look(&machine).await?, Found::Absent) => {
+                        self.leave_id(cx, &mut machine, "a guest that we may not see").await?;
+                    }
+                    Err(Unmade::Taken) => {}
+                    Err(Unmade::Step(error)) => return Err(error),
+                },
+            }
+        }
+        let reason = format!("no VM for {} after {IDS} looks; see the quarantine", machine.hostname);
+        Err(StepError::retry(reason))
+    }
+
+    async fn find(&self, cx: &StepContext, input: &Input) -> Result<Option<Done<Machine>>, StepError> {
+        let mut machine = input.machine.clone();
+        if let Some(progress) = Progress::of(cx) {
+            machine.vmid = progress.vmid;
+        }
+        match self.look(&machine).await? {
+            Found::Ours(ours) if ours.config.lock().is_none() => self.finish(cx, input, machine, ours).await.map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    async fn undo(&self, cx: &StepContext, input: &Input, output: Option<&Machine>) -> Result<Effects, StepError> {
+        let mut machine = output.unwrap_or(&input.machine).clone();
+        let progress = Progress::of(cx);
+        if let Some(Progress { vmid, task }) = progress.clone() {
+            machine.vmid = vmid;
+            if let Some(upid) = task {
+                let _ = self.0.proxmox.wait_for_task(&upid, PATIENCE).await;
+            }
+        }
+        let consent = if self.clones() { Consent::HalfClonedToo } else { Consent::OnlyProven };
+        match self.look(&machine).await? {
+            // We never asked for a VM, and what stands there is not ours.
+            Found::Foreign { .. } if progress.is_none() && output.is_none() => {}
+            _ => teardown::destroy(&self.0, cx, &machine, consent).await?,
+        }
+        Ok(Effects { inventory: vec![record(&cx.store, &machine, VmState::Reserved)?], ..Effects::default() })
+    }
+}
+
+/// Why there is no VM after asking for one.
+enum Unmade {
+    /// The id is taken.
+    Taken,
+    /// Something else.
+    Step(StepError),
+}
+
+impl CreateVm {
+    fn clones(&self) -> bool {
+        self.0.sections.images.method == Method::Clone
+    }
+
+    async fn look(&self, machine: &Machine) -> Result<Found, StepError> {
+        fence::look(&self.0, machine).await.map_err(|error| failure::of(&self.0.proxmox, &error))
+    }
+
+    /// Asks for the VM and waits until it stands.
+    async fn make(&self, cx: &StepContext, machine: &Machine, images: &[AvailableImage]) -> Result<(), Unmade> {
+        let image = images.iter().find(|image| image.host == machine.host);
+        let image = image.ok_or_else(|| Unmade::Step(StepError::fail(format!("{} has no image", machine.host))))?;
+        let asked = match (&image.volume, image.template) {
+            (Some(volume), _) => {
+                let vm = blueprint::vm(&self.0.sections, machine, volume);
+                self.0.proxmox.create_vm(&machine.host, &vm).await
+            }
+            (None, Some(template)) => self.clone_template(machine, image, template).await,
+            (None, None) => return Err(Unmade::Step(StepError::fail("the image has neither volume nor template"))),
+        };
+        let upid = asked.map_err(|error| self.unmade(&error))?;
+        let progress = Progress { vmid: machine.vmid, task: Some(upid.clone()) };
+        progress.keep(cx).await.map_err(Unmade::Step)?;
+        cx.progress(format!("{} makes {}", machine.host, machine.hostname));
+        self.0.proxmox.wait_for_task(&upid, PATIENCE).await.map(drop).map_err(|error| self.unmade(&error))
+    }
+
+    async fn clone_template(&self, machine: &Machine, image: &AvailableImage, template: u32) -> proxmox::Result<Upid> {
+        let source = image.template_host.as_deref().unwrap_or(&machine.host);
+        let clone = NewClone {
+            new_id: VmId(machine.vmid),
+            name: machine.hostname.to_string(),
+            description: Some(ownership::description(machine)),
+            pool: self.0.sections.proxmox.pool.clone(),
+            target: (source != machine.host).then(|| machine.host.clone()),
+            full_on: Some(machine.storage.clone()),
+        };
+        self.0.proxmox.clone_vm(source, VmId(template), &clone).await
+    }
+
+    fn unmade(&self, error: &proxmox::Error) -> Unmade {
+        match error.kind {
+            Kind::AlreadyExists => Unmade::Taken,
+            Kind::NotFound(Missing::Volume) => {
+                let message = format!("the image is gone: {error}");
+                Unmade::Step(StepError::retry(message).with_hint("run the flow again to have it fetched"))
+            }
+            _ => Unmade::Step(failure::of(&self.0.proxmox, error)),
+        }
+    }
+
+    /// Gives a fresh clone what `create` would have given it; volumes that the template has stay.
+    async fn dress(&self, machine: &Machine, clone: &Ours) -> Result<(), StepError> {
+        if let Some(lock) = clone.config.lock() {
+            return Err(fence::unfinished(machine, &clone.host, lock));
+        }
+        let wanted = blueprint::vm(&self.0.sections, machine, "");
+        let mut params = Params::default();
+        for (name, value) in wanted.options().iter().filter(|(name, _)| !TEMPLATE_DECIDES.contains(name)) {
+            params.push(name, value);
+        }
+        for disk in wanted.disks.iter().skip(1).filter(|disk| clone.config.get(&disk.slot).is_none()) {
+            params.push(disk.slot.clone(), disk.property());
+        }
+        if let Some(drive) = wanted.cloud_init.as_ref().filter(|drive| clone.config.get(&drive.slot).is_none()) {
+            params.push(drive.slot.clone(), format!("{}:cloudinit", drive.storage));
+        }
+        let digest = clone.config.digest();
+        let set = self.0.proxmox.set_vm_config(&clone.host, VmId(machine.vmid), &params, digest).await;
+        set.map_err(|error| failure::of(&self.0.proxmox, &error))
+    }
+
+    /// Grows the system disk to what was asked for, and reports.
+    async fn finish(
+        &self,
+        cx: &StepContext,
+        input: &Input,
+        mut machine: Machine,
+        ours: Ours,
+    ) -> Result<Done<Machine>, StepError> {
+        if let Some(lock) = ours.config.lock() {
+            return Err(fence::unfinished(&machine, &ours.host, lock));
+        }
+        machine.host = ours.host;
+        let gib = u64::from(machine.shape.disk_gib);
+        let volumes = ours.config.volumes();
+        let size = volumes.get(blueprint::SYSTEM_DISK).and_then(|disk| bytes(disk)).unwrap_or_default();
+        if size < gib << 30 {
+            let failed = |error| failure::of(&self.0.proxmox, &error);
+            let vmid = VmId(machine.vmid);
+            let task = self.0.proxmox.resize_disk(&machine.host, vmid, blueprint::SYSTEM_DISK, gib).await;
+            if let Some(upid) = task.map_err(failed)? {
+                self.0.proxmox.wait_for_task(&upid, PATIENCE).await.map_err(failed)?;
+            }
+        }
+        let mut effects = Effects::default();
+        effects.inventory.push(record(&cx.store, &machine, VmState::Created)?);
+        if machine.vmid != input.machine.vmid {
+            let taken = TakenVmid { node_uid: machine.node_uid, flow: machine.flow };
+            effects.inventory.push(InventoryChange::put(vmid_key(machine.vmid), reservation::json(&taken)));
+            effects.inventory.push(InventoryChange::delete(vmid_key(input.machine.vmid)));
+        }
+        effects.events.push(machine_event("vm_created", &machine));
+        Ok(Done::with_effects(machine, effects))
+    }
+
+    /// Quarantines the id and takes another one, durably, before anything is made under it.
+    async fn leave_id(&self, cx: &StepContext, machine: &mut Machine, whose: &str) -> Result<(), StepError> {
+        let reason = format!("VM {} is somebody else's ({whose})", machine.vmid);
+        tracing::warn!(vmid = machine.vmid, node = %machine.hostname, whose, "a reserved VMID is somebody else's");
+        self.0.quarantine_vmid(machine.vmid, &reason).await;
+        cx.progress(format!("{reason}; taking another id"));
+        let mut ground = Ground::survey(&self.0, &cx.store, &machine.cluster).await?;
+        let fresh = ground.take_vmids(&self.0, 1).await?;
+        machine.vmid = fresh.first().copied().ok_or_else(|| StepError::retry(reason))?;
+        Progress { vmid: machine.vmid, task: None }.keep(cx).await
+    }
+}
+
+/// `size=32G` in bytes.
+fn bytes(disk: &Property) -> Option<u64> {
+    let text = disk.get("size")?;
+    let unit = match text.chars().last()? {
+        'K' => 1_u64 << 10,
+        'M' => 1 << 20,
+        'G' => 1 << 30,
+        'T' => 1 << 40,
+        _ => 1,
+    };
+    let number: f64 = text.trim_end_matches(['K', 'M', 'G', 'T']).parse().ok()?;
+    Some((number * unit as f64) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_their_unit() {
+        for (text, expected) in [("32G", 32 << 30), ("4252M", 4252 << 20), ("528K", 528 << 10), ("2T", 2 << 40)] {
+            assert_eq!(bytes(&Property::parse(&format!("a:b,size={text}"))), Some(expected), "{text}");
+        }
+    }
+}

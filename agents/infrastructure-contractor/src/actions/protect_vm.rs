@@ -1,0 +1,59 @@
+//! `infrastructure.protect_vm`: Proxmox refuses to destroy the VM until we lift the protection again.
+
+use contractor::action::{Action, Done, Effects, StepContext, StepError};
+use engine::catalog::Undo;
+use proxmox::{VmId, form::Params};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{Deps, failure, fence, inventory::Machine};
+
+pub(super) struct ProtectVm(pub(super) Deps);
+
+/// Which machine.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Input {
+    /// The machine.
+    machine: Machine,
+}
+
+/// Which was protected.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(super) struct Output {
+    /// The machine.
+    node_uid: Uuid,
+}
+
+impl Action for ProtectVm {
+    const NAME: &'static str = "infrastructure.protect_vm";
+    const UNDO: Undo = Undo::Yes;
+    type Input = Input;
+    type Output = Output;
+
+    async fn run(&self, _cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
+        let ours = fence::prove_present(&self.0, &input.machine).await?;
+        self.set(&input.machine, &ours, true).await?;
+        Ok(Done::new(Output { node_uid: input.machine.node_uid }))
+    }
+
+    async fn undo(&self, _cx: &StepContext, input: &Input, _output: Option<&Output>) -> Result<Effects, StepError> {
+        if let Some(ours) = fence::prove(&self.0, &input.machine).await? {
+            self.set(&input.machine, &ours, false).await?;
+        }
+        Ok(Effects::default())
+    }
+}
+
+impl ProtectVm {
+    async fn set(&self, machine: &Machine, ours: &fence::Ours, protected: bool) -> Result<(), StepError> {
+        if ours.config.is_protected() == protected {
+            return Ok(());
+        }
+        let params = Params::default().with_flag("protection", protected);
+        let (client, digest) = (&self.0.proxmox, ours.config.digest());
+        let set = client.set_vm_config(&ours.host, VmId(machine.vmid), &params, digest).await;
+        set.map_err(|error| failure::of(client, &error))
+    }
+}

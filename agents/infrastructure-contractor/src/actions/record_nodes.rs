@@ -1,0 +1,58 @@
+//! `infrastructure.record_nodes`: the machines that became nodes are recorded as such.
+
+use contractor::action::{Action, Done, Effects, StepContext, StepError};
+use engine::catalog::Undo;
+use messages::name::ClusterName;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use store::InventoryChange;
+use uuid::Uuid;
+
+use super::{known_cluster, machines};
+use crate::{
+    inventory::{VmState, vm_key},
+    reservation,
+};
+
+pub(super) struct RecordNodes;
+
+/// Which nodes.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Input {
+    /// Their cluster.
+    cluster: ClusterName,
+    /// Its incarnation.
+    cluster_uid: Uuid,
+    /// Their own ids.
+    node_uids: Vec<Uuid>,
+}
+
+/// How many were recorded.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(super) struct Output {
+    /// Nodes of the cluster in the inventory.
+    nodes: usize,
+}
+
+impl Action for RecordNodes {
+    const NAME: &'static str = "infrastructure.record_nodes";
+    const UNDO: Undo = Undo::Nothing;
+    type Input = Input;
+    type Output = Output;
+
+    async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
+        known_cluster(&cx.store, &input.cluster, Some(input.cluster_uid))?;
+        let own = machines(&cx.store, &input.cluster)?;
+        if let Some(stranger) = input.node_uids.iter().find(|uid| own.iter().all(|vm| vm.machine.node_uid != **uid)) {
+            return Err(StepError::fail(format!("no machine {stranger} of cluster {} is known", input.cluster)));
+        }
+        let mut effects = Effects::default();
+        for vm in own.iter().filter(|vm| input.node_uids.contains(&vm.machine.node_uid)) {
+            let mut vm = vm.clone();
+            vm.state = VmState::Joined;
+            effects.inventory.push(InventoryChange::put(vm_key(vm.machine.node_uid), reservation::json(&vm)));
+        }
+        Ok(Done::with_effects(Output { nodes: own.len() }, effects))
+    }
+}

@@ -1,0 +1,114 @@
+//! `infrastructure.register_monitoring`: a ready cluster becomes active, and Prometheus learns what to scrape.
+
+use contractor::action::{Action, Change, DomainEvent, Done, Effects, PreviewContext, StepContext, StepError};
+use engine::catalog::Undo;
+use jiff::Timestamp;
+use messages::{handoff::ClusterReady, name::ClusterName};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use store::InventoryChange;
+
+use super::{cluster, known_cluster, machines};
+use crate::{
+    Deps,
+    inventory::{ClusterState, Machine, Ready, VmState, cluster_key, vm_key},
+    monitoring, reservation,
+};
+
+pub(super) struct RegisterMonitoring(pub(super) Deps);
+
+/// What talos-contractor said.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Input {
+    /// The handoff.
+    ready: ClusterReady,
+}
+
+/// What is active now.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(super) struct Output {
+    /// The cluster.
+    cluster: ClusterName,
+    /// Its machines.
+    machines: Vec<Machine>,
+    /// The file that Prometheus reads, if one is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+}
+
+impl Action for RegisterMonitoring {
+    const NAME: &'static str = "infrastructure.register_monitoring";
+    const UNDO: Undo = Undo::Yes;
+    type Input = Input;
+    type Output = Output;
+
+    async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
+        let ready = &input.ready;
+        let mut found = known_cluster(&cx.store, &ready.cluster_name, ready.cluster_uid)?;
+        if found.value.state == ClusterState::Leaving {
+            return Err(StepError::fail(format!("cluster {} is being taken away", ready.cluster_name)));
+        }
+        found.value.state = ClusterState::Active;
+        found.value.ready = Some(Ready {
+            at: Timestamp::now(),
+            status: ready.status,
+            api_endpoint: ready.api_endpoint.clone(),
+            metrics_endpoints: ready.metrics_endpoints.clone(),
+            kubernetes_version: ready.kubernetes_version.clone(),
+            api_p95_ms: ready.api_p95_ms,
+        });
+        let folder = self.0.sections.monitoring.folder.as_deref();
+        if let Some(folder) = folder {
+            monitoring::write(folder, &found.value, &[])
+                .map_err(|error| StepError::retry(format!("cannot write below {}: {error}", folder.display())))?;
+        }
+        let mut effects = Effects::default();
+        let key = cluster_key(&ready.cluster_name);
+        effects.inventory.push(InventoryChange::update(key, found.revision, reservation::json(&found.value)));
+        let own = machines(&cx.store, &ready.cluster_name)?;
+        for mut vm in own.iter().cloned() {
+            vm.state = VmState::Joined;
+            effects.inventory.push(InventoryChange::put(vm_key(vm.machine.node_uid), reservation::json(&vm)));
+        }
+        effects.events.push(DomainEvent {
+            kind: "cluster_active",
+            cluster: Some(ready.cluster_name.to_string()),
+            body: json!({ "object": ready.cluster_name, "facts": { "api_endpoint": ready.api_endpoint } }),
+        });
+        let output = Output {
+            cluster: ready.cluster_name.clone(),
+            machines: own.into_iter().map(|vm| vm.machine).collect(),
+            file: folder.map(|folder| monitoring::file(folder, &ready.cluster_name).display().to_string()),
+        };
+        Ok(Done::with_effects(output, effects))
+    }
+
+    async fn undo(&self, cx: &StepContext, input: &Input, _output: Option<&Output>) -> Result<Effects, StepError> {
+        let name = &input.ready.cluster_name;
+        if let Some(folder) = &self.0.sections.monitoring.folder {
+            monitoring::remove(folder, name).map_err(|error| {
+                StepError::retry(format!("cannot remove the file below {}: {error}", folder.display()))
+            })?;
+        }
+        let Some(mut found) = cluster(&cx.store, name)?.filter(|found| found.value.state == ClusterState::Active)
+        else {
+            return Ok(Effects::default());
+        };
+        found.value.state = ClusterState::Provisioning;
+        found.value.ready = None;
+        let change = InventoryChange::update(cluster_key(name), found.revision, reservation::json(&found.value));
+        Ok(Effects { inventory: vec![change], ..Effects::default() })
+    }
+
+    async fn preview(&self, _cx: &PreviewContext, input: &Value) -> Result<Vec<Change>, StepError> {
+        let Ok(input) = Input::deserialize(input) else { return Ok(Vec::new()) };
+        Ok(vec![Change {
+            verb: "monitor".into(),
+            object: format!("cluster {}", input.ready.cluster_name),
+            details: [("targets".to_owned(), json!(input.ready.metrics_endpoints))].into(),
+            destroys: false,
+        }])
+    }
+}

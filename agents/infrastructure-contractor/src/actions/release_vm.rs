@@ -1,0 +1,70 @@
+//! `infrastructure.release_vm`: destroys a machine and gives back its id and address.
+
+use contractor::action::{Action, Change, Done, Effects, PreviewContext, StepContext, StepError};
+use engine::catalog::Undo;
+use messages::name::NodeName;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{cluster, list_machines::destruction, machine_event};
+use crate::{
+    Deps, failure,
+    inventory::{Machine, Vm, vm_key},
+    monitoring, reservation,
+    teardown::{self, Consent},
+};
+
+pub(super) struct ReleaseVm(pub(super) Deps);
+
+/// Which machine.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Input {
+    /// The machine.
+    machine: Machine,
+}
+
+/// Which is gone.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(super) struct Output {
+    /// Its own id.
+    node_uid: Uuid,
+    /// Its name.
+    hostname: NodeName,
+}
+
+impl Action for ReleaseVm {
+    const NAME: &'static str = "infrastructure.release_vm";
+    const UNDO: Undo = Undo::Irreversible;
+    type Input = Input;
+    type Output = Output;
+
+    fn limits(&self, input: &Input) -> Vec<(String, usize)> {
+        vec![(format!("host/{}", input.machine.host), self.0.sections.proxmox.parallel_per_host)]
+    }
+
+    async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
+        let given = &input.machine;
+        let output = Output { node_uid: given.node_uid, hostname: given.hostname.clone() };
+        let Some(known) = cx.store.get::<Vm>(&vm_key(given.node_uid)).map_err(failure::read)? else {
+            return Ok(Done::new(output));
+        };
+        let machine = known.value.machine;
+        teardown::destroy(&self.0, cx, &machine, Consent::OnlyProven).await?;
+        if let Some(folder) = &self.0.sections.monitoring.folder
+            && let Some(cluster) = cluster(&cx.store, &machine.cluster)?.filter(|found| found.value.ready.is_some())
+        {
+            monitoring::write(folder, &cluster.value, &[machine.ip])
+                .map_err(|error| StepError::retry(format!("cannot write below {}: {error}", folder.display())))?;
+        }
+        let inventory = reservation::releases(&machine);
+        let events = vec![machine_event("vm_released", &machine)];
+        Ok(Done::with_effects(output, Effects { inventory, events, ..Effects::default() }))
+    }
+
+    async fn preview(&self, _cx: &PreviewContext, input: &Value) -> Result<Vec<Change>, StepError> {
+        Ok(Input::deserialize(input).map(|input| vec![destruction(&input.machine)]).unwrap_or_default())
+    }
+}

@@ -1,0 +1,125 @@
+//! What the actions work with.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, anyhow};
+use jiff::Timestamp;
+use messages::name::ClusterName;
+use proxmox::{
+    Client,
+    options::{Credentials, Options, Timeouts},
+    targets::AllowedTargets,
+    trust::Trust,
+};
+use store::{Commit, InventoryChange, Store};
+
+use crate::{
+    config::Sections,
+    inventory::{Machine, Quarantine, quarantined_address_key, quarantined_vmid_key},
+};
+
+/// How long a plan's proposals are kept from other plans.
+const PROPOSED_FOR: Duration = Duration::from_secs(10 * 60);
+
+/// Everything that an action may touch besides its context; a cheap clone.
+#[derive(Clone)]
+pub struct Deps {
+    /// The hypervisors.
+    pub proxmox: Client,
+    /// For quarantines, which must outlive the step that found their reason.
+    pub store: Store,
+    /// Our part of the configuration.
+    pub sections: Arc<Sections>,
+    /// Where connections may go.
+    pub allowed: AllowedTargets,
+    /// What plans that were shown hold for a while.
+    pub proposals: Proposals,
+}
+
+impl Deps {
+    /// Reads credential and CA files and makes the clients; connects to nothing.
+    pub fn new(sections: Sections, allowed_targets: &[String], store: Store) -> anyhow::Result<Self> {
+        let allowed = AllowedTargets::new(allowed_targets.iter().filter_map(|text| text.parse().ok()));
+        let proxmox = client(&sections, allowed.clone())?;
+        Ok(Self { proxmox, store, sections: Arc::new(sections), allowed, proposals: Proposals::default() })
+    }
+
+    /// Keeps the VMID and the address of a machine from use, until an operator lifts it.
+    pub(crate) async fn quarantine(&self, machine: &Machine, reason: &str) {
+        let keys = vec![quarantined_vmid_key(machine.vmid), quarantined_address_key(machine.ip)];
+        self.keep_from_use(keys, reason).await;
+    }
+
+    /// Keeps a VMID from use, until an operator lifts it.
+    pub(crate) async fn quarantine_vmid(&self, vmid: u32, reason: &str) {
+        self.keep_from_use(vec![quarantined_vmid_key(vmid)], reason).await;
+    }
+
+    async fn keep_from_use(&self, keys: Vec<String>, reason: &str) {
+        let row = Quarantine { reason: reason.to_owned(), since: Timestamp::now() };
+        let row = crate::reservation::json(&row);
+        let inventory = keys.into_iter().map(|key| InventoryChange::put(key, row.clone())).collect();
+        if let Err(error) = self.store.commit(Commit { inventory, ..Commit::default() }).await {
+            tracing::error!(%error, reason, "a quarantine could not be recorded");
+        }
+    }
+}
+
+/// A Proxmox client from the configuration.
+pub fn client(sections: &Sections, allowed_targets: AllowedTargets) -> anyhow::Result<Client> {
+    let section = &sections.proxmox;
+    let file = &section.credential_file;
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let credentials = Credentials::parse(&text).map_err(|reason| anyhow!("{}: {reason}", file.display()))?;
+    let trust = match &section.ca_file {
+        Some(file) => {
+            let pem = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+            Trust::authorities_from_pem(&pem).map_err(|reason| anyhow!("{}: {reason}", file.display()))?
+        }
+        None => {
+            let pins = section.fingerprints.iter().map(|text| text.parse().map_err(|reason: String| anyhow!(reason)));
+            Trust::Fingerprints(pins.collect::<Result<_, _>>()?)
+        }
+    };
+    let endpoints = section.endpoints.iter().map(|text| text.parse().map_err(|reason: String| anyhow!(reason)));
+    let options = Options {
+        endpoints: endpoints.collect::<Result<_, _>>()?,
+        credentials,
+        trust,
+        allowed_targets,
+        timeouts: Timeouts::default(),
+    };
+    Client::new(options).map_err(|reason| anyhow!(reason))
+}
+
+/// Ids and addresses that plans have shown: kept from other clusters' plans and reservations for ten minutes.
+#[derive(Clone, Debug, Default)]
+pub struct Proposals(Arc<Mutex<BTreeMap<ClusterName, Proposal>>>);
+
+#[derive(Clone, Debug)]
+struct Proposal {
+    until: Instant,
+    vmids: Vec<u32>,
+    addresses: Vec<IpAddr>,
+}
+
+impl Proposals {
+    /// Holds what a plan for `cluster` shows, in place of what an earlier one showed.
+    pub(crate) fn hold(&self, cluster: &ClusterName, vmids: Vec<u32>, addresses: Vec<IpAddr>) {
+        let proposal = Proposal { until: Instant::now() + PROPOSED_FOR, vmids, addresses };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(cluster.clone(), proposal);
+    }
+
+    /// What others than `cluster` hold.
+    pub(crate) fn of_others(&self, cluster: &ClusterName) -> (Vec<u32>, Vec<IpAddr>) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|_, proposal| proposal.until > Instant::now());
+        let others = || held.iter().filter(|(name, _)| *name != cluster).map(|(_, proposal)| proposal);
+        (others().flat_map(|p| p.vmids.clone()).collect(), others().flat_map(|p| p.addresses.clone()).collect())
+    }
+}

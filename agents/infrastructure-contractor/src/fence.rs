@@ -1,0 +1,123 @@
+//! Fencing: nothing is done to a VM before its ownership is proven (design invariant 5).
+
+use contractor::action::StepError;
+use proxmox::{
+    Error, VmId,
+    config::VmConfig,
+    error::{Kind, Missing},
+};
+
+use crate::{
+    Deps, failure,
+    inventory::Machine,
+    ownership::{self, Difference},
+};
+
+/// What stands at a machine's VMID.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// Our VM, proven.
+    Ours(Ours),
+    /// A VM that is being made and has no marks yet: ours or not, wait and look again.
+    Unfinished {
+        /// Its host.
+        host: String,
+        /// What holds it: `create`, `clone`.
+        lock: String,
+    },
+    /// A VM whose description is ours and whose hardware is not: a clone that we made and did not finish.
+    HalfCloned(Ours),
+    /// Something else: never touched.
+    Foreign {
+        /// Its host.
+        host: String,
+        /// What is not as the inventory says.
+        differences: Vec<Difference>,
+    },
+    /// Nothing.
+    Absent,
+}
+
+/// A proven VM.
+#[derive(Debug)]
+pub(crate) struct Ours {
+    /// Where it is now; a migration may have moved it.
+    pub(crate) host: String,
+    /// Its configuration.
+    pub(crate) config: VmConfig,
+}
+
+/// Looks at the machine's VMID: at its host, then anywhere in the cluster.
+pub(crate) async fn look(deps: &Deps, machine: &Machine) -> Result<Found, Error> {
+    let vmid = VmId(machine.vmid);
+    match deps.proxmox.vm_config(&machine.host, vmid).await {
+        Ok(config) => return Ok(judge(machine, machine.host.clone(), config)),
+        Err(error) if matches!(error.kind, Kind::NotFound(Missing::Vm | Missing::Node)) => {}
+        Err(error) => return Err(error),
+    }
+    let Some(row) = deps.proxmox.locate_vm(vmid).await? else { return Ok(Found::Absent) };
+    let host = row.node.unwrap_or_default();
+    if row.kind != "qemu" {
+        let difference = Difference { what: "kind of guest", expected: "qemu".into(), found: row.kind };
+        return Ok(Found::Foreign { host, differences: vec![difference] });
+    }
+    match deps.proxmox.vm_config(&host, vmid).await {
+        Ok(config) => Ok(judge(machine, host, config)),
+        Err(error) if error.is_missing_vm() => Ok(Found::Absent),
+        Err(error) => Err(error),
+    }
+}
+
+fn judge(machine: &Machine, host: String, config: VmConfig) -> Found {
+    let differences = ownership::differences(machine, VmId(machine.vmid), &config);
+    if differences.is_empty() {
+        return Found::Ours(Ours { host, config });
+    }
+    if ownership::block_differences(machine, &config).is_empty() && !config.is_protected() {
+        return Found::HalfCloned(Ours { host, config });
+    }
+    match config.lock() {
+        Some(lock @ ("create" | "clone" | "import")) if config.get("description").is_none() => {
+            Found::Unfinished { host, lock: lock.to_owned() }
+        }
+        _ => Found::Foreign { host, differences },
+    }
+}
+
+/// The machine's VM if it is there and proven; `None` if there is nothing. Otherwise the step fails, names what
+/// differs, and id and address are quarantined.
+pub(crate) async fn prove(deps: &Deps, machine: &Machine) -> Result<Option<Ours>, StepError> {
+    match look(deps, machine).await.map_err(|error| failure::of(&deps.proxmox, &error))? {
+        Found::Ours(ours) => Ok(Some(ours)),
+        Found::Absent => Ok(None),
+        Found::Unfinished { host, lock } => Err(unfinished(machine, &host, &lock)),
+        Found::HalfCloned(ours) => {
+            let differences = ownership::differences(machine, VmId(machine.vmid), &ours.config);
+            Err(refuse(deps, machine, &ours.host, &differences).await)
+        }
+        Found::Foreign { host, differences } => Err(refuse(deps, machine, &host, &differences).await),
+    }
+}
+
+/// Like [`prove`], where the VM must be there.
+pub(crate) async fn prove_present(deps: &Deps, machine: &Machine) -> Result<Ours, StepError> {
+    let gone = || StepError::fail(format!("{} is not there any more", machine.title()));
+    prove(deps, machine).await?.ok_or_else(gone)
+}
+
+/// Quarantines, and says what differs.
+pub(crate) async fn refuse(deps: &Deps, machine: &Machine, host: &str, differences: &[Difference]) -> StepError {
+    let words = ownership::in_words(differences);
+    let message = format!("VM {} on {host} is not {}: {words}; it was not touched", machine.vmid, machine.hostname);
+    deps.quarantine(machine, &message).await;
+    StepError::fail(message).with_hint(format!(
+        "look at VM {} on {host}: restore what differs if it is the node, or remove the node from its cluster",
+        machine.vmid
+    ))
+}
+
+/// Somebody is making a VM there.
+pub(crate) fn unfinished(machine: &Machine, host: &str, lock: &str) -> StepError {
+    let reason = format!("VM {} on {host} is being made (lock: {lock})", machine.vmid);
+    StepError::wait(reason, std::time::Duration::from_secs(2))
+}

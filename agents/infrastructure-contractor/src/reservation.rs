@@ -1,0 +1,332 @@
+//! Choosing names, VMIDs, MACs, UUIDs, addresses and hosts for new machines, so that two flows never share one.
+//!
+//! Choosing is a look at the inventory and the hypervisors; the choice commits with the step's result under "absent"
+//! preconditions, so of two flows that chose the same the second is told to choose again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use contractor::action::StepError;
+use futures::future::try_join_all;
+use jiff::Timestamp;
+use messages::{
+    name::{ClusterName, NodeName},
+    request::{Pool, ProvisionCluster},
+};
+use proxmox::{VmId, config::Mac};
+use store::{InventoryChange, Reader};
+use uuid::Uuid;
+
+use crate::{
+    Deps, addresses,
+    config::NodeNetwork,
+    failure,
+    inventory::{
+        ClusterNetwork, Image, Lease, Machine, MachineDisk, MachineNic, TakenVmid, Vm, VmState, address_key, vm_key,
+        vmid_key,
+    },
+    placement::{self, Ask, Held},
+    probe,
+    world::World,
+};
+
+/// How often an operator's change of the world is looked for while there is no room.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
+
+/// What is taken, here and at the hypervisors.
+pub(crate) struct Ground {
+    pub(crate) world: World,
+    vms: Vec<Vm>,
+    addresses: BTreeSet<IpAddr>,
+    vmids: BTreeSet<u32>,
+}
+
+/// The machines to choose for.
+pub(crate) struct Wanted<'a> {
+    pub(crate) cluster: &'a ClusterName,
+    pub(crate) cluster_uid: Uuid,
+    pub(crate) network: &'a ClusterNetwork,
+    pub(crate) image: &'a Image,
+    pub(crate) flow: Uuid,
+    /// Pools with the numbers of the nodes to make.
+    pub(crate) pools: Vec<(&'a Pool, Vec<u32>)>,
+}
+
+impl Ground {
+    /// Looks at the inventory and the hypervisors. What plans of other clusters have shown counts as taken.
+    pub(crate) async fn survey(deps: &Deps, reader: &Reader, cluster: &ClusterName) -> Result<Self, StepError> {
+        let world = World::look(&deps.proxmox).await.map_err(|error| failure::of(&deps.proxmox, &error))?;
+        let vms: Vec<Vm> = values(reader, "vm/")?;
+        let (proposed_vmids, proposed_addresses) = deps.proposals.of_others(cluster);
+        let mut vmids: BTreeSet<u32> = world.guests.keys().copied().chain(proposed_vmids).collect();
+        vmids.extend(tails::<u32>(reader, "vmid/")?);
+        vmids.extend(tails::<u32>(reader, "quarantine/vmid/")?);
+        let mut addresses: BTreeSet<IpAddr> = proposed_addresses.into_iter().collect();
+        addresses.extend(tails::<IpAddr>(reader, "address/")?);
+        addresses.extend(tails::<IpAddr>(reader, "quarantine/address/")?);
+        for network in &deps.sections.network {
+            addresses.insert(network.gateway);
+            addresses.extend(&network.dns_servers);
+        }
+        Ok(Self { world, vms, addresses, vmids })
+    }
+
+    /// The machines of a pool, by number.
+    pub(crate) fn numbers(&self, cluster: &ClusterName, pool: &Pool) -> BTreeSet<u32> {
+        let prefix = format!("{cluster}-{}-", pool.name);
+        let own = self.vms.iter().filter(|vm| vm.machine.cluster == *cluster && vm.machine.pool == pool.name);
+        own.filter_map(|vm| vm.machine.hostname.as_str().strip_prefix(&prefix)?.parse().ok()).collect()
+    }
+
+    /// `count` free addresses of `network`, tried first. They count as taken from now on.
+    pub(crate) async fn take_addresses(
+        &mut self,
+        network: &NodeNetwork,
+        count: usize,
+    ) -> Result<Vec<IpAddr>, StepError> {
+        let mut chosen = Vec::new();
+        while chosen.len() < count {
+            let batch: Vec<IpAddr> = addresses::free(&network.ranges, &network.exclude, &self.addresses)
+                .take(count - chosen.len())
+                .collect();
+            if batch.len() < count - chosen.len() {
+                let reason = format!(
+                    "network {} has {} free addresses of {count} that are needed",
+                    network.name,
+                    chosen.len() + batch.len()
+                );
+                return Err(StepError::no_capacity(reason, LOOK_AGAIN));
+            }
+            let busy = if network.probe { probe::in_use(&batch).await } else { Vec::new() };
+            self.addresses.extend(&batch);
+            chosen.extend(batch.into_iter().filter(|address| !busy.contains(address)));
+        }
+        Ok(chosen)
+    }
+
+    /// An address that was asked for by name.
+    pub(crate) async fn take_this_address(
+        &mut self,
+        network: &NodeNetwork,
+        address: IpAddr,
+    ) -> Result<IpAddr, StepError> {
+        let busy = network.probe && !probe::in_use(&[address]).await.is_empty();
+        if busy || !self.addresses.insert(address) {
+            return Err(StepError::fail(format!("address {address} is in use or held already")));
+        }
+        Ok(address)
+    }
+
+    /// `count` free VMIDs, each confirmed by Proxmox. They count as taken from now on.
+    pub(crate) async fn take_vmids(&mut self, deps: &Deps, count: usize) -> Result<Vec<u32>, StepError> {
+        let machines = &deps.sections.machines;
+        let mut chosen = Vec::new();
+        while chosen.len() < count {
+            let free = (machines.first_vmid..=machines.last_vmid).filter(|id| !self.vmids.contains(id));
+            let batch: Vec<u32> = free.take(count - chosen.len()).collect();
+            if batch.is_empty() {
+                let range = format!("{}-{}", machines.first_vmid, machines.last_vmid);
+                return Err(StepError::no_capacity(format!("every VMID of {range} is taken"), LOOK_AGAIN));
+            }
+            let answers = try_join_all(batch.iter().map(|id| deps.proxmox.is_free(VmId(*id)))).await;
+            let answers = answers.map_err(|error| failure::of(&deps.proxmox, &error))?;
+            self.vmids.extend(&batch);
+            chosen.extend(batch.into_iter().zip(answers).filter(|(_, free)| *free).map(|(id, _)| id));
+        }
+        Ok(chosen)
+    }
+
+    /// Decides everything about the machines of `wanted`.
+    pub(crate) async fn choose(
+        &mut self,
+        deps: &Deps,
+        network: &NodeNetwork,
+        wanted: &Wanted<'_>,
+        uid: &(dyn Fn(&str) -> Uuid + Sync),
+    ) -> Result<Vec<Machine>, StepError> {
+        let mut drafts = Vec::new();
+        for (pool, numbers) in &wanted.pools {
+            for number in numbers {
+                let name = format!("{}-{}-{number}", wanted.cluster, pool.name);
+                let hostname: NodeName = name.parse().map_err(|error| StepError::fail(format!("{name}: {error}")))?;
+                drafts.push((*pool, hostname));
+            }
+        }
+        let asks: Vec<Ask> = drafts.iter().map(|(pool, name)| ask(deps, wanted, pool, name)).collect();
+        let held: Vec<Held> = self.vms.iter().map(hold).collect();
+        let hosts = placement::place(&self.world, &held, &asks, &deps.sections.placement)
+            .map_err(|none| StepError::no_capacity(none.to_string(), LOOK_AGAIN))?;
+        let vmids = self.take_vmids(deps, drafts.len()).await?;
+        let addresses = self.take_addresses(network, drafts.len()).await?;
+        let mut macs: BTreeSet<Mac> =
+            self.vms.iter().flat_map(|vm| vm.machine.nics.iter().map(|nic| nic.mac)).collect();
+        let chosen = drafts.into_iter().zip(hosts).zip(vmids).zip(addresses);
+        Ok(chosen
+            .map(|((((pool, hostname), host), vmid), ip)| {
+                let node_uid = uid(&format!("node {hostname}"));
+                Machine {
+                    node_uid,
+                    cluster: wanted.cluster.clone(),
+                    cluster_uid: wanted.cluster_uid,
+                    pool: pool.name.clone(),
+                    role: pool.role,
+                    vmid,
+                    host,
+                    smbios_uuid: uid(&format!("smbios {hostname}")),
+                    ip,
+                    network: wanted.network.clone(),
+                    nics: nics(wanted.network, pool, node_uid, &mut macs),
+                    shape: pool.effective_shape(),
+                    storage: system_storage(deps, pool),
+                    extra_disks: extra_disks(deps, pool),
+                    image: wanted.image.clone(),
+                    flow: wanted.flow,
+                    hostname,
+                }
+            })
+            .collect())
+    }
+}
+
+/// The node network of a request: the configured one, with what the request says otherwise.
+pub(crate) fn cluster_network(deps: &Deps, request: &ProvisionCluster) -> Result<ClusterNetwork, StepError> {
+    let asked = request.network.clone().unwrap_or_default();
+    let own = deps.sections.network(asked.name.as_deref());
+    let own = own.ok_or_else(|| StepError::fail("the request names a network that is not configured"))?;
+    Ok(ClusterNetwork {
+        name: own.name.clone(),
+        prefix: own.cidr.prefix_len(),
+        gateway: own.gateway,
+        dns_servers: if asked.dns_servers.is_empty() { own.dns_servers.clone() } else { asked.dns_servers },
+        bridge: asked.bridge.unwrap_or_else(|| own.bridge.clone()),
+        vlan: asked.vlan.or(own.vlan),
+        mtu: asked.mtu.or(own.mtu),
+        firewall: own.firewall,
+    })
+}
+
+/// The configured network that a cluster's addresses come from.
+pub(crate) fn node_network<'d>(deps: &'d Deps, name: &str) -> Result<&'d NodeNetwork, StepError> {
+    let gone = || StepError::fail(format!("network {name} is not configured any more"));
+    deps.sections.network(Some(name)).ok_or_else(gone)
+}
+
+/// The inventory changes that take what `machines` were given; each fails if another flow was faster.
+pub(crate) fn claims(machines: &[Machine]) -> Vec<InventoryChange> {
+    let mut changes = Vec::new();
+    for machine in machines {
+        let vm = Vm { machine: machine.clone(), state: VmState::Reserved, created: Timestamp::now() };
+        let lease = Lease { cluster: machine.cluster.clone(), node_uid: Some(machine.node_uid), flow: machine.flow };
+        let taken = TakenVmid { node_uid: machine.node_uid, flow: machine.flow };
+        changes.push(InventoryChange::create(vm_key(machine.node_uid), json(&vm)));
+        changes.push(InventoryChange::create(address_key(machine.ip), json(&lease)));
+        changes.push(InventoryChange::create(vmid_key(machine.vmid), json(&taken)));
+    }
+    changes
+}
+
+/// The inventory changes that give back what a machine held.
+pub(crate) fn releases(machine: &Machine) -> Vec<InventoryChange> {
+    vec![
+        InventoryChange::delete(vm_key(machine.node_uid)),
+        InventoryChange::delete(address_key(machine.ip)),
+        InventoryChange::delete(vmid_key(machine.vmid)),
+    ]
+}
+
+/// A record as the inventory takes it.
+pub(crate) fn json<T: serde::Serialize>(record: &T) -> serde_json::Value {
+    serde_json::to_value(record).expect("an inventory record has string keys only")
+}
+
+fn ask(deps: &Deps, wanted: &Wanted<'_>, pool: &Pool, name: &NodeName) -> Ask {
+    let shape = pool.effective_shape();
+    let system = system_storage(deps, pool);
+    let extra = extra_disks(deps, pool);
+    let mut bridges = BTreeSet::from([wanted.network.bridge.clone()]);
+    bridges.extend(pool.extra_nics.iter().map(|nic| nic.bridge.clone()));
+    Ask {
+        name: name.to_string(),
+        cluster: wanted.cluster.clone(),
+        role: pool.role,
+        memory: u64::from(shape.memory_mib) << 20,
+        cpus: shape.cpus,
+        disks: disks(&system, shape.disk_gib, &extra),
+        bridges,
+        hosts: pool.hosts.clone(),
+    }
+}
+
+fn hold(vm: &Vm) -> Held {
+    let machine = &vm.machine;
+    let ask = Ask {
+        name: machine.hostname.to_string(),
+        cluster: machine.cluster.clone(),
+        role: machine.role,
+        memory: u64::from(machine.shape.memory_mib) << 20,
+        cpus: machine.shape.cpus,
+        disks: disks(&machine.storage, machine.shape.disk_gib, &machine.extra_disks),
+        bridges: BTreeSet::new(),
+        hosts: Vec::new(),
+    };
+    Held { vmid: machine.vmid, host: machine.host.clone(), ask, disks_exist: vm.state != VmState::Reserved }
+}
+
+fn disks(system: &str, system_gib: u32, extra: &[MachineDisk]) -> BTreeMap<String, u64> {
+    let mut disks = BTreeMap::from([(system.to_owned(), u64::from(system_gib) << 30)]);
+    for disk in extra {
+        *disks.entry(disk.storage.clone()).or_default() += u64::from(disk.gib) << 30;
+    }
+    disks
+}
+
+fn system_storage(deps: &Deps, pool: &Pool) -> String {
+    pool.storage.clone().unwrap_or_else(|| deps.sections.machines.storage.clone())
+}
+
+fn extra_disks(deps: &Deps, pool: &Pool) -> Vec<MachineDisk> {
+    let storage = |own: &Option<String>| own.clone().unwrap_or_else(|| system_storage(deps, pool));
+    pool.extra_disks.iter().map(|disk| MachineDisk { gib: disk.size_gib, storage: storage(&disk.storage) }).collect()
+}
+
+/// NICs with MACs under Proxmox's prefix, made from the node's uid so that choosing again gives the same.
+fn nics(network: &ClusterNetwork, pool: &Pool, node_uid: Uuid, taken: &mut BTreeSet<Mac>) -> Vec<MachineNic> {
+    let mut mac = |index: usize| {
+        let fresh = (0_u32..).map(|salt| {
+            let seed = Uuid::new_v5(&node_uid, format!("nic {index} {salt}").as_bytes());
+            let [a, b, c, ..] = *seed.as_bytes();
+            Mac::proxmox([a, b, c])
+        });
+        let mac = fresh.into_iter().find(|mac| !taken.contains(mac)).expect("24 bits hold more MACs than we have");
+        taken.insert(mac);
+        mac
+    };
+    let first = MachineNic {
+        mac: mac(0),
+        bridge: network.bridge.clone(),
+        vlan: network.vlan,
+        mtu: network.mtu,
+        firewall: network.firewall,
+    };
+    let extra = pool.extra_nics.iter().enumerate().map(|(index, nic)| MachineNic {
+        mac: mac(index + 1),
+        bridge: nic.bridge.clone(),
+        vlan: nic.vlan,
+        mtu: nic.mtu,
+        firewall: false,
+    });
+    std::iter::once(first).chain(extra).collect()
+}
+
+fn values<T: serde::de::DeserializeOwned>(reader: &Reader, prefix: &str) -> Result<Vec<T>, StepError> {
+    Ok(reader.scan::<T>(prefix).map_err(failure::read)?.into_iter().map(|entry| entry.value).collect())
+}
+
+/// What stands behind `prefix` in the keys.
+fn tails<T: std::str::FromStr>(reader: &Reader, prefix: &str) -> Result<Vec<T>, StepError> {
+    let entries = reader.scan::<serde_json::Value>(prefix).map_err(failure::read)?;
+    Ok(entries.iter().filter_map(|entry| entry.key.strip_prefix(prefix)?.parse().ok()).collect())
+}

@@ -1,0 +1,45 @@
+//! A machine for tests.
+
+use messages::request::{Role, Shape};
+use proxmox::config::Mac;
+use uuid::Uuid;
+
+use crate::inventory::{ClusterNetwork, Image, Machine, MachineNic};
+
+/// The first control plane of `prod-k8s`, VM 101 on pve1.
+pub(crate) fn machine() -> Machine {
+    Machine {
+        node_uid: Uuid::from_u128(1),
+        cluster: "prod-k8s".parse().unwrap(),
+        cluster_uid: Uuid::from_u128(2),
+        hostname: "prod-k8s-cp-1".parse().unwrap(),
+        pool: "cp".parse().unwrap(),
+        role: Role::ControlPlane,
+        vmid: 101,
+        host: "pve1".into(),
+        smbios_uuid: Uuid::from_u128(3),
+        ip: "192.168.1.10".parse().unwrap(),
+        network: ClusterNetwork {
+            name: "lan".into(),
+            prefix: 24,
+            gateway: "192.168.1.1".parse().unwrap(),
+            dns_servers: vec!["1.1.1.1".parse().unwrap()],
+            bridge: "vmbr0".into(),
+            vlan: None,
+            mtu: None,
+            firewall: false,
+        },
+        nics: vec![MachineNic {
+            mac: Mac::proxmox([0, 0, 1]),
+            bridge: "vmbr0".into(),
+            vlan: None,
+            mtu: None,
+            firewall: false,
+        }],
+        shape: Shape { cpus: 4, memory_mib: 8192, disk_gib: 40 },
+        storage: "local-lvm".into(),
+        extra_disks: Vec::new(),
+        image: Image { talos_version: "1.13.9".into(), schematic: "ab".repeat(32), extensions: Vec::new() },
+        flow: Uuid::from_u128(4),
+    }
+}
