@@ -1,4 +1,8 @@
 //! The simulated datacenter: real servers on loopback that speak the contracts of Proxmox VE, Talos and Kubernetes.
 
+pub mod faults;
+pub mod image;
 pub mod kubernetes;
 pub mod machine;
+pub mod pace;
+pub mod proxmox;

@@ -1,0 +1,4 @@
+//! The simulators as a foreign client sees them.
+
+mod client;
+mod proxmox;
