@@ -29,9 +29,8 @@ pub trait Agent: Send + Sync + 'static {
     /// Its built-in playbooks as file name and text.
     fn playbooks(&self) -> Vec<(String, String)>;
 
-    /// Whether a message that validates also makes sense, before anything is created. What it returns is added to the
-    /// message as `known`, for triggers and steps to refer to.
-    fn accept<'a>(&'a self, message: &'a Message, store: &'a Reader) -> Answering<'a, Result<Value, Vec<Violation>>>;
+    /// Whether a message that validates also makes sense, before anything is created.
+    fn accept<'a>(&'a self, message: &'a Message, store: &'a Reader) -> Answering<'a, Result<Sense, Vec<Violation>>>;
 
     /// What it answers about its inventory, beside the queries that every contractor answers.
     fn queries(&self) -> Vec<Query>;
@@ -46,6 +45,13 @@ pub trait Agent: Send + Sync + 'static {
     fn handed_over(&self, _plan: &engine::plan::Plan) -> Option<(Party, String, Value)> {
         None
     }
+}
+
+/// What an agent says of a message that makes sense.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sense {
+    /// It destroys data or capacity: somebody must approve its plan.
+    pub needs_consent: bool,
 }
 
 /// What background work of an agent may use.

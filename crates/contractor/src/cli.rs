@@ -1,6 +1,12 @@
-//! The command line that every contractor has: `run`, `check`, `schema`.
+//! The command line that every contractor has: `run`, `check`, `plan`, `schema`.
 
-use std::{collections::BTreeMap, io::Write, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use store::{Options, Store};
@@ -62,6 +68,14 @@ enum Command {
     Run,
     /// Check configuration, playbooks, bus and world; print every problem with what mends it.
     Check,
+    /// Show what a playbook would do with an input, without doing it; for a daemon that is stopped.
+    Plan {
+        /// The playbook.
+        playbook: String,
+        /// File with the message's body as JSON.
+        #[arg(long)]
+        input: PathBuf,
+    },
     /// Print the JSON Schema of the configuration.
     Schema,
 }
@@ -103,6 +117,7 @@ fn run_line<D: Daemon>(line: Line) -> Result<ExitCode, String> {
         match command {
             Command::Run | Command::Schema => daemon::<D>(&config).await.map(|()| ExitCode::SUCCESS),
             Command::Check => check::<D>(&config).await,
+            Command::Plan { playbook, input } => plan::<D>(&config, &playbook, &input).await,
         }
     })
 }
@@ -163,6 +178,18 @@ async fn check<D: Daemon>(config: &Config<D::Sections>) -> Result<ExitCode, Stri
         }
     }
     Ok(ExitCode::FAILURE)
+}
+
+async fn plan<D: Daemon>(config: &Config<D::Sections>, playbook: &str, input: &Path) -> Result<ExitCode, String> {
+    let text = std::fs::read(input).map_err(|error| format!("{}: {error}", input.display()))?;
+    let body = messages::json::parse(&text).map_err(|error| format!("{}: {error}", input.display()))?;
+    let store = open_store(&config.common)?;
+    let agent = D::agent(config, &store)?;
+    let plan = runtime::plan_offline(&*agent, &config.common, &store, playbook, &body).await;
+    store.close().await;
+    let text = serde_json::to_string_pretty(&plan?).map_err(|error| error.to_string())?;
+    print(&text);
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn stop_on_signal(stop: CancellationToken) {

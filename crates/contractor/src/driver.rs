@@ -155,6 +155,14 @@ struct Handle {
     busy: bool,
 }
 
+/// What a run would do, for a contractor that does not run: nothing is recovered or started.
+///
+/// # Errors
+/// See [`PlanError`].
+pub async fn plan_only(parts: &Parts, playbook: &str, input: &Value) -> Result<Plan, PlanError> {
+    plan::plan(parts, playbook, Uuid::now_v7(), input).await
+}
+
 impl Driver {
     /// Starts it, and with it every unfinished run, of which there may be none.
     pub async fn start(parts: Parts) -> Result<Self, ReadError> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use engine::{event::Failure, library::Library, report::EmissionKind};
+use engine::event::Failure;
 use jiff::Timestamp;
 use messages::{event::FlowEvent, request::FailurePolicy};
 use serde::{Deserialize, Serialize};
@@ -127,8 +127,6 @@ pub struct Keeper {
     pub driver: Driver,
     /// Makes messages.
     pub herald: Herald,
-    /// Tells which playbooks hand something over.
-    pub library: Library,
     /// Runs without a flow record are archived this long after they ended.
     pub archive_after: Duration,
 }
@@ -142,9 +140,9 @@ pub enum Decision {
     Over(State),
 }
 
-/// Decides from the record and the flow's runs (any order). `hands_over` says whether a playbook ends in a handoff, so
-/// that the flow goes on at the other contractor.
-pub fn decide(record: &FlowRecord, runs: &[RunRow], hands_over: impl Fn(&str) -> bool) -> Decision {
+/// Decides from the record and the flow's runs, in any order. A run that handed something over leaves the flow going on
+/// at the other contractor.
+pub fn decide(record: &FlowRecord, runs: &[RunRow]) -> Decision {
     if runs.is_empty() || runs.iter().any(|run| !run.summary.state.is_terminal()) {
         return Decision::Open;
     }
@@ -163,7 +161,7 @@ pub fn decide(record: &FlowRecord, runs: &[RunRow], hands_over: impl Fn(&str) ->
     }
     let last = runs.iter().max_by_key(|run| run.started_at);
     match last {
-        Some(last) if !hands_over(&last.summary.playbook) => Decision::Over(State::Succeeded),
+        Some(last) if last.summary.detail.get("handed_over").is_none() => Decision::Over(State::Succeeded),
         _ => Decision::Open,
     }
 }
@@ -215,7 +213,7 @@ impl Keeper {
         let found = reader.get::<FlowRecord>(&key(flow)).map_err(|error| chain(&error))?;
         let Some(found) = found.filter(|found| found.value.state == State::Open) else { return Ok(()) };
         let runs = reader.runs(&RunQuery::flow(flow)).map_err(|error| chain(&error))?;
-        let Decision::Over(state) = decide(&found.value, &runs, |playbook| self.hands_over(playbook)) else {
+        let Decision::Over(state) = decide(&found.value, &runs) else {
             return Ok(());
         };
         let mut record = found.value;
@@ -289,12 +287,6 @@ impl Keeper {
         self.store.commit(commit).await.map(|_| ()).map_err(|error| chain(&error))
     }
 
-    fn hands_over(&self, playbook: &str) -> bool {
-        let definition = self.library.get(playbook);
-        definition
-            .is_some_and(|definition| definition.playbook.emits.iter().any(|emit| emit.kind == EmissionKind::Handoff))
-    }
-
     fn event(&self, record: &FlowRecord, name: &str) -> Result<store::Outgoing, Failure> {
         let context = Context { flow: Some(record.flow), cause: None, cluster: record.cluster.clone() };
         let body = FlowEvent {
@@ -337,8 +329,12 @@ mod tests {
 
     fn run(second: i64, playbook: &str, state: RunState) -> RunRow {
         let at = Timestamp::from_second(second).unwrap();
-        let summary =
-            RunSummary { flow: Uuid::nil(), playbook: playbook.into(), cluster: None, state, detail: Value::Null };
+        let detail = if playbook == "provision" {
+            serde_json::json!({ "handed_over": ["vm_provisioned"] })
+        } else {
+            Value::Null
+        };
+        let summary = RunSummary { flow: Uuid::nil(), playbook: playbook.into(), cluster: None, state, detail };
         RunRow { run: Uuid::nil(), summary, seq: 1, started_at: at, updated_at: at, archived: false }
     }
 
@@ -362,7 +358,7 @@ mod tests {
         ];
         for (failing, runs, expected) in cases {
             let rows: Vec<RunRow> = (0..).zip(runs).map(|(at, (playbook, state))| run(at, playbook, *state)).collect();
-            let found = decide(&record(failing), &rows, |playbook| playbook == "provision");
+            let found = decide(&record(failing), &rows);
             assert_eq!(found, expected, "{failing:?} {runs:?}");
         }
     }

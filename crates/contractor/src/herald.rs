@@ -160,9 +160,6 @@ impl Hooks for Herald {
         for emission in happened.emissions {
             outgoing.push(self.emission(emission, &context)?);
         }
-        if let Some(failed) = self.failed_handoff(happened, &context)? {
-            outgoing.push(failed);
-        }
         Ok(outgoing)
     }
 
@@ -177,36 +174,6 @@ impl Hooks for Herald {
         if happened.before.is_none_or(|before| before.status != happened.after.status) {
             self.flow_changed(happened.run.flow);
         }
-    }
-}
-
-impl Herald {
-    /// When a run of the Talos side ends without success, the machines' owner must know (design: `cluster_failed`).
-    fn failed_handoff(&self, happened: &Happened<'_>, context: &Context) -> Result<Option<Outgoing>, Failure> {
-        let ended = happened.events.iter().any(|event| {
-            matches!(event, Event::Finished { outcome: Outcome::Undone | Outcome::Kept | Outcome::Cancelled, .. })
-        });
-        let Some(cluster) = happened.run.subject.as_ref().filter(|_| ended && self.party == Party::Talos) else {
-            return Ok(None);
-        };
-        let failure = happened.after.failure.as_ref();
-        let reason = failure.map_or_else(|| "cancelled".to_owned(), |failure| failure.error.message.clone());
-        let policy = happened.run.input.pointer("/spec/failure_policy").cloned().unwrap_or_else(|| "rollback".into());
-        let mut body = serde_json::json!({
-            "handoff_type": "cluster_failed", "cluster_name": cluster, "reason": reason, "failure_policy": policy,
-        });
-        let optional = [
-            ("cluster_uid", happened.run.input.get("cluster_uid").cloned()),
-            ("step", failure.and_then(|failure| failure.step.clone()).map(Value::String)),
-            ("hint", failure.and_then(|failure| failure.error.hint.clone()).map(Value::String)),
-        ];
-        for (name, value) in optional {
-            if let Some(value) = value.filter(|value| !value.is_null()) {
-                body[name] = value;
-            }
-        }
-        let id = Uuid::new_v5(&happened.run.run, format!("failed:{}", happened.after.events).as_bytes());
-        self.handoff(id, "cluster_failed", context, &body).map(Some)
     }
 }
 

@@ -154,19 +154,19 @@ impl Intake {
 
     /// Which playbook, with which input; whether the message makes sense.
     async fn consider(&self, message: &Message) -> Result<Considered, Refusal> {
-        let known = self.agent.accept(message, &self.store.reader()).await.map_err(|violations| {
+        let sense = self.agent.accept(message, &self.store.reader()).await.map_err(|violations| {
             let first = violations.first().map(ToString::to_string).unwrap_or_default();
             let text = format!("the {} makes no sense: {first}", message.family.as_str());
             Refusal { violations, ..Refusal::new(RefusalKind::Invalid, text) }
         })?;
-        let needs_consent = known.get("needs_consent") == Some(&Value::Bool(true));
         let mut input = message.body.clone();
         if let Value::Object(fields) = &mut input {
-            fields.insert("known".into(), known);
+            // The approval names the plan's hash, so it cannot be part of what is planned.
+            fields.remove("approval");
         }
         let playbook = self.playbook_for(message, &input)?;
         let flow = flow_of(message);
-        Ok(Considered { playbook, flow, input, needs_consent })
+        Ok(Considered { playbook, flow, input, needs_consent: sense.needs_consent })
     }
 
     fn playbook_for(&self, message: &Message, input: &Value) -> Result<String, Refusal> {

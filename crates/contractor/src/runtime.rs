@@ -12,7 +12,7 @@ use messages::{
 };
 use nkeys::KeyPair;
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::{Value, json};
+use serde_json::Value;
 use store::{Commit, Lane, Store};
 use tokio::{
     sync::{mpsc, watch},
@@ -26,7 +26,7 @@ use crate::{
     cli::Finding,
     config::Common,
     desk::Desk,
-    driver::{Driver, Parts, SystemClock},
+    driver::{Driver, Parts, SystemClock, plan_only},
     flows::Keeper,
     herald::{Context, Herald},
     http::{self, Health},
@@ -73,7 +73,7 @@ pub async fn run(agent: Arc<dyn Agent>, common: &Common, store: Store, stop: Can
     let intake = Arc::new(Intake {
         agent: Arc::clone(&agent),
         gate: Gate { party: agent.party(), trust: trust(common) },
-        library: library.clone(),
+        library,
         store: store.clone(),
         driver: driver.clone(),
         herald: herald.clone(),
@@ -84,7 +84,6 @@ pub async fn run(agent: Arc<dyn Agent>, common: &Common, store: Store, stop: Can
         store: store.clone(),
         driver: driver.clone(),
         herald: herald.clone(),
-        library,
         archive_after: common.store.archive_after.to_std(),
     };
     let desk = Arc::new(Desk {
@@ -161,19 +160,14 @@ pub fn load_playbooks(agent: &dyn Agent, common: &Common) -> Result<Library, Str
     Library::load(&files, &world).map_err(|problems| problems.to_string())
 }
 
-/// The schema that a playbook's references into its message are checked against: the message's own, with the facts that
-/// the contractor adds under `known`.
+/// The schema that a playbook's references into its message are checked against.
 pub fn message_schema(kind: MessageKind, name: &str) -> Option<Value> {
     let family = match kind {
         MessageKind::Request => Family::Request,
         MessageKind::Handoff => Family::Handoff,
         MessageKind::Event => Family::Event,
     };
-    let mut schema = schema::document(catalogue::find(family, name)?);
-    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
-        properties.insert("known".into(), json!({ "type": "object" }));
-    }
-    Some(schema)
+    catalogue::find(family, name).map(schema::document)
 }
 
 async fn connect(agent: &dyn Agent, common: &Common, seed: SecretString) -> Result<Bus, String> {
@@ -199,6 +193,28 @@ fn trust(common: &Common) -> Trust {
 
 fn clone_key(key: &KeyPair) -> Result<KeyPair, String> {
     key.seed().and_then(|seed| KeyPair::from_seed(&seed)).map_err(|error| error.to_string())
+}
+
+/// What a playbook would do with an input, for a daemon that does not run.
+///
+/// # Errors
+/// Why there is no plan.
+pub async fn plan_offline(
+    agent: &dyn Agent,
+    common: &Common,
+    store: &Store,
+    playbook: &str,
+    input: &Value,
+) -> Result<engine::plan::Plan, String> {
+    let (flows, _) = mpsc::unbounded_channel();
+    let parts = Parts {
+        journal: Arc::new(store.clone()),
+        actions: agent.actions(),
+        playbooks: load_playbooks(agent, common)?,
+        clock: Arc::new(SystemClock),
+        hooks: Arc::new(Herald::new(agent.party(), flows)),
+    };
+    plan_only(&parts, playbook, input).await.map_err(|error| chain(&error))
 }
 
 /// Whether the bus can be reached, is set up, and lets this contractor do its work.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use engine::{
     event::{Event, Failure, Opened},
-    report::{Emission, Report, Status},
+    report::{Emission, EmissionKind, Report, Status},
     run::{Attempt, AttemptEnd, Command, Effect, Entry, How, RunState},
 };
 use jiff::Timestamp;
@@ -343,8 +343,14 @@ impl RunTask {
         let before = self.published.borrow().clone();
         let told = (before.as_ref(), effects.events.as_slice(), emissions);
         let outgoing = outgoing(&self.shared, after.opened(), &report, &events, told).map_err(Refused::Never)?;
+        let mut run = append(after.opened(), self.state.events(), &events, &report);
+        let handed_over: Vec<&str> =
+            emissions.iter().filter(|of| of.kind == EmissionKind::Handoff).map(|of| of.name.as_str()).collect();
+        if let Some(summary) = run.summary.as_mut().filter(|_| !handed_over.is_empty()) {
+            summary.detail["handed_over"] = json!(handed_over);
+        }
         let commit = Commit {
-            run: Some(append(after.opened(), self.state.events(), &events, &report)),
+            run: Some(run),
             inventory: effects.inventory,
             secrets: effects.secrets,
             outgoing,
