@@ -10,6 +10,7 @@ pub mod key_pool;
 pub mod kubernetes;
 pub mod machine_config;
 pub mod manifest;
+pub mod playbooks;
 pub mod pressure;
 pub mod reach;
 pub mod settings;
