@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Bytes between two flushes while importing (crates.md, trap 1).
-const BATCH_BYTES: usize = 1 << 20;
+const BATCH_BYTES: usize = 4 << 20;
 
 /// What an export or import moved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -223,7 +223,9 @@ fn read_rows(db: &sled::Db, file: &Path) -> Result<Exported, TransferError> {
                     let body = BASE64_STANDARD.decode(text).map_err(|error| damaged(file, &error.to_string()))?;
                     record::encode(&row.key, Encoding::Bytes, &body)
                 }
-                _ => return Err(damaged(file, "a row has no value")),
+                // JSON null, which serde takes for nothing.
+                (None, None) => record::encode(&row.key, Encoding::Json, b"null"),
+                (Some(_), Some(_)) => return Err(damaged(file, "a row has two values")),
             };
             add_row(&mut checksum, row.key.as_bytes(), &bytes);
             fill.put(row.key.as_bytes(), &bytes)?;

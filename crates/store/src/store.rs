@@ -55,7 +55,7 @@ impl Default for Options {
         Self {
             key_file: None,
             recovery_recipient: None,
-            cache_bytes: 32 * MIB,
+            cache_bytes: 16 * MIB,
             min_free_bytes: 64 * MIB,
             event_backlog: 50_000,
             accept_loss: false,

@@ -1,6 +1,8 @@
 //! What the store promises, against real folders and real processes.
 
 mod behaviour;
+mod crash;
+mod scale;
 
 use serde_json::{Value, json};
 use store::{Commit, Lane, Options, Outgoing, RunAppend, RunState, RunSummary, Store};
