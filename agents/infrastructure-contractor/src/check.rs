@@ -7,7 +7,6 @@ use std::{collections::BTreeSet, fmt};
 use proxmox::{Client, error::Kind};
 
 use crate::{
-    Deps,
     config::{Method, Sections},
     world::World,
 };
@@ -34,8 +33,7 @@ fn problem(what: impl Into<String>, mend: impl Into<String>) -> Problem {
 }
 
 /// Everything that would stop a cluster from being made here. Reads only.
-pub async fn check(deps: &Deps) -> Vec<Problem> {
-    let (client, sections) = (&deps.proxmox, deps.sections.as_ref());
+pub async fn check(client: &Client, sections: &Sections) -> Vec<Problem> {
     let version = match client.version().await {
         Ok(version) => version,
         Err(error) => return vec![unreachable(sections, &error)],

@@ -8,6 +8,7 @@ mod proxmox;
 
 use std::path::PathBuf;
 
+use contractor::config::Common;
 use messages::schema::Violation;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -50,9 +51,17 @@ pub struct Monitoring {
     pub folder: Option<PathBuf>,
 }
 
+impl contractor::config::Sections for Sections {
+    const ENV_PREFIX: &'static str = "INFRASTRUCTURE_CONTRACTOR";
+
+    fn problems(&self, common: &Common) -> Vec<Violation> {
+        self.problems_within(&common.allowed_targets)
+    }
+}
+
 impl Sections {
     /// Problems that the schema cannot see; `allowed_targets` are the CIDRs of the common part.
-    pub fn problems(&self, allowed_targets: &[String]) -> Vec<Violation> {
+    pub fn problems_within(&self, allowed_targets: &[String]) -> Vec<Violation> {
         let mut problems = self.proxmox.problems();
         problems.extend(network::problems(&self.network, allowed_targets));
         problems.extend(self.machines.problems());
@@ -102,7 +111,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_smallest_configuration_has_no_problem() {
-        assert_eq!(smallest().problems(&["192.168.0.0/16".to_owned()]), Vec::new());
+        assert_eq!(smallest().problems_within(&["192.168.0.0/16".to_owned()]), Vec::new());
     }
 
     #[test]
@@ -118,7 +127,7 @@ pub(crate) mod tests {
         sections.machines.first_vmid = 5000;
         sections.machines.last_vmid = 200;
         let paths: Vec<_> =
-            sections.problems(&["10.0.0.0/8".to_owned()]).into_iter().map(|problem| problem.path).collect();
+            sections.problems_within(&["10.0.0.0/8".to_owned()]).into_iter().map(|problem| problem.path).collect();
         assert_eq!(
             paths,
             [

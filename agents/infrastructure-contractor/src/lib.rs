@@ -7,8 +7,10 @@
 //!                     └ act:    fence (ownership proof first), proxmox
 //! ```
 
+pub mod accept;
 pub mod actions;
 pub mod addresses;
+pub mod app;
 pub mod check;
 pub mod config;
 pub mod deps;
@@ -16,6 +18,7 @@ pub mod inventory;
 pub mod ownership;
 pub mod placement;
 pub mod playbooks;
+pub mod queries;
 pub mod schematic;
 pub mod sense;
 pub mod world;
@@ -24,6 +27,7 @@ mod blueprint;
 mod failure;
 mod fence;
 mod fetch;
+mod foresight;
 mod monitoring;
 mod probe;
 mod reservation;

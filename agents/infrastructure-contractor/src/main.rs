@@ -1,3 +1,5 @@
 //! Starts the daemon.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    contractor::cli::main::<infrastructure_contractor::app::App>()
+}

@@ -112,7 +112,11 @@ impl Action for ReserveCluster {
         let endpoint = Change {
             verb: "reserve".into(),
             object: format!("endpoint {}", record.endpoint.url()),
-            details: BTreeMap::from([("kind".to_owned(), json!(record.endpoint.kind))]),
+            details: BTreeMap::from([
+                ("kind".to_owned(), json!(record.endpoint.kind)),
+                ("url".to_owned(), json!(record.endpoint.url())),
+                ("network".to_owned(), network_facts(&record)),
+            ]),
             destroys: false,
         };
         Ok(std::iter::once(endpoint).chain(machines.iter().map(proposal)).collect())
@@ -122,6 +126,10 @@ impl Action for ReserveCluster {
 /// A machine as a plan shows it: no uids, which are made when the plan is carried out.
 pub(super) fn proposal(machine: &Machine) -> Change {
     let details = [
+        ("hostname", json!(machine.hostname)),
+        ("vm_id", json!(machine.vmid.to_string())),
+        ("host", json!(machine.host)),
+        ("pool", json!(machine.pool)),
         ("ip", json!(machine.ip)),
         ("role", json!(machine.role)),
         ("cpus", json!(machine.shape.cpus)),
@@ -137,6 +145,12 @@ pub(super) fn proposal(machine: &Machine) -> Change {
         details: details.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         destroys: false,
     }
+}
+
+/// The network as a handoff names it.
+fn network_facts(record: &Cluster) -> Value {
+    let network = &record.network;
+    json!({ "gateway": network.gateway, "dns_servers": network.dns_servers, "prefix": network.prefix })
 }
 
 fn output(record: &Cluster, machines: Vec<Machine>) -> Output {

@@ -1,0 +1,6 @@
+//! infrastructure-contractor's playbooks, driven for real against the simulated Proxmox VE.
+
+mod life;
+mod playbooks;
+mod trouble;
+mod world;
