@@ -1,0 +1,76 @@
+//! The level-triggered loops that act on the object store while an API server is up and etcd has quorum.
+
+mod certificates;
+mod cron_jobs;
+mod daemon_sets;
+pub(crate) mod definitions;
+mod deployments;
+pub(crate) mod disruption;
+mod endpoints;
+mod garbage;
+mod jobs;
+mod namespaces;
+mod node_lifecycle;
+mod replica_sets;
+mod scheduler;
+mod stateful_sets;
+mod templates;
+mod volumes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::cluster::Cluster;
+
+/// How often the controllers look without being woken, for what only time changes.
+const TICK: Duration = Duration::from_secs(1);
+/// How long changes gather before the controllers look at them.
+const GATHER: Duration = Duration::from_millis(3);
+
+/// Starts the controllers; they end with the token.
+pub(super) fn start(cluster: &Arc<Cluster>, stop: CancellationToken) {
+    let cluster = Arc::clone(cluster);
+    tokio::spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = run(cluster) => {}
+        }
+    });
+}
+
+async fn run(cluster: Arc<Cluster>) {
+    let mut activity = cluster.store.activity();
+    let mut nodes = node_lifecycle::Observer::default();
+    let tick = cluster.scaled(TICK).max(Duration::from_millis(10));
+    loop {
+        activity.borrow_and_update();
+        if cluster.is_available() {
+            reconcile(&cluster, &mut nodes);
+        }
+        tokio::select! {
+            _ = activity.changed() => tokio::time::sleep(GATHER).await,
+            () = tokio::time::sleep(tick) => {}
+        }
+    }
+}
+
+/// One look at everything; each controller is idempotent and writes nothing when nothing is to be done.
+fn reconcile(cluster: &Arc<Cluster>, nodes: &mut node_lifecycle::Observer) {
+    namespaces::sync(cluster);
+    definitions::remove_orphans(cluster);
+    nodes.sync(cluster);
+    certificates::sync(cluster);
+    cron_jobs::sync(cluster);
+    jobs::sync(cluster);
+    deployments::sync(cluster);
+    replica_sets::sync(cluster);
+    stateful_sets::sync(cluster);
+    daemon_sets::sync(cluster);
+    volumes::sync(cluster);
+    scheduler::sync(cluster);
+    endpoints::sync(cluster);
+    disruption::sync(cluster);
+    garbage::sync(cluster);
+}
