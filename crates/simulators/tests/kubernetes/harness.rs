@@ -153,8 +153,8 @@ pub fn kubeconfig(identity: &ClusterIdentity, server: &ApiServer, name: &str, gr
     };
     let context = Context { cluster: "lab".into(), user: Some("user".into()), ..Context::default() };
     Kubeconfig {
-        clusters: vec![kube::config::NamedCluster { name: "lab".into(), cluster: Some(cluster) }],
-        auth_infos: vec![NamedAuthInfo { name: "user".into(), auth_info: Some(user) }],
+        clusters: vec![kube::config::NamedCluster { name: "lab".into(), cluster: Some(cluster), ..Default::default() }],
+        auth_infos: vec![NamedAuthInfo { name: "user".into(), auth_info: Some(user), ..Default::default() }],
         contexts: vec![NamedContext { name: "lab".into(), context: Some(context), ..NamedContext::default() }],
         current_context: Some("lab".into()),
         ..Kubeconfig::default()
