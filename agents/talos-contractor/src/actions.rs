@@ -72,7 +72,7 @@ pub fn actions(deps: &Deps) -> Actions {
 
 /// The control plane that etcd begins on: always the same one.
 fn first_control_plane(cx: &StepContext, cluster: &ClusterName) -> Result<Node, StepError> {
-    let planes = control_planes(cx, cluster)?;
+    let planes = control_planes(&cx.store, cluster)?;
     planes.into_iter().next().ok_or_else(|| StepError::fail(format!("cluster {cluster} has no control plane")))
 }
 

@@ -41,7 +41,7 @@ pub fn reached(error: api::Error) -> StepError {
     let text = chain(&error);
     match &error {
         api::Error::Forbidden { .. } => {
-            StepError::fail(text).with_hint("add the network to `talos.allowed_targets` if it is meant to be reached")
+            StepError::fail(text).with_hint("add the network to `allowed_targets` if it is meant to be reached")
         }
         api::Error::TimedOut { .. } => StepError::wait(text, Duration::ZERO),
         error if error.is_unreachable() => StepError::wait(text, SOON),

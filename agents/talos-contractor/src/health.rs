@@ -5,12 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use contractor::action::{StepContext, StepError};
+use contractor::action::StepError;
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node as KubernetesNode, Pod};
 use kube::{Api, Client as Kubernetes, api::ListParams};
 use messages::request::Cni;
+use store::Reader;
 use talos::{
     api::{
         Client, EtcdMember,
@@ -59,17 +60,17 @@ struct Facts {
 }
 
 /// Checks a cluster; what cannot be asked counts as a problem and not as an error.
-pub async fn check(deps: &Deps, cx: &StepContext, cluster: &Cluster, nodes: &[Node]) -> Result<Health, StepError> {
-    let seen = join_all(nodes.iter().map(|node| see(deps, cx, node))).await;
+pub async fn check(deps: &Deps, store: &Reader, cluster: &Cluster, nodes: &[Node]) -> Result<Health, StepError> {
+    let seen = join_all(nodes.iter().map(|node| see(deps, store, node))).await;
     let mut findings = Findings::default();
     machines(&mut findings, &seen);
     etcd(&mut findings, &seen);
     let mut p95 = 0.0;
-    match kubernetes::connect(deps, cx, cluster).await {
+    match kubernetes::connect(deps, store, cluster).await {
         Ok(client) => {
             findings.note("Kubernetes API", Vec::new());
             kubernetes_nodes(&mut findings, &client, cluster, nodes).await;
-            system_pods(&mut findings, &client, nodes).await;
+            system_pods(&mut findings, &client, cluster, nodes).await;
             p95 = answer_time(&client).await;
         }
         Err(error) => findings.note("Kubernetes API", vec![error.to_string()]),
@@ -78,9 +79,9 @@ pub async fn check(deps: &Deps, cx: &StepContext, cluster: &Cluster, nodes: &[No
     Ok(Health { checked: Timestamp::now(), healthy, checks: findings.0, api_p95_ms: p95 })
 }
 
-async fn see<'n>(deps: &Deps, cx: &StepContext, node: &'n Node) -> Seen<'n> {
+async fn see<'n>(deps: &Deps, store: &Reader, node: &'n Node) -> Seen<'n> {
     let facts = async {
-        let client = deps.node(&cx.store, node, Role::Reader).await.map_err(|error| error.to_string())?;
+        let client = deps.node(store, node, Role::Reader).await.map_err(|error| error.to_string())?;
         facts(&client, node).await.map_err(|error| chain(&error))
     };
     Seen { node, facts: facts.await }
@@ -173,7 +174,7 @@ async fn kubernetes_nodes(findings: &mut Findings, client: &Kubernetes, cluster:
     findings.note("nodes are schedulable", cordoned.map(|node| node.hostname.to_string()).collect());
 }
 
-async fn system_pods(findings: &mut Findings, client: &Kubernetes, nodes: &[Node]) {
+async fn system_pods(findings: &mut Findings, client: &Kubernetes, cluster: &Cluster, nodes: &[Node]) {
     let api = Api::<Pod>::namespaced(client.clone(), "kube-system");
     let pods = match api.list(&ListParams::default()).await {
         Ok(list) => list.items,
@@ -188,7 +189,10 @@ async fn system_pods(findings: &mut Findings, client: &Kubernetes, nodes: &[Node
         let problem = (running < planes).then(|| format!("{running} of {planes} are ready"));
         findings.note(app, problem.into_iter().collect());
     }
-    for app in ["kube-proxy", "kube-dns"] {
+    // Without a pod network only what runs on the host network can be ready.
+    let others: &[_] =
+        if cluster.spec.network_cni == Some(Cni::None) { &["kube-proxy"] } else { &["kube-proxy", "kube-dns"] };
+    for app in others {
         let unready = of(app).into_iter().filter(|pod| !is_ready(pod));
         findings.note(app, unready.filter_map(|pod| pod.metadata.name.clone()).collect());
     }

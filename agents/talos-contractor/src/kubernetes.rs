@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use contractor::action::{StepContext, StepError};
+use contractor::action::StepError;
 use jiff::Timestamp;
 use kube::{
     Client, Config,
@@ -12,6 +12,7 @@ use kube::{
     discovery::ApiResource,
 };
 use secrecy::ExposeSecret;
+use store::Reader;
 use talos::kubeconfig;
 
 use crate::{
@@ -32,10 +33,10 @@ const PROBE: Duration = Duration::from_secs(3);
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A client of a cluster's API through whichever server answers: the endpoint first, then each control plane.
-pub async fn connect(deps: &Deps, cx: &StepContext, cluster: &Cluster) -> Result<Client, StepError> {
+pub async fn connect(deps: &Deps, store: &Reader, cluster: &Cluster) -> Result<Client, StepError> {
     let mut last = StepError::wait("the cluster has no control plane with an address", Duration::from_secs(1));
-    for server in servers(cx, cluster)? {
-        let client = client(deps, cx, cluster, &server)?;
+    for server in servers(store, cluster)? {
+        let client = client(deps, store, cluster, &server)?;
         match probe(&client, &server).await {
             Ok(_) => return Ok(client),
             Err(error @ StepError::Fail(_)) => return Err(error),
@@ -55,9 +56,9 @@ pub async fn probe(client: &Client, server: &str) -> Result<String, StepError> {
 }
 
 /// URLs to try, the cluster's endpoint first. A host name is the endpoint's only where it is an address.
-pub fn servers(cx: &StepContext, cluster: &Cluster) -> Result<Vec<String>, StepError> {
+pub fn servers(store: &Reader, cluster: &Cluster) -> Result<Vec<String>, StepError> {
     let endpoint = address_of(&cluster.endpoint).map(|_| cluster.endpoint.clone());
-    let planes = control_planes(cx, &cluster.name)?;
+    let planes = control_planes(store, &cluster.name)?;
     let direct = planes.iter().map(|node| format!("https://{}", std::net::SocketAddr::new(node.ip, PORT)));
     let mut servers: Vec<_> = endpoint.into_iter().chain(direct).collect();
     let mut seen = std::collections::HashSet::new();
@@ -66,13 +67,13 @@ pub fn servers(cx: &StepContext, cluster: &Cluster) -> Result<Vec<String>, StepE
 }
 
 /// A client of the API at `server`, which must be an address among the allowed targets.
-pub fn client(deps: &Deps, cx: &StepContext, cluster: &Cluster, server: &str) -> Result<Client, StepError> {
+pub fn client(deps: &Deps, store: &Reader, cluster: &Cluster, server: &str) -> Result<Client, StepError> {
     let address = address_of(server).ok_or_else(|| StepError::fail(format!("{server} names no address")))?;
     if !deps.allowed().allows(address) {
         return Err(StepError::fail(format!("{address} is outside the allowed targets ({})", deps.allowed()))
-            .with_hint("add the network to `talos.allowed_targets` if it is meant to be reached"));
+            .with_hint("add the network to `allowed_targets` if it is meant to be reached"));
     }
-    let (_, bundle) = reach::bundle(&cx.store, &cluster.name)?;
+    let (_, bundle) = reach::bundle(store, &cluster.name)?;
     let certificate = kubeconfig::admin_certificate(&bundle, LIFETIME, Timestamp::now())
         .map_err(|error| unusable("the cluster's Kubernetes authority", &error))?;
     let authority =

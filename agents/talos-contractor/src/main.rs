@@ -1,3 +1,9 @@
 //! Starts the daemon.
 
-fn main() {}
+use std::process::ExitCode;
+
+use talos_contractor::app::TalosContractor;
+
+fn main() -> ExitCode {
+    contractor::cli::main::<TalosContractor>()
+}

@@ -1,10 +1,17 @@
 //! The condition `unschedulable_pods`: pods that no node of a cluster has room for.
 
-use contractor::action::{StepContext, StepError};
+use contractor::action::StepError;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, api::ListParams};
+use messages::name::ClusterName;
+use store::Reader;
 
-use crate::failure::asked;
+use crate::{
+    failure::{asked, read},
+    inventory::{self, ClusterState},
+    kubernetes,
+    reach::Deps,
+};
 
 /// How many pods wait for room. Only what more nodes could change counts: the scheduler said `Unschedulable`.
 pub async fn unschedulable(client: &Client) -> Result<usize, StepError> {
@@ -24,20 +31,15 @@ fn is_unschedulable(pod: &Pod) -> bool {
     refused.next().is_some() && pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_none())
 }
 
-/// What the trigger needs of a step's context, for callers outside of a run.
-pub async fn clusters_under_pressure(
-    deps: &crate::reach::Deps,
-    cx: &StepContext,
-) -> Result<Vec<(messages::name::ClusterName, usize)>, StepError> {
+/// The clusters that stand and have such pods, with how many. One whose API does not answer is left out.
+pub async fn clusters_under_pressure(deps: &Deps, store: &Reader) -> Result<Vec<(ClusterName, usize)>, StepError> {
     let mut found = Vec::new();
-    for known in crate::inventory::clusters(&cx.store).map_err(crate::failure::read)? {
-        let cluster = known.value;
-        if cluster.state != crate::inventory::ClusterState::Active {
+    for cluster in inventory::clusters(store).map_err(read)?.into_iter().map(|known| known.value) {
+        if cluster.state != ClusterState::Active {
             continue;
         }
-        let Ok(client) = crate::kubernetes::connect(deps, cx, &cluster).await else { continue };
-        let waiting = unschedulable(&client).await?;
-        if waiting > 0 {
+        let Ok(client) = kubernetes::connect(deps, store, &cluster).await else { continue };
+        if let Ok(waiting @ 1..) = unschedulable(&client).await {
             found.push((cluster.name, waiting));
         }
     }

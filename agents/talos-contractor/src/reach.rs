@@ -43,9 +43,8 @@ struct Inner {
 }
 
 impl Deps {
-    /// Works by these settings.
-    pub fn new(settings: TalosSettings, addons: AddonSettings) -> Self {
-        let allowed = AllowedTargets::new(settings.allowed_targets.iter().copied());
+    /// Works by these settings, and dials `allowed` only.
+    pub fn new(settings: TalosSettings, addons: AddonSettings, allowed: AllowedTargets) -> Self {
         let connector = Connector::new(allowed.clone());
         let inner = Inner { settings, addons, allowed, connector, credentials: Mutex::default() };
         Self { inner: Arc::new(inner) }
@@ -120,7 +119,7 @@ pub fn known_node(cx: &StepContext, cluster: &ClusterName, name: &NodeName) -> R
 }
 
 /// The control planes of a cluster, in the order of their names.
-pub fn control_planes(cx: &StepContext, cluster: &ClusterName) -> Result<Vec<Node>, StepError> {
-    let nodes = inventory::nodes(&cx.store, cluster).map_err(read)?;
+pub fn control_planes(store: &Reader, cluster: &ClusterName) -> Result<Vec<Node>, StepError> {
+    let nodes = inventory::nodes(store, cluster).map_err(read)?;
     Ok(nodes.into_iter().map(|node| node.value).filter(Node::is_control_plane).collect())
 }

@@ -2,17 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+/// This contractor's own sections of the configuration file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sections {
+    /// Clusters and their nodes.
+    pub talos: TalosSettings,
+    /// The add-on catalogue.
+    pub addons: AddonSettings,
+}
 
 /// The section `[talos]` of the configuration file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TalosSettings {
-    /// Networks that may be dialled: Talos nodes, Kubernetes APIs, the hosts of add-on manifests. Empty means none.
-    #[schemars(with = "Vec<String>")]
-    pub allowed_targets: Vec<IpNet>,
     /// Hand configurations to machines whose handoff names no SMBIOS UUID. They hold the cluster's keys.
     pub accept_unproven_nodes: bool,
     /// How many ready RSA service-account keys are kept; one takes about a second of CPU.
@@ -24,12 +30,7 @@ pub struct TalosSettings {
 
 impl Default for TalosSettings {
     fn default() -> Self {
-        Self {
-            allowed_targets: Vec::new(),
-            accept_unproven_nodes: false,
-            service_account_keys: 2,
-            image_factory: "factory.talos.dev".to_owned(),
-        }
+        Self { accept_unproven_nodes: false, service_account_keys: 2, image_factory: "factory.talos.dev".to_owned() }
     }
 }
 

@@ -98,7 +98,7 @@ impl Action for BootstrapEtcd {
 impl BootstrapEtcd {
     /// The control planes that have an etcd member. All of them must answer: silence is no proof.
     async fn members(&self, cx: &StepContext, cluster: &ClusterName) -> Result<Vec<NodeName>, StepError> {
-        let planes = control_planes(cx, cluster)?;
+        let planes = control_planes(&cx.store, cluster)?;
         let asked = planes.iter().map(|node| async move {
             let client = waiting::for_node(&self.0, cx, node, Role::Reader, SLICE).await?;
             Ok::<_, StepError>((node.hostname.clone(), has_member(&client).await?))

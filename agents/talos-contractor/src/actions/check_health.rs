@@ -53,10 +53,10 @@ impl Action for CheckHealth {
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
         let Versioned { revision, value: cluster } = known_cluster(cx, &input.cluster)?;
         let nodes = nodes_of(&cx.store, &input.cluster)?;
-        if let Ok(client) = kubernetes::connect(&self.0, cx, &cluster).await {
+        if let Ok(client) = kubernetes::connect(&self.0, &cx.store, &cluster).await {
             certificates::approve(&client, cx, &input.cluster).await?;
         }
-        let health = health::check(&self.0, cx, &cluster, &nodes).await?;
+        let health = health::check(&self.0, &cx.store, &cluster, &nodes).await?;
         let problems = problems(&health);
         if input.until_healthy && !health.healthy {
             let text: Vec<_> = problems.iter().map(|(check, problem)| format!("{check}: {problem}")).collect();

@@ -64,6 +64,6 @@ impl Action for CordonNode {
 impl CordonNode {
     async fn api(&self, cx: &StepContext, input: &Input) -> Result<Api<Node>, StepError> {
         let cluster = known_cluster(cx, &input.cluster)?.value;
-        Ok(Api::all(kubernetes::connect(&self.0, cx, &cluster).await?))
+        Ok(Api::all(kubernetes::connect(&self.0, &cx.store, &cluster).await?))
     }
 }

@@ -38,7 +38,7 @@ impl Action for DeleteNode {
 
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
         let cluster = known_cluster(cx, &input.cluster)?.value;
-        let api = Api::<Node>::all(kubernetes::connect(&self.0, cx, &cluster).await?);
+        let api = Api::<Node>::all(kubernetes::connect(&self.0, &cx.store, &cluster).await?);
         match api.delete(input.node.as_str(), &DeleteParams::default()).await {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(Done::new(Output {})),
             Err(error) => Err(asked(&format!("deleting node {}", input.node), &error)),

@@ -49,7 +49,7 @@ impl Action for DrainNode {
         const SLICE: Duration = Duration::from_secs(30);
         const PAUSE: Duration = Duration::from_millis(250);
         let cluster = known_cluster(cx, &input.cluster)?.value;
-        let client = kubernetes::connect(&self.0, cx, &cluster).await?;
+        let client = kubernetes::connect(&self.0, &cx.store, &cluster).await?;
         let node = Api::<Node>::all(client.clone()).get_opt(input.node.as_str()).await;
         let node = node.map_err(|error| asked(&format!("reading node {}", input.node), &error))?;
         if !node.as_ref().is_some_and(ready) {

@@ -58,7 +58,7 @@ impl Action for InstallAddon {
         for object in &mut objects {
             adapt(object, input);
         }
-        let client = kubernetes::connect(&self.0, cx, &cluster).await?;
+        let client = kubernetes::connect(&self.0, &cx.store, &cluster).await?;
         manifest::apply(&client, &namespaces(input, &objects)?).await?;
         manifest::apply(&client, &objects).await?;
         let mut effects = Effects::default();

@@ -57,7 +57,7 @@ impl Action for InstallCilium {
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
         let cluster = known_cluster(cx, &input.cluster)?.value;
         let settings = &self.0.addons().cilium;
-        let client = kubernetes::connect(&self.0, cx, &cluster).await?;
+        let client = kubernetes::connect(&self.0, &cx.store, &cluster).await?;
         let jobs = Api::<Job>::namespaced(client.clone(), NAMESPACE);
         let known = jobs.get_opt(NAME).await.map_err(|error| asked("reading the Cilium job", &error))?;
         // A job's template cannot be changed, so what is there is left to end.

@@ -47,7 +47,7 @@ impl Action for LabelNodes {
 
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
         let cluster = known_cluster(cx, &input.cluster)?.value;
-        let api = Api::<KubernetesNode>::all(kubernetes::connect(&self.0, cx, &cluster).await?);
+        let api = Api::<KubernetesNode>::all(kubernetes::connect(&self.0, &cx.store, &cluster).await?);
         let mut effects = Effects::default();
         for name in &input.nodes {
             let Versioned { revision, value: node } = known_node(cx, &input.cluster, name)?;

@@ -55,7 +55,7 @@ impl Action for PlanScaleUp {
 
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
         let cluster = known_cluster(cx, &input.cluster)?.value;
-        let client = kubernetes::connect(&self.0, cx, &cluster).await?;
+        let client = kubernetes::connect(&self.0, &cx.store, &cluster).await?;
         let waiting = pressure::unschedulable(&client).await?;
         let workers: Vec<_> =
             nodes_of(&cx.store, &input.cluster)?.into_iter().filter(|node| !node.is_control_plane()).collect();

@@ -53,8 +53,10 @@ impl Action for ResetNode {
 
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
         let node = known_node(cx, &input.cluster, &input.node)?.value;
-        let others: Vec<_> =
-            control_planes(cx, &input.cluster)?.into_iter().filter(|other| other.hostname != node.hostname).collect();
+        let others: Vec<_> = control_planes(&cx.store, &input.cluster)?
+            .into_iter()
+            .filter(|other| other.hostname != node.hostname)
+            .collect();
         if node.is_control_plane() {
             self.prove_quorum(cx, &others).await?;
         }

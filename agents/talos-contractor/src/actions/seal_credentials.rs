@@ -60,7 +60,7 @@ impl Action for SealCredentials {
             .map_err(|error| unusable("the cluster's Kubernetes authority", &error))?;
         let credentials = Credentials::issue(&bundle.os, &Role::Admin.into(), ADMIN_LIFETIME, now)
             .map_err(|error| unusable("the cluster's Talos authority", &error))?;
-        let endpoints: Vec<_> = control_planes(cx, &input.cluster)?.iter().map(|node| node.ip).collect();
+        let endpoints: Vec<_> = control_planes(&cx.store, &input.cluster)?.iter().map(|node| node.ip).collect();
         let talosconfig = TalosConfig::new(name, &endpoints, credentials)
             .to_yaml()
             .map_err(|error| unusable("the talosconfig", &error))?;

@@ -72,7 +72,7 @@ impl Action for SelectNodes {
         let chosen = if surplus == 0 {
             Vec::new()
         } else {
-            let client = kubernetes::connect(&self.0, cx, &cluster).await?;
+            let client = kubernetes::connect(&self.0, &cx.store, &cluster).await?;
             let ranks = ranks(&client, &pool).await?;
             choose(pool, surplus, &ranks)
         };

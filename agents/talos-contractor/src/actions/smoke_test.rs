@@ -54,7 +54,7 @@ impl Action for SmokeTest {
 
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
         let cluster = known_cluster(cx, &input.cluster)?.value;
-        let client = kubernetes::connect(&self.0, cx, &cluster).await?;
+        let client = kubernetes::connect(&self.0, &cx.store, &cluster).await?;
         let namespace = namespace(cx);
         manifest::apply(&client, &objects(&namespace, &self.0.addons().smoke_image, input.storage)?).await?;
         let pods = Api::<Pod>::namespaced(client.clone(), &namespace);
@@ -72,7 +72,7 @@ impl Action for SmokeTest {
         let cluster = inventory::cluster(&cx.store, &input.cluster).map_err(crate::failure::read)?;
         // An API that is gone has nothing left to take away.
         if let Some(cluster) = cluster
-            && let Ok(client) = kubernetes::connect(&self.0, cx, &cluster.value).await
+            && let Ok(client) = kubernetes::connect(&self.0, &cx.store, &cluster.value).await
         {
             remove(&client, &namespace(cx)).await?;
         }

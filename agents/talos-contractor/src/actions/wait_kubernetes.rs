@@ -69,8 +69,8 @@ impl WaitKubernetes {
         let cluster = known_cluster(cx, name)?.value;
         // An endpoint that is a host name is resolved by its users, and not from here.
         if address_of(&cluster.endpoint).is_some() {
-            return probe(&client(&self.0, cx, &cluster, &cluster.endpoint)?, &cluster.endpoint).await;
+            return probe(&client(&self.0, &cx.store, &cluster, &cluster.endpoint)?, &cluster.endpoint).await;
         }
-        probe(&connect(&self.0, cx, &cluster).await?, "a control plane").await
+        probe(&connect(&self.0, &cx.store, &cluster).await?, "a control plane").await
     }
 }

@@ -46,7 +46,7 @@ impl Action for WaitMembers {
     type Output = Output;
 
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
-        let planes = control_planes(cx, &input.cluster)?;
+        let planes = control_planes(&cx.store, &input.cluster)?;
         let views = try_join_all(planes.iter().map(|node| self.view(cx, node))).await?;
         let wanted: BTreeSet<_> = planes.iter().map(|node| node.hostname.to_string()).collect();
         for (node, members) in planes.iter().zip(&views) {

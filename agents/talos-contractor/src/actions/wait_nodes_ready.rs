@@ -47,7 +47,7 @@ impl Action for WaitNodesReady {
 
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
         let cluster = known_cluster(cx, &input.cluster)?.value;
-        let client = kubernetes::connect(&self.0, cx, &cluster).await?;
+        let client = kubernetes::connect(&self.0, &cx.store, &cluster).await?;
         certificates::approve(&client, cx, &input.cluster).await?;
         let api = Api::<Node>::all(client);
         let waits = input.nodes.iter().map(|name| {

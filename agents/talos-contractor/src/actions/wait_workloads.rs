@@ -50,7 +50,7 @@ impl Action for WaitWorkloads {
 
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
         let cluster = known_cluster(cx, &input.cluster)?.value;
-        let client = kubernetes::connect(&self.0, cx, &cluster).await?;
+        let client = kubernetes::connect(&self.0, &cx.store, &cluster).await?;
         let waits = input.workloads.iter().map(|workload| {
             let api = api(&client, workload);
             async move {
