@@ -6,3 +6,4 @@ pub mod kubernetes;
 pub mod machine;
 pub mod pace;
 pub mod proxmox;
+pub mod talos;

@@ -1,0 +1,15 @@
+//! Fills a boot's COSI resources from what the node is and does (talos.md 4.3).
+
+mod cluster;
+mod hardware;
+mod kubernetes;
+mod network;
+mod runtime;
+mod secrets;
+
+pub(crate) use self::cluster::{etcd_member, follow_discovery};
+pub(crate) use self::hardware::{disks, hardware, volumes, DiskView};
+pub(crate) use self::kubernetes::{STATIC_PODS, control_plane, kubernetes, ready_static_pods};
+pub(crate) use self::network::network;
+pub(crate) use self::runtime::{config, machine_status, meta_keys, time, unattended_install};
+pub(crate) use self::secrets::secrets;
