@@ -1,3 +1,7 @@
-//! Placeholder.
+//! The main job on the embedded defaults: a cluster is asked for, made, looked at.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tests::demo::main()
+}

@@ -1,0 +1,222 @@
+//! `cargo demo`: starts the whole platform as separate processes, asks for a cluster, shows what happens.
+
+mod summary;
+
+use std::{
+    io::Write,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use bus::identity::Identity;
+use clap::{Parser, Subcommand};
+use cortexctl::{
+    cli::Ending,
+    client::{Client, Submission},
+    watch::{self, Told, seconds},
+};
+use messages::subject::Party;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::world::{World, WorldOptions};
+
+/// Shows the platform at work on a simulated datacenter, on loopback only.
+#[derive(Parser)]
+#[command(name = "demo")]
+struct Arguments {
+    #[command(subcommand)]
+    story: Option<Story>,
+    /// Leave everything running and say how to reach it, until Ctrl-C.
+    #[arg(long, global = true)]
+    keep: bool,
+    /// Number of workers.
+    #[arg(long, global = true)]
+    nodes: Option<u32>,
+    /// ha, single, edge or hybrid.
+    #[arg(long, global = true, default_value = "ha")]
+    pattern: String,
+    /// How many times as fast as real hardware the datacenter is.
+    #[arg(long, global = true, default_value_t = 20.0)]
+    speed: f64,
+    /// Seed of everything random in the datacenter.
+    #[arg(long, global = true, default_value_t = 1)]
+    seed: u64,
+    /// A fault of the datacenter: `pve POST /nodes/*/qemu#2=error:500:text`; may be given several times.
+    #[arg(long = "fault", global = true)]
+    faults: Vec<String>,
+    /// Print every event.
+    #[arg(long, short, global = true)]
+    verbose: bool,
+}
+
+#[derive(Subcommand, Clone, Copy, PartialEq, Eq)]
+enum Story {
+    /// Create a cluster, scale it to four workers, take it away; the datacenter must be as before.
+    Life,
+}
+
+/// Runs the demo's command line.
+pub fn main() -> ExitCode {
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider was installed before");
+    }
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("demo: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    say("building what is not built yet …");
+    crate::binaries::path("lab")?;
+    let folder = tempfile::Builder::new().prefix("cortex-demo-").tempdir()?;
+    say("starting nats-server, the lab and both contractors …");
+    let options = WorldOptions {
+        speed: arguments.speed,
+        seed: arguments.seed,
+        faults: arguments.faults.clone(),
+        ..WorldOptions::default()
+    };
+    let mut world = World::start(folder.path(), &options)?;
+    say(&format!("ready after {}", seconds(millis(begun))));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let told = runtime.block_on(async {
+        tokio::select! {
+            told = tell(arguments, &world) => told,
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted?;
+                bail!("interrupted; everything that was started is being ended")
+            }
+        }
+    });
+    if let Err(error) = told {
+        let kept = folder.keep();
+        return Err(error.context(format!("the logs are in {}", kept.display())));
+    }
+    if arguments.keep {
+        say(&exports(&world)?);
+        say("everything runs until Ctrl-C");
+        runtime.block_on(tokio::signal::ctrl_c())?;
+    }
+    for process in [&mut world.infrastructure, &mut world.talos] {
+        let name = process.name().to_owned();
+        let status = process.stop(Duration::from_secs(15))?;
+        if !status.success() {
+            bail!("{name} ended with {status}");
+        }
+    }
+    say(&format!("done after {}", seconds(millis(begun))));
+    Ok(())
+}
+
+async fn tell(arguments: &Arguments, world: &World) -> anyhow::Result<()> {
+    let coordinator = Client::connect(world.client_options(Identity::Coordinator, "demo")).await?;
+    let operator = Client::connect(world.client_options(Identity::Operator, "demo")).await?;
+    let before = world.snapshot().await?;
+
+    let mut request = json!({
+        "request_type": "provision_cluster", "cluster_name": "prod-k8s", "pattern": arguments.pattern,
+    });
+    if let Some(nodes) = arguments.nodes {
+        request["worker_nodes"] = nodes.into();
+    }
+    say(&format!("\na coordinator asks for a cluster: {request}"));
+    let flow = ask(&coordinator, "provision_cluster", &request, arguments.verbose).await?;
+    summary::print(&operator, world, flow).await?;
+
+    if arguments.story == Some(Story::Life) {
+        life(&operator, arguments.verbose).await?;
+        let after = world.snapshot().await?;
+        let left = summary::leftovers(&before, &after);
+        if !left.is_empty() {
+            bail!("the datacenter is not as before: {}", left.join(", "));
+        }
+        say("the datacenter is as before: no VM, disk or address is left");
+    } else {
+        say(&next_steps());
+    }
+    Ok(())
+}
+
+async fn life(operator: &Client, verbose: bool) -> anyhow::Result<()> {
+    say("\nan operator asks for a fourth worker");
+    let scale = json!({ "cluster_name": "prod-k8s", "pool": "worker", "count": 4 });
+    ask(operator, "scale_request", &scale, verbose).await?;
+    say("\nan operator takes the cluster away");
+    let mut gone = json!({ "cluster_name": "prod-k8s", "reason": "end of the demo" });
+    let plan = operator.plan(Party::Infrastructure, "decommission_request", &gone).await?;
+    say(cortexctl::commands::clusters::plan_text(&plan).trim_end());
+    say("and consents to that plan");
+    gone["approval"] = json!({ "plan_hash": plan.plan_hash });
+    ask(operator, "decommission_request", &gone, verbose).await?;
+    Ok(())
+}
+
+/// Asks and follows the flow to its end.
+async fn ask(client: &Client, name: &str, body: &Value, verbose: bool) -> anyhow::Result<Uuid> {
+    let begun = Instant::now();
+    let flow = Uuid::now_v7();
+    let tail = watch::events_from_now(client).await?;
+    match client.submit(Party::Infrastructure, name, flow, body).await? {
+        Submission::Accepted(accepted) => say(&format!("accepted as flow {}", accepted.flow)),
+        Submission::AwaitsApproval { plan, .. } => bail!("{name} waits for approval of plan {}", plan.plan_hash),
+    }
+    let tell = |told: &Told| {
+        if verbose || worth_telling(told) {
+            say(&told.line());
+        }
+    };
+    let (ending, view) = watch::follow(client, flow, tail, tell).await?;
+    if ending != Ending::Ok {
+        let view = view.context("the flow needs an operator")?;
+        bail!("{name} {}: {}", view.state, view.reason.unwrap_or_default());
+    }
+    say(&format!("{name} succeeded after {}", seconds(millis(begun))));
+    Ok(flow)
+}
+
+/// What a person wants to see go by.
+fn worth_telling(told: &Told) -> bool {
+    let quiet = ["step_started", "step_skipped", "run_started", "flow_started", "vm_reserved"];
+    told.kind.starts_with("step_succeeded")
+        || (!told.kind.starts_with("step_") && !quiet.contains(&told.kind.as_str()))
+        || matches!(told.kind.as_str(), "step_failed" | "step_retrying" | "step_undone" | "step_undo_failed")
+}
+
+fn exports(world: &World) -> anyhow::Result<String> {
+    let cortexctl = crate::binaries::path("cortexctl")?;
+    let mut lines = vec![String::new()];
+    for (name, value) in world.environment(Identity::Operator) {
+        lines.push(format!("export {name}={value}"));
+    }
+    let kubeconfig: PathBuf = world.folder.join("kubeconfig");
+    let talosconfig: PathBuf = world.folder.join("talosconfig");
+    lines.push(format!("alias cortexctl={}", cortexctl.display()));
+    lines.push(format!("cortexctl kubeconfig prod-k8s > {0}; export KUBECONFIG={0}", kubeconfig.display()));
+    lines.push(format!("cortexctl talosconfig prod-k8s > {0}; export TALOSCONFIG={0}", talosconfig.display()));
+    lines.push(format!("# Proxmox VE: {} (fingerprint {})", world.facts.proxmox, world.facts.fingerprint));
+    lines.push(format!("# lab control: {}/v1/status", world.facts.control));
+    Ok(lines.join("\n"))
+}
+
+fn next_steps() -> String {
+    "\nTo try next: `cargo demo -- life` scales the cluster and takes it away; `cargo demo -- --keep` leaves everything\n\
+     running for cortexctl, kubectl and talosctl; `cargo demo -- --fault 'pve POST /nodes/*/qemu#2=error:500:no'`\n\
+     shows a fault."
+        .to_owned()
+}
+
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

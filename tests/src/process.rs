@@ -1,0 +1,119 @@
+//! A child process with a log file: killed when dropped, killed and started again when a test says so.
+
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+
+/// A program that runs beside this one.
+pub struct Process {
+    name: String,
+    program: PathBuf,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Process {
+    /// A program that is not started yet; what it says goes to `<folder>/<name>.log`.
+    pub fn new(name: &str, program: &Path, arguments: Vec<String>, folder: &Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            program: program.to_owned(),
+            arguments,
+            environment: Vec::new(),
+            log: folder.join(format!("{name}.log")),
+            child: None,
+        }
+    }
+
+    /// The same program with an environment variable.
+    #[must_use]
+    pub fn with_environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts it. Its standard output is handed back where `piped`, else it goes to the log too.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start(&mut self, piped: bool) -> anyhow::Result<Option<std::process::ChildStdout>> {
+        let log = fs::File::options().create(true).append(true).open(&self.log)?;
+        let output = if piped { Stdio::piped() } else { Stdio::from(log.try_clone()?) };
+        let mut command = Command::new(&self.program);
+        // A group of its own: Ctrl-C is for the parent, which ends its children in order.
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(output).stderr(log).process_group(0);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let child = command.spawn().with_context(|| format!("{} does not start", self.program.display()))?;
+        Ok(self.child.insert(child).stdout.take())
+    }
+
+    /// Ends it at once, as a power cut would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Asks it to end and waits until it has.
+    ///
+    /// # Errors
+    /// If it does not end within `patience`.
+    pub fn stop(&mut self, patience: Duration) -> anyhow::Result<ExitStatus> {
+        let child = self.child.as_mut().with_context(|| format!("{} does not run", self.name))?;
+        signal(child.id(), "TERM")?;
+        let give_up = Instant::now() + patience;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                self.child = None;
+                return Ok(status);
+            }
+            if Instant::now() > give_up {
+                bail!("{} did not end within {patience:?}", self.name);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().and_then(|child| child.try_wait().ok().flatten())
+    }
+
+    /// What it said so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.child.is_some() && self.stop(Duration::from_secs(3)).is_err() {
+            self.kill();
+        }
+    }
+}
+
+/// Sends a signal by the system's own program: this workspace forbids unsafe code.
+pub fn signal(process: u32, name: &str) -> anyhow::Result<()> {
+    let status = Command::new("kill").arg(format!("-{name}")).arg(process.to_string()).status()?;
+    if status.success() { Ok(()) } else { bail!("kill -{name} {process} failed") }
+}
