@@ -50,7 +50,7 @@ pub(crate) async fn configured(boot: Arc<Boot>) {
     boot.state().api_certificate = Some(certificate);
     publish::secrets(&boot, &config);
     boot.services.set("apid", State::Preparing, "Creating service runner");
-    boot.world.seconds(1).await;
+    boot.world.work(1.0).await;
     for address in boot.network().addresses() {
         listen_on(&boot, address, boot.stop.clone()).await;
     }
@@ -133,7 +133,7 @@ async fn certificate_from_trustd(boot: &Arc<Boot>, config: &Config) -> Certifica
                 }
             }
         }
-        boot.world.seconds(3).await;
+        boot.world.idle(std::time::Duration::from_secs(3)).await;
     }
 }
 
@@ -159,7 +159,7 @@ async fn ask_trustd(boot: &Arc<Boot>, config: &Config, address: IpAddr) -> tls::
 pub(crate) async fn trustd(boot: Arc<Boot>) {
     boot.services.set("trustd", State::Waiting, "Waiting for service \"containerd\" to be \"up\", time sync, network");
     join::until_up(&boot, "containerd").await;
-    boot.world.seconds(1).await;
+    boot.world.work(1.0).await;
     let Some(config) = boot.active_config() else { return };
     let Some(authority) = tls::authority(&config.os_ca()) else { return };
     let now = jiff::Timestamp::now();

@@ -11,13 +11,13 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tower::Service;
 
-use super::faults::{Call, Fault};
 use super::node::Boot;
 use super::proxy;
 use super::release::Line;
 use super::roles::{Role, Roles};
 use super::serve::Peer;
 use super::tls;
+use crate::faults::FaultAction;
 
 /// Services whose methods answer with `messages`, which alone may be sent to several nodes.
 const AGGREGATABLE: [&str; 5] = [
@@ -46,6 +46,11 @@ pub(crate) struct Gateway {
     peer: Peer,
 }
 
+/// The connection breaks instead of an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection was cut by a planned fault")]
+pub(crate) struct Dropped;
+
 /// Where a call goes.
 #[derive(Debug, PartialEq)]
 enum Route {
@@ -59,19 +64,31 @@ impl Gateway {
         Self { boot, mode, routes, peer }
     }
 
-    async fn handle(mut self, mut request: Request<Incoming>) -> Result<Response<Body>, Status> {
+    async fn handle(mut self, request: Request<Incoming>) -> Result<Response<Body>, Dropped> {
         let path = request.uri().path().to_owned();
-        let fault = self.fault(&path);
-        match &fault {
-            Fault::Delay(delay) => tokio::time::sleep(*delay).await,
-            Fault::Refuse { code, text } => return Err(Status::new(tonic::Code::from_i32(*code), text.clone())),
-            Fault::Hang => std::future::pending::<()>().await,
-            Fault::None | Fault::DropReply => {}
+        let mut reply_lost = false;
+        match self.fault(&path) {
+            Some(FaultAction::Delay { milliseconds }) => {
+                tokio::time::sleep(std::time::Duration::from_millis(milliseconds)).await;
+            }
+            Some(FaultAction::Error { code, message, .. }) => {
+                let code = if code <= 16 { tonic::Code::from_i32(i32::from(code)) } else { tonic::Code::Unavailable };
+                return Ok(Status::new(code, message).into_http());
+            }
+            Some(FaultAction::Hang) => std::future::pending::<()>().await,
+            Some(FaultAction::DropRequest) => return Err(Dropped),
+            Some(FaultAction::DropReply) => reply_lost = true,
+            Some(FaultAction::Warnings { .. }) | None => {}
         }
-        self.check_registered(&path)?;
+        let response = self.answer(&path, request).await.unwrap_or_else(|status| status.into_http());
+        if reply_lost { Err(Dropped) } else { Ok(response) }
+    }
+
+    async fn answer(&mut self, path: &str, mut request: Request<Incoming>) -> Result<Response<Body>, Status> {
+        self.check_registered(path)?;
         let roles = self.roles(request.headers())?;
-        let route = self.route(&path, request.headers())?;
-        let response = match (route, &self.mode) {
+        let route = self.route(path, request.headers())?;
+        match (route, &self.mode) {
             (Route::One(node), Mode::Configured { forwarding: Some(forwarder) }) => {
                 forwarder.one(&node, &roles, request).await
             }
@@ -79,7 +96,7 @@ impl Gateway {
                 forwarder.many(nodes, &roles, request).await
             }
             _ => {
-                if !roles.may_call(&path) {
+                if !roles.may_call(path) {
                     return Err(Status::permission_denied("not authorized"));
                 }
                 request.extensions_mut().insert(roles);
@@ -89,18 +106,12 @@ impl Gateway {
                     Err(never) => match never {},
                 }
             }
-        };
-        if fault == Fault::DropReply {
-            // The reply is lost: to the client the call never ends well.
-            drop(response);
-            return Err(Status::unavailable("error reading from server: EOF"));
         }
-        response
     }
 
-    fn fault(&self, path: &str) -> Fault {
-        let Some(address) = self.boot.network().primary() else { return Fault::None };
-        self.boot.world.faults().on_call(&Call { vmid: self.boot.machine.vmid, address, path })
+    fn fault(&self, path: &str) -> Option<FaultAction> {
+        let address = self.boot.network().primary()?;
+        self.boot.world.faults().take(&format!("talos {address} {path}"))
     }
 
     /// A service that this release does not have, or not in maintenance.
@@ -199,7 +210,7 @@ fn values(headers: &HeaderMap, key: &str) -> Vec<String> {
 
 impl Service<Request<Incoming>> for Gateway {
     type Response = Response<Body>;
-    type Error = std::convert::Infallible;
+    type Error = Dropped;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
@@ -208,6 +219,6 @@ impl Service<Request<Incoming>> for Gateway {
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let this = self.clone();
-        Box::pin(async move { Ok(this.handle(request).await.unwrap_or_else(|status| status.into_http())) })
+        Box::pin(this.handle(request))
     }
 }

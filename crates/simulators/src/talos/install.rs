@@ -35,7 +35,7 @@ pub(crate) async fn run(boot: &Arc<Boot>, config: &Config) -> Result<(), String>
         }
     }
     boot.logs.kernel(&format!("installing Talos to disk /dev/{}", device_names(&boot.machine)[index]));
-    boot.world.seconds(25).await;
+    boot.world.work(25.0).await;
     boot.disk.write(|saved| saved.config = Some(config.text.clone()));
     boot.disk.install(&device_names(&boot.machine)[index], &boot.machine.disks[index].content, image);
     if unattended {
@@ -46,7 +46,7 @@ pub(crate) async fn run(boot: &Arc<Boot>, config: &Config) -> Result<(), String>
     }
     boot.set_stage(Stage::Rebooting);
     publish_sequence(boot, "install", SequenceAction::Stop, None, "");
-    boot.world.seconds(2).await;
+    boot.world.work(2.0).await;
     Ok(())
 }
 

@@ -91,7 +91,7 @@ pub(crate) fn find_control_plane(boot: &Boot) -> Option<ControlPlane> {
 pub(crate) async fn control_plane(boot: Arc<Boot>) {
     loop {
         let data = boot.etcd.voting(&boot).await;
-        boot.world.seconds(5).await;
+        boot.world.work(5.0).await;
         let Some(server) = start_api_server(&boot, &data).await else { continue };
         let server = Arc::new(server);
         let address = server.address();
@@ -142,7 +142,7 @@ async fn start_api_server(boot: &Arc<Boot>, data: &Data) -> Option<ApiServer> {
         Ok(serving) => serving,
         Err(error) => {
             boot.logs.kernel(&format!("failed to issue the API server's certificate: {error}"));
-            boot.world.seconds(10).await;
+            boot.world.work(10.0).await;
             return None;
         }
     };
@@ -232,7 +232,7 @@ pub(crate) async fn kubelet(boot: Arc<Boot>) {
     boot.services.set("kubelet", State::Waiting, "Waiting for service \"cri\" to be \"up\", time sync, network");
     until_up(&boot, "cri").await;
     boot.services.set("kubelet", State::Preparing, "Running pre state");
-    boot.world.seconds(4).await;
+    boot.world.work(4.0).await;
     let Some(options) = boot.active_config().and_then(|config| kubelet_options(&boot, &config)) else { return };
     let weak = Arc::downgrade(&boot);
     let find = Arc::new(move || find_control_plane(&*weak.upgrade()?));
@@ -250,7 +250,7 @@ pub(crate) async fn kubelet(boot: Arc<Boot>) {
         }
         publish::kubernetes(&boot, &kubelet);
         tokio::select! {
-            () = boot.world.seconds(1) => {}
+            () = boot.world.idle(std::time::Duration::from_secs(1)) => {}
             changed = configs.changed() => {
                 if changed.is_err() {
                     return;

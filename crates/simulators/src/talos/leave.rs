@@ -36,7 +36,7 @@ pub(crate) async fn leave_etcd(boot: &Arc<Boot>) -> Result<(), String> {
         match data.cluster.change(|membership| membership.remove(data.member)) {
             Ok(()) | Err(Refusal::NotFound) => break,
             Err(refusal) if attempt == 59 => return Err(format!("failed to leave cluster: {refusal}")),
-            Err(_) => boot.world.seconds(5).await,
+            Err(_) => boot.world.idle(std::time::Duration::from_secs(5)).await,
         }
     }
     boot.etcd.stop(&data);
@@ -47,7 +47,7 @@ pub(crate) async fn leave_etcd(boot: &Arc<Boot>) -> Result<(), String> {
 
 /// Stops kubelet and etcd; the shared address is given up at once.
 pub(crate) async fn stop_kubernetes(boot: &Arc<Boot>) {
-    boot.world.seconds(2).await;
+    boot.world.work(2.0).await;
     boot.state().kubelet = None;
     stop_service(boot, "kubelet");
     if let Some(data) = boot.disk.read(|saved| saved.etcd.clone()) {

@@ -11,7 +11,6 @@ mod cosi;
 mod disk;
 mod etcd;
 mod events;
-mod faults;
 mod frames;
 mod gateway;
 mod install;
@@ -35,7 +34,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-pub use self::faults::{Call, Fault, NoFaults, TalosFaults};
 pub use self::world::Options;
 use self::disk::SystemDisk;
 use self::node::{Boot, Stage, stage_name};
@@ -160,7 +158,7 @@ async fn run_machine(world: World, machine: Arc<Machine>, power: CancellationTok
 async fn boots(world: &World, machine: &Arc<Machine>, power: &CancellationToken, current: &Mutex<Option<Arc<Boot>>>) -> bool {
     loop {
         // Firmware, boot loader and kernel.
-        world.seconds(8).await;
+        world.work(8.0).await;
         let Some((release, image, disk)) = bootable(machine) else {
             std::future::pending::<()>().await;
             return false;

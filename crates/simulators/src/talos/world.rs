@@ -10,9 +10,10 @@ use tokio::time::{Duration, Instant};
 
 use super::config::MachineType;
 use super::etcd::Cluster;
-use super::faults::{NoFaults, TalosFaults};
 use super::node::Boot;
+use crate::faults::Faults;
 use crate::machine::{Power, PowerListener};
+use crate::pace::Pace;
 
 /// How long discovery remembers a node that stopped talking (talos.md 6.3).
 const AFFILIATE_LIFETIME: Duration = Duration::from_secs(30 * 60);
@@ -20,18 +21,18 @@ const AFFILIATE_LIFETIME: Duration = Duration::from_secs(30 * 60);
 /// How the simulated nodes of a lab behave.
 #[derive(Clone)]
 pub struct Options {
-    /// Divides every waiting time: 60.0 makes a minute pass in a second.
-    pub speed: f64,
+    pub pace: Pace,
     /// Makes etcd's ids repeatable.
     pub seed: u64,
-    pub faults: Arc<dyn TalosFaults>,
+    /// Calls are named `talos <address> /machine.MachineService/Reboot`; an error's code is a gRPC code.
+    pub faults: Faults,
     /// Schematic id to the names of its extensions (`siderolabs/qemu-guest-agent`): what an image factory would know.
     pub schematics: Arc<dyn Fn(&str) -> Vec<String> + Send + Sync>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { speed: 1.0, seed: 1, faults: Arc::new(NoFaults), schematics: Arc::new(|_| Vec::new()) }
+        Self { pace: Pace::default(), seed: 1, faults: Faults::default(), schematics: Arc::new(|_| Vec::new()) }
     }
 }
 
@@ -91,8 +92,8 @@ impl World {
         }))
     }
 
-    pub(crate) fn faults(&self) -> &dyn TalosFaults {
-        &*self.0.options.faults
+    pub(crate) fn faults(&self) -> &Faults {
+        &self.0.options.faults
     }
 
     /// Extensions in an image of this schematic.
@@ -101,24 +102,22 @@ impl World {
     }
 
     pub(crate) fn speed(&self) -> f64 {
-        self.0.options.speed
+        self.0.options.pace.speed()
     }
 
     /// How long a duration of the simulated world lasts here.
     pub(crate) fn scale(&self, simulated: Duration) -> Duration {
-        let speed = self.speed();
-        if speed.is_finite() && speed > 0.0 { simulated.div_f64(speed) } else { Duration::ZERO }
+        self.0.options.pace.scale(simulated)
     }
 
-    /// Lets simulated time pass; at least one turn of the scheduler.
-    pub(crate) async fn pass(&self, simulated: Duration) {
-        let real = self.scale(simulated).max(Duration::from_millis(1));
-        tokio::time::sleep(real).await;
+    /// Lets a stretch of simulated work pass; stops while the lab is stepped by hand.
+    pub(crate) async fn work(&self, seconds: f64) {
+        self.0.options.pace.pass(Duration::from_secs_f64(seconds)).await;
     }
 
-    pub(crate) fn seconds(&self, count: u64) -> impl Future<Output = ()> + Send + use<> {
-        let world = self.clone();
-        async move { world.pass(Duration::from_secs(count)).await }
+    /// Waits before the next look at something; at least a millisecond, whatever the speed.
+    pub(crate) async fn idle(&self, simulated: Duration) {
+        tokio::time::sleep(self.scale(simulated).max(Duration::from_millis(1))).await;
     }
 
     /// A number nobody got before.

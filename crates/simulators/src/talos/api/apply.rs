@@ -257,7 +257,7 @@ fn revert_later(boot: &Arc<Boot>, before: Option<Arc<Config>>, timeout: Duration
     boot.spawn(async move {
         tokio::select! {
             () = cancelled.cancelled() => {}
-            () = owner.world.pass(timeout) => {
+            () = owner.world.idle(timeout) => {
                 if let Some(before) = before {
                     activate(&owner, &before);
                 }

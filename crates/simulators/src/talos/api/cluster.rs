@@ -100,7 +100,7 @@ async fn run(boot: &Boot, nodes: &Nodes, sender: &mpsc::UnboundedSender<Result<H
             if last == "OK" {
                 break;
             }
-            boot.world.pass(Duration::from_secs(5)).await;
+            boot.world.idle(Duration::from_secs(5)).await;
         }
     }
 }

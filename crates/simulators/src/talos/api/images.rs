@@ -55,7 +55,7 @@ impl Api {
         if repository(reference) == reference {
             return Err(Status::not_found(format!("failed to pull image {reference:?}: not found")));
         }
-        self.boot.world.seconds(3).await;
+        self.boot.world.work(3.0).await;
         let digest = digest(reference);
         self.boot.disk.write(|saved| saved.images.insert((namespace, reference.to_owned()), digest.clone()));
         Ok(format!("{}@{digest}", repository(reference)))
@@ -235,7 +235,7 @@ fn run_installer(slot: Slot, image: ImageRef, target: Target) -> impl futures::S
             return;
         }
         line("performing installation/upgrade, wiping boot partitions".to_owned());
-        boot.world.seconds(20).await;
+        boot.world.work(20.0).await;
         match target {
             Target::Install(index, name) => boot.disk.install(&name, &boot.machine.disks[index].content, image),
             Target::Upgrade => boot.disk.upgrade(image),

@@ -1,6 +1,5 @@
 //! The table of contents of MachineService: every method and where it is done.
 
-use std::time::Duration;
 
 use talos::proto::common::Data;
 use talos::proto::machine::machine_service_server::MachineService;
@@ -110,7 +109,7 @@ impl MachineService for Api {
 
     async fn etcd_defragment(&self, _: Request<()>) -> Reply<m::EtcdDefragmentResponse> {
         self.local_member("etcd defragment")?;
-        self.boot.world.pass(Duration::from_secs(2)).await;
+        self.boot.world.work(2.0).await;
         single!(EtcdDefragmentResponse { m::EtcdDefragment::default() })
     }
 

@@ -95,7 +95,7 @@ pub(crate) async fn run(boot: Arc<Boot>) {
     boot.services.set("etcd", State::Waiting, "Waiting for service \"cri\" to be \"up\", time sync, network, etcd spec");
     join::until_up(&boot, "cri").await;
     boot.services.set("etcd", State::Preparing, "Running pre state");
-    boot.world.seconds(3).await;
+    boot.world.work(3.0).await;
     let data = match boot.disk.read(|saved| saved.etcd.clone()) {
         Some(data) => data,
         None => acquire(&boot).await,
@@ -136,14 +136,14 @@ async fn acquire(boot: &Arc<Boot>) -> Data {
                 Err(text) => {
                     boot.services.set("etcd", State::Failed, &text);
                     boot.etcd.bootstrap.send_replace(None);
-                    boot.world.seconds(5).await;
+                    boot.world.idle(std::time::Duration::from_secs(5)).await;
                 }
             }
         } else if let Some(data) = try_join(boot) {
             return data;
         }
         tokio::select! {
-            () = boot.world.seconds(3) => {}
+            () = boot.world.idle(std::time::Duration::from_secs(3)) => {}
             _ = requests.changed() => {}
         }
     }
@@ -202,7 +202,7 @@ fn try_join(boot: &Boot) -> Option<Data> {
 
 /// Promotes the learner and checks health until the process ends.
 async fn supervise(boot: &Arc<Boot>, data: &Data) {
-    boot.world.seconds(5).await;
+    boot.world.work(5.0).await;
     let mut changes = data.cluster.changes();
     loop {
         let (state, leader) = data.cluster.read(|membership| (membership.member(data.member).cloned(), membership.leader()));
@@ -222,7 +222,7 @@ async fn supervise(boot: &Arc<Boot>, data: &Data) {
             None => boot.services.set_health("etcd", Err("context deadline exceeded")),
         }
         tokio::select! {
-            () = boot.world.seconds(15) => {}
+            () = boot.world.idle(std::time::Duration::from_secs(15)) => {}
             changed = changes.changed() => if changed.is_err() { return },
         }
     }
