@@ -2,6 +2,8 @@
 
 mod summary;
 
+pub use summary::leftovers;
+
 use std::{
     io::Write,
     path::PathBuf,

@@ -37,7 +37,7 @@ pub(super) async fn print(client: &Client, world: &World, flow: Uuid) -> anyhow:
 }
 
 /// What is in the datacenter now and was not before. Images stay: they are shared and reference-counted.
-pub(crate) fn leftovers(before: &Value, after: &Value) -> Vec<String> {
+pub fn leftovers(before: &Value, after: &Value) -> Vec<String> {
     places(after).difference(&places(before)).cloned().collect()
 }
 

@@ -1,0 +1,92 @@
+//! A world for one test, and how tests ask it for things.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use cortexctl::{
+    client::{Client, Submission},
+    commands::flows,
+    watch,
+};
+use messages::{query::FlowView, subject::Party};
+use serde_json::{Value, json};
+use tests::world::{World, WorldOptions};
+use uuid::Uuid;
+
+/// A world in a folder of its own, with a runtime to talk to it.
+pub struct Scenario {
+    /// The platform.
+    pub world: World,
+    /// To talk to it.
+    pub runtime: tokio::runtime::Runtime,
+    /// An operator.
+    pub operator: Client,
+    _folder: tempfile::TempDir,
+}
+
+impl Scenario {
+    /// Starts a world.
+    pub fn start(options: &WorldOptions) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let world = World::start(folder.path(), options).expect("the world starts");
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
+        let operator = runtime.block_on(world.operator()).expect("an operator connects");
+        Self { world, runtime, operator, _folder: folder }
+    }
+
+    /// Asks for something and follows it to its end.
+    pub fn ask(&self, name: &str, body: &Value) -> anyhow::Result<FlowView> {
+        let flow = self.submit(name, body)?;
+        self.follow(flow)
+    }
+
+    /// Asks for something; it is durable when this returns.
+    pub fn submit(&self, name: &str, body: &Value) -> anyhow::Result<Uuid> {
+        let flow = Uuid::now_v7();
+        match self.runtime.block_on(self.operator.submit(Party::Infrastructure, name, flow, body))? {
+            Submission::Accepted(accepted) => Ok(accepted.flow),
+            Submission::AwaitsApproval { plan, .. } => bail!("it waits for approval of {}", plan.plan_hash),
+        }
+    }
+
+    /// Waits for the end of a flow, however it ends.
+    pub fn follow(&self, flow: Uuid) -> anyhow::Result<FlowView> {
+        self.runtime.block_on(async {
+            let told = async {
+                let tail = watch::events_from_now(&self.operator).await?;
+                let (_, view) = watch::follow(&self.operator, flow, tail, |_| {}).await?;
+                view.context("the flow needs an operator")
+            };
+            let patience = Duration::from_secs(240);
+            tokio::time::timeout(patience, told).await.with_context(|| format!("flow {flow} did not end"))?
+        })
+    }
+
+    /// Asks for something that destroys, with consent to its plan.
+    pub fn ask_with_consent(&self, name: &str, mut body: Value) -> anyhow::Result<FlowView> {
+        let plan = self.runtime.block_on(self.operator.plan(Party::Infrastructure, name, &body))?;
+        body["approval"] = json!({ "plan_hash": plan.plan_hash });
+        self.ask(name, &body)
+    }
+
+    /// A flow as both contractors see it.
+    pub fn flow(&self, flow: Uuid) -> FlowView {
+        self.runtime.block_on(flows::of(&self.operator, flow)).expect("the flow is known")
+    }
+
+    /// The Proxmox world now.
+    pub fn snapshot(&self) -> Value {
+        self.runtime.block_on(self.world.snapshot()).expect("the lab answers")
+    }
+
+    /// The number of VMs that exist.
+    pub fn machines(&self) -> usize {
+        self.snapshot()["vms"].as_object().map_or(0, serde_json::Map::len)
+    }
+}
+
+/// The state of a flow and why, for messages of failed assertions.
+pub fn told(view: &FlowView) -> String {
+    format!("{}: {}", view.state, view.reason.clone().unwrap_or_default())
+}
