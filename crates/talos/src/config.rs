@@ -102,6 +102,11 @@ impl MachineConfig {
         validate::validate(self, mode)
     }
 
+    /// Checks what a node running this Talos version checks besides: the versions of the Kubernetes images.
+    pub fn check_versions(&self, talos: &semver::Version) -> Result<(), Invalid> {
+        validate::check_versions(self, talos)
+    }
+
     /// The text Talos's encoder would write. It holds private keys and tokens.
     pub fn to_yaml(&self) -> SecretString {
         self.canonical_text().into()

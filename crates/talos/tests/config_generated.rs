@@ -2,6 +2,8 @@
 //!
 //! `generated/` holds that generator's output for cluster `demo` with every secret replaced by its kind.
 
+#![expect(clippy::unwrap_used, reason = "helpers of a test, which may panic")]
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use secrecy::ExposeSecret;
 use talos::config::generate::{ClusterInput, Install, InstallDisk, NodeInput, Role};

@@ -33,6 +33,8 @@ pub struct Field {
     pub always: bool,
     /// Holds key material or a token.
     pub secret: bool,
+    /// A URL whose query may hold a token.
+    pub secret_query: bool,
     /// Loaded, but superseded by another field or document.
     pub deprecated: bool,
     /// A zero value counts as set: it is written, and a patch can set it.
@@ -66,6 +68,10 @@ pub enum Type {
     Mode,
     /// A text whose blank lines at the start go.
     Manifest,
+    /// `10.0.0.0/8`
+    Prefix,
+    /// `10.0.0.1`
+    Address,
     List(Box<Self>),
     Map(Box<Self>),
     Object(&'static str),
@@ -171,6 +177,7 @@ impl Field {
             ty,
             always: false,
             secret: false,
+            secret_query: false,
             deprecated: false,
             pointer: false,
             null: false,
@@ -199,6 +206,7 @@ impl Field {
             match flag {
                 '!' => self.always = true,
                 's' => self.secret = true,
+                'q' => self.secret_query = true,
                 '-' => self.deprecated = true,
                 '*' => self.pointer = true,
                 'n' => self.null = true,
@@ -241,6 +249,8 @@ impl Type {
             "args" => Self::Args,
             "mode" => Self::Mode,
             "manifest" => Self::Manifest,
+            "prefix" => Self::Prefix,
+            "addr" => Self::Address,
             name => Self::Object(name),
         }
     }

@@ -50,9 +50,13 @@ const fn row(talos_minor: u64, host: (u64, u64), kubernetes: (u64, u64)) -> Supp
 pub enum Incompatible {
     #[error("Talos {0} is not known")]
     UnknownTalos(Version),
-    #[error("Kubernetes {kubernetes} is too old for Talos {talos}, which runs 1.{oldest} to 1.{newest}")]
+    #[error(
+        "version of Kubernetes {kubernetes} is too old to be used with Talos {talos}, which runs 1.{oldest} to 1.{newest}"
+    )]
     KubernetesTooOld { kubernetes: Version, talos: Version, oldest: u64, newest: u64 },
-    #[error("Kubernetes {kubernetes} is too new for Talos {talos}, which runs 1.{oldest} to 1.{newest}")]
+    #[error(
+        "version of Kubernetes {kubernetes} is too new to be used with Talos {talos}, which runs 1.{oldest} to 1.{newest}"
+    )]
     KubernetesTooNew { kubernetes: Version, talos: Version, oldest: u64, newest: u64 },
     #[error("Talos {host} is too old to be upgraded to {target}: 1.{at_least} is the oldest that can be")]
     HostTooOld { host: Version, target: Version, at_least: u64 },

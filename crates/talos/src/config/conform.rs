@@ -62,7 +62,14 @@ impl Mismatch {
                 format!("{} `{shown}`", tag(scalar.kind()))
             }
         };
-        format!("yaml: construct errors:\n  line {}: cannot construct {found} into {}", self.line, self.go_type)
+        let text = self.found.0.text().unwrap_or_default();
+        let problem = match self.go_type.as_str() {
+            PREFIX if !text.is_empty() && !text.contains('/') => format!("netip.ParsePrefix({text:?}): no '/'"),
+            PREFIX if !text.is_empty() => format!("netip.ParsePrefix({text:?}): bad prefix"),
+            ADDRESS if !text.is_empty() => format!("ParseAddr({text:?}): unable to parse IP"),
+            go_type => format!("cannot construct {found} into {go_type}"),
+        };
+        format!("yaml: construct errors:\n  line {}: {problem}", self.line)
     }
 }
 
@@ -77,8 +84,13 @@ fn tag(kind: Kind) -> &'static str {
     }
 }
 
+const PREFIX: &str = "netip.Prefix";
+const ADDRESS: &str = "netip.Addr";
+
 fn go_type(ty: &Type) -> String {
     match ty {
+        Type::Prefix => PREFIX.to_owned(),
+        Type::Address => ADDRESS.to_owned(),
         Type::String | Type::Scalar | Type::Manifest => "string".to_owned(),
         Type::Bool => "bool".to_owned(),
         Type::Int => "int".to_owned(),
@@ -99,6 +111,8 @@ fn expected(ty: &Type) -> &'static str {
         Type::Any => "anything",
         Type::String | Type::Scalar | Type::Manifest => "a string",
         Type::Duration => "a duration such as 10m or 1h30m",
+        Type::Prefix => "an address with a prefix length such as 10.0.0.0/8",
+        Type::Address => "an IP address",
         Type::Bool => "a boolean",
         Type::Int | Type::Mode => "an integer",
     }
@@ -254,6 +268,8 @@ fn conform_scalar(scalar: &Scalar, ty: &Type) -> Option<Value> {
         Type::Manifest => Some(Value::from(text.trim_start_matches(['\t', '\n', '\u{b}', '\u{c}', '\r']))),
         // A zero duration is an absent one to Go.
         Type::Duration => duration::normalize(text).map(Value::from),
+        Type::Prefix if text.is_empty() || text.parse::<ipnet::IpNet>().is_ok() => Some(Value::from(text)),
+        Type::Address if text.is_empty() || text.parse::<std::net::IpAddr>().is_ok() => Some(Value::from(text)),
         Type::Scalar => Some(Value::Scalar(scalar.clone())),
         Type::Bool if scalar.kind() != Kind::Int => scalar.boolean().map(Value::from),
         Type::Int => scalar.whole_number().map(Value::from),

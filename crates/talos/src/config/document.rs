@@ -60,7 +60,7 @@ pub enum LoadError {
     #[error("duplicate document {id} is not allowed (line {line})")]
     Duplicate { id: DocumentId, line: usize },
     #[error("error decoding document {id} (line {line}): {reason}")]
-    Decode { id: DocumentId, line: usize, reason: DecodeError },
+    Decode { id: DocumentId, line: usize, reason: Box<DecodeError> },
 }
 
 /// Why one document cannot be read.
@@ -100,20 +100,17 @@ fn list(keys: &[UnknownKey]) -> String {
 impl LoadError {
     /// The text Talos returns. It quotes the values of unknown keys, so it goes to whoever sent them and nowhere else.
     pub fn talos_text(&self) -> String {
-        match self {
-            Self::Decode { id, line, reason: DecodeError::UnknownKeys { tree, .. } } => {
-                format!("error decoding document {id} (line {line}): unknown keys found during decoding:\n{}", tree.0)
-            }
-            Self::Decode { id, line, reason: DecodeError::NotRegistered { kind, version, .. } } => {
-                format!("error decoding document {id} (line {line}): {kind:?} {version:?}: not registered")
-            }
-            Self::Decode { id, line, reason: DecodeError::Mismatch(mismatch) } => {
+        let Self::Decode { id, line, reason } = self else { return self.to_string() };
+        let reason = match reason.as_ref() {
+            DecodeError::UnknownKeys { tree, .. } => format!("unknown keys found during decoding:\n{}", tree.0),
+            DecodeError::NotRegistered { kind, version, .. } => format!("{kind:?} {version:?}: not registered"),
+            DecodeError::Mismatch(mismatch) => {
                 let (kind, object) = (if id.kind == MAIN { "" } else { &id.kind }, object_name(&id.kind));
-                let text = mismatch.talos_text();
-                format!("error decoding document {id} (line {line}): error decoding {kind} to *{object}: {text}")
+                format!("error decoding {kind} to *{object}: {}", mismatch.talos_text())
             }
             other => other.to_string(),
-        }
+        };
+        format!("error decoding document {id} (line {line}): {reason}")
     }
 }
 
@@ -126,7 +123,7 @@ impl Document {
     pub fn from_tree(root: Mapping, minor: Minor) -> Result<Self, LoadError> {
         let id = id_of(&root);
         let line = root.line().max(1);
-        decode(root, minor).map_err(|reason| LoadError::Decode { id, line, reason })
+        decode(root, minor).map_err(|reason| LoadError::Decode { id, line, reason: Box::new(reason) })
     }
 
     pub fn id(&self) -> &DocumentId {
@@ -154,9 +151,10 @@ impl Document {
         Value::Mapping(encode::canonical(&self.root, self.object, minor))
     }
 
-    /// `HostnameConfig` or `LinkConfig/eth0`, as validation errors name documents.
+    /// `HostnameConfig` or, for kinds with names, `LinkConfig/eth0`: how validation errors name documents.
     pub(super) fn short_name(&self) -> String {
-        if self.id.name.is_empty() { self.id.kind.clone() } else { format!("{}/{}", self.id.kind, self.id.name) }
+        let has_name = self.object.fields.iter().any(|field| field.name == "name");
+        if has_name { format!("{}/{}", self.id.kind, self.id.name) } else { self.id.kind.clone() }
     }
 }
 
@@ -176,7 +174,11 @@ pub(super) fn from_trees(trees: Vec<Value>, minor: Minor) -> Result<Vec<Document
         if !seen.insert(id.clone()) {
             return Err(LoadError::Duplicate { id, line });
         }
-        documents.push(decode(root, minor).map_err(|reason| LoadError::Decode { id, line, reason })?);
+        documents.push(decode(root, minor).map_err(|reason| LoadError::Decode {
+            id,
+            line,
+            reason: Box::new(reason),
+        })?);
     }
     Ok(documents)
 }

@@ -43,7 +43,7 @@ fn empty_if_always(field: &Field, minor: Minor) -> Option<Value> {
         return None;
     }
     match &field.ty {
-        Type::String | Type::Duration | Type::Manifest => Some(Value::from("")),
+        Type::String | Type::Duration | Type::Manifest | Type::Prefix | Type::Address => Some(Value::from("")),
         Type::Int | Type::Scalar | Type::Mode => Some(Value::from(0)),
         Type::Bool => None,
         Type::List(_) => Some(Value::Sequence(Vec::new())),
@@ -91,7 +91,10 @@ fn sorted_deep(value: &Value) -> Value {
     match value {
         Value::Mapping(entries) => sorted(entries.iter().map(|(key, value)| (key, sorted_deep(value)))),
         Value::Sequence(items) => Value::Sequence(items.iter().map(sorted_deep).collect()),
-        Value::Scalar(scalar) => Value::Scalar(scalar.clone()),
+        Value::Scalar(scalar) => match scalar.integer() {
+            Some(number) => Value::from(number),
+            None => Value::Scalar(scalar.clone()),
+        },
     }
 }
 

@@ -24,6 +24,8 @@ fn redact(mapping: &mut Mapping, object: &Object, minor: Minor) {
         let Some(field) = object.field(key, minor) else { continue };
         if field.secret {
             replace(value);
+        } else if field.secret_query {
+            replace_token(value);
         } else {
             redact_value(value, &field.ty, minor);
         }
@@ -45,6 +47,15 @@ fn redact_value(value: &mut Value, ty: &Type, minor: Minor) {
         }
         _ => {}
     }
+}
+
+/// Replaces the join token in the query of a URL, percent-encoded as Talos leaves it.
+fn replace_token(value: &mut Value) {
+    const KEY: &str = "jointoken=";
+    let Some(text) = value.text() else { return };
+    let Some((front, token)) = text.split_once(KEY) else { return };
+    let rest = token.find('&').map_or("", |end| &token[end..]);
+    *value = Value::from(format!("{front}{KEY}{}{rest}", "%2A".repeat(REPLACEMENT.len())));
 }
 
 /// Replaces a secret scalar; in a secret tree only what its keys call a secret, so that the rest can be read.

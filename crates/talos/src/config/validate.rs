@@ -7,8 +7,11 @@ mod cluster;
 mod conflicts;
 mod devices;
 mod documents;
+mod extras;
+
 mod labels;
 mod machine;
+mod versions;
 
 use std::fmt;
 
@@ -102,6 +105,8 @@ impl fmt::Display for Errors {
     }
 }
 
+pub(super) use versions::check as check_versions;
+
 pub(super) fn validate(config: &MachineConfig, mode: Mode) -> Result<Vec<Warning>, Invalid> {
     let mut outer = Errors::default();
     let mut problems = Vec::new();
@@ -113,7 +118,7 @@ pub(super) fn validate(config: &MachineConfig, mode: Mode) -> Result<Vec<Warning
         outer.nest("v1alpha1.Config", &main_errors);
     }
     for document in config.documents().iter().filter(|document| !document.is_main()) {
-        let errors = documents::check(document, config.minor());
+        let errors = documents::check(document);
         problems.extend(errors.iter().map(|error| format!("{}: {error}", document.short_name())));
         if !errors.is_empty() {
             outer.add(format!("{}: {}", document.short_name(), errors.join("\n")));

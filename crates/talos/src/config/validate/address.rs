@@ -32,6 +32,10 @@ pub(super) fn check_endpoint(url: &str) -> Result<(), String> {
     if host.is_empty() {
         return Err("hostname must not be blank".to_owned());
     }
+    if let Some(wrong) = host.chars().find(|character| character.is_whitespace() || "<>\"{}|\\^`".contains(*character))
+    {
+        return Err(format!("invalid character {:?} in host name", wrong.to_string()));
+    }
     match port.filter(|port| !port.is_empty()).map(str::parse::<i64>) {
         Some(Err(_)) => Err("port number must be numeric".to_owned()),
         Some(Ok(port)) if !(1..=65535).contains(&port) => Err("port number must be between 1 and 65535".to_owned()),

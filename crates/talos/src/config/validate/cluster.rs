@@ -3,7 +3,7 @@
 use crate::config::yaml::{Mapping, Value};
 use crate::version::Minor;
 
-use super::{Errors, address};
+use super::{Errors, address, extras};
 
 const PUBLIC_DISCOVERY: &str = "https://discovery.talos.dev/";
 
@@ -40,6 +40,11 @@ pub(super) fn check(cluster: Option<&Mapping>, minor: Minor, is_control_plane: b
         .add_if(has_key && !is_control_plane, "cluster CA key is not allowed on non-controlplane nodes (.cluster.ca)");
     check_inline_manifests(cluster, &mut errors);
     check_discovery(cluster, &mut errors);
+    for (key, name) in
+        [("apiServer", "apiserver"), ("controllerManager", "controller-manager"), ("scheduler", "scheduler")]
+    {
+        extras::check_component(cluster, key, name, &mut errors);
+    }
     errors
 }
 

@@ -15,6 +15,7 @@ pub(super) fn check(network: &Mapping, errors: &mut Errors, warnings: &mut Vec<S
     let enslaved = enslaved_links(&devices, errors);
     for device in devices.iter().filter(|device| device.boolean("ignore") != Some(true)) {
         check_selection(device, errors);
+        check_bond(device, errors);
         check_vlans(device, errors);
         check_addressing(device, &enslaved, errors, warnings);
         check_routes(device, errors);
@@ -73,6 +74,16 @@ fn check_selection(device: &Mapping, errors: &mut Errors) {
         selector.is_some_and(Mapping::is_empty),
         "[networking.os.device.deviceSelector]: config section should contain at least one field",
     );
+}
+
+/// Modes only: the kernel checks the rest.
+fn check_bond(device: &Mapping, errors: &mut Errors) {
+    let Some(mode) = device.mapping("bond").map(|bond| bond.text("mode").unwrap_or_default()) else { return };
+    let is_known = matches!(
+        mode,
+        "" | "balance-rr" | "active-backup" | "balance-xor" | "broadcast" | "802.3ad" | "balance-tlb" | "balance-alb"
+    );
+    errors.add_if(!is_known, format!("invalid bond type {mode}"));
 }
 
 fn check_vlans(device: &Mapping, errors: &mut Errors) {

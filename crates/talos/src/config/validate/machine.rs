@@ -1,10 +1,9 @@
 //! Checks of the main document.
 
-use crate::config::compat;
 use crate::config::yaml::{Mapping, Value};
 use crate::version::Minor;
 
-use super::{Errors, Mode, address, cluster, devices, labels};
+use super::{Errors, Mode, address, cluster, devices, extras, labels};
 
 /// Kubelet settings that Talos sets itself.
 pub(super) const PROTECTED_KUBELET_FIELDS: [&str; 13] = [
@@ -57,7 +56,6 @@ pub(super) fn check(root: &Mapping, minor: Minor, mode: Mode) -> (Errors, Vec<St
         devices::check(network, &mut errors, &mut warnings);
     }
     check_rest(root, machine, is_control_plane, &mut errors, &mut warnings);
-    check_kubernetes_images(root, machine, minor, is_control_plane, &mut errors);
     (errors, warnings)
 }
 
@@ -157,9 +155,13 @@ fn check_rest(
     errors: &mut Errors,
     warnings: &mut Vec<String>,
 ) {
+    extras::check_disks(machine, errors);
     if let Some(kubelet) = machine.mapping("kubelet") {
         check_kubelet(kubelet, errors);
     }
+    extras::check_encryption(machine, errors);
+    extras::check_kubespan(root, machine, errors);
+    extras::check_logging(machine, errors);
     check_extensions(machine, errors, warnings);
     let empty = Mapping::default();
     let map = |key: &str| machine.mapping(key).unwrap_or(&empty);
@@ -177,7 +179,13 @@ fn check_rest(
             errors.add_if(!is_role(role), invalid);
         }
     }
+    let algorithm = machine.mapping("features").and_then(|features| features.text("nodeAddressSortAlgorithm"));
+    if let Some(algorithm) = algorithm.filter(|algorithm| !matches!(*algorithm, "" | "v1" | "v2")) {
+        let wrong = "does not belong to AddressSortAlgorithm values";
+        errors.add(format!("invalid node address sort algorithm: {algorithm} {wrong}"));
+    }
     errors.add_if(root.boolean("persist") == Some(false), ".persist should be enabled");
+    extras::check_registries(machine, errors);
 }
 
 fn is_role(role: &str) -> bool {
@@ -217,46 +225,6 @@ fn check_extensions(machine: &Mapping, errors: &mut Errors, warnings: &mut Vec<S
         let advice = "please see https://docs.siderolabs.com/talos/latest/platform-specific-installations/boot-assets";
         warnings.push(format!(".machine.install.extensions is deprecated, {advice}"));
     }
-}
-
-/// A node refuses images of a Kubernetes that its Talos does not run (talos.md 1.3).
-fn check_kubernetes_images(
-    root: &Mapping,
-    machine: &Mapping,
-    minor: Minor,
-    is_control_plane: bool,
-    errors: &mut Errors,
-) {
-    let mut check = |name: &str, image: Option<&str>| {
-        if let Some(error) = image.and_then(|image| check_image_tag(image, minor)) {
-            errors.add(format!("{name} image is not valid: {error}"));
-        }
-    };
-    check("kubelet", machine.mapping("kubelet").and_then(|kubelet| kubelet.text("image")));
-    if !is_control_plane {
-        return;
-    }
-    let cluster = root.get("cluster");
-    for (name, key) in [
-        ("kube-apiserver", "apiServer"),
-        ("kube-controller-manager", "controllerManager"),
-        ("kube-scheduler", "scheduler"),
-    ] {
-        check(name, cluster.and_then(|cluster| cluster.at(&[key, "image"])).and_then(Value::text));
-    }
-}
-
-/// Why an image's tag is no Kubernetes version that a line of Talos runs.
-pub(super) fn check_image_tag(image: &str, minor: Minor) -> Option<String> {
-    let without_digest = image.split('@').next().unwrap_or(image);
-    let tag = without_digest.rsplit_once(':').map(|(_, tag)| tag).filter(|tag| !tag.contains('/'))?;
-    // Kubelet images have variants such as v1.36.3-slim, which are not pre-releases.
-    let tag = tag.trim_start_matches('v').trim_end_matches("-slim").trim_end_matches("-fat");
-    let Ok(kubernetes) = semver::Version::parse(tag) else {
-        return Some(format!("{tag:?} is not a version"));
-    };
-    let talos = semver::Version::new(1, minor.number(), 0);
-    compat::check_kubernetes(&talos, &kubernetes).err().map(|error| error.to_string())
 }
 
 fn is_empty(mapping: &Mapping, key: &str) -> bool {

@@ -98,15 +98,17 @@ fn pad(out: &mut String, column: usize) {
     out.extend(std::iter::repeat_n(' ', column));
 }
 
-/// A literal block keeps the text only if no line ends in a space and every character is printable.
+/// A literal block keeps the text if it is more than newlines, no line ends in a space and all of it is printable.
 fn literal_is_faithful(text: &str) -> bool {
-    let lines_fit = text.split('\n').all(|line| !line.ends_with([' ', '\t']));
-    lines_fit && text.chars().all(|character| character == '\n' || is_printable(character))
+    let lines_fit = text.split('\n').all(|line| !line.ends_with(' '));
+    // Go's reader takes a tab at the start of the first line for indentation.
+    let has_content = text.trim_start_matches('\n').starts_with(|first| first != '\t');
+    lines_fit && has_content && text.chars().all(|character| character == '\n' || is_printable(character))
 }
 
 fn literal(out: &mut String, text: &str, parent: usize, column: usize) {
     out.push('|');
-    if text.starts_with([' ', '\n', '\t']) {
+    if text.trim_start_matches('\n').starts_with(' ') {
         out.push_str(&(column - parent).to_string());
     }
     let body = text.trim_end_matches('\n');

@@ -190,11 +190,23 @@ fn is_timestamp(text: &str) -> bool {
             || (rest[day_length..].starts_with(['T', 't', ' ', '\t']) && rest[day_length..].contains(':')))
 }
 
+/// `1:30`, `190:20:30.15`: numbers to base 60 in YAML 1.1.
 fn is_sexagesimal(text: &str) -> bool {
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
-    unsigned.starts_with(|first: char| first.is_ascii_digit())
-        && unsigned.contains(':')
-        && unsigned.split(':').all(|part| {
-            !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_' || byte == b'.')
-        })
+    let mut parts = unsigned.split(':');
+    let first = parts.next().unwrap_or_default();
+    let rest: Vec<&str> = parts.collect();
+    let is_first = first.starts_with(|digit: char| digit.is_ascii_digit())
+        && first.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_');
+    let is_sixtieth = |part: &str| {
+        (1..=2).contains(&part.len())
+            && part.bytes().all(|byte| byte.is_ascii_digit())
+            && part.parse().is_ok_and(|value: u8| value < 60)
+    };
+    let Some((last, middle)) = rest.split_last() else { return false };
+    let (last, fraction) = last.split_once('.').unwrap_or((last, ""));
+    is_first
+        && middle.iter().all(|part| is_sixtieth(part))
+        && is_sixtieth(last)
+        && fraction.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_')
 }
