@@ -3,7 +3,10 @@
 //! A call is named by one line, such as `pve POST /nodes/pve1/qemu` or `pve task qmcreate 100`; every simulator may ask
 //! for the fault of a call it is about to serve.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +19,7 @@ pub struct Faults {
 #[derive(Debug, Default)]
 struct Plan {
     next_id: u64,
+    latency: Duration,
     rules: Vec<Rule>,
 }
 
@@ -151,6 +155,15 @@ impl Faults {
 
     pub fn rules(&self) -> Vec<Rule> {
         self.lock().rules.clone()
+    }
+
+    /// What every call waits, in real time, besides what is planned for it.
+    pub fn latency(&self) -> Duration {
+        self.lock().latency
+    }
+
+    pub fn set_latency(&self, latency: Duration) {
+        self.lock().latency = latency;
     }
 
     /// Counts a call and says what shall happen to it.

@@ -3,6 +3,7 @@
 pub mod faults;
 pub mod image;
 pub mod kubernetes;
+pub mod lab;
 pub mod machine;
 pub mod pace;
 pub mod proxmox;

@@ -57,6 +57,8 @@ pub struct Proxmox {
 impl Proxmox {
     /// Binds the API address and serves until dropped. Guests are run by `machines`.
     pub async fn start(options: Options, machines: Arc<dyn Machines>, pace: Pace, faults: Faults) -> io::Result<Self> {
+        // Downloads need the process-wide provider; a second installation fails, and the first is the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind(options.address).await?;
         let address = listener.local_addr()?;
         let tls = tls::Identity::generate(address.ip())?;

@@ -117,6 +117,10 @@ async fn answer(
         Ok(split) => split,
         Err(error) => return Ok(respond(Format::Json, &Err(error), (gzip, count), sim)),
     };
+    let latency = sim.faults.latency();
+    if !latency.is_zero() {
+        tokio::time::sleep(latency).await;
+    }
     let planned = sim.faults.take(&format!("pve {} {path}", parts.method));
     let mut drop_reply = false;
     match planned {

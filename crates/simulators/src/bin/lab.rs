@@ -1,0 +1,8 @@
+//! The simulated datacenter as a program of its own.
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    simulators::lab::main(std::env::args()).await
+}
