@@ -25,7 +25,6 @@ struct Plan {
 
 /// A fault as it is asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Fault {
     /// Matched against the call's name; `*` is any run of characters without a slash or space, `**` any at all.
     pub call: String,
