@@ -8,11 +8,11 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::api::error::ApiError;
+use super::api::tokens::TokenKey;
 use super::object::{name, namespace, now, text, uid};
 use super::resources::Registry;
 use super::settings::ClusterIdentity;
 use super::storage::Store;
-use super::api::tokens::TokenKey;
 
 /// One cluster's state and settings.
 pub(crate) struct Cluster {

@@ -32,7 +32,8 @@ pub(crate) fn apply(cluster: Option<&Cluster>, resource: &str, object: &mut Valu
         "rolebindings.rbac.authorization.k8s.io" | "clusterrolebindings.rbac.authorization.k8s.io" => binding(object),
         _ => {}
     }
-    if resource.ends_with(".apps") || resource.ends_with(".batch") || resource.contains('.') && has_generation(resource) {
+    if resource.ends_with(".apps") || resource.ends_with(".batch") || resource.contains('.') && has_generation(resource)
+    {
         set_default(object, &["metadata", "generation"], json!(1));
     }
 }
@@ -95,12 +96,13 @@ fn quality_of_service(pod: &Value) -> &'static str {
     let guaranteed = containers.iter().all(|it| {
         ["cpu", "memory"].iter().all(|what| {
             let limit = &it["resources"]["limits"][what];
-            !limit.is_null() && (it["resources"]["requests"][what].is_null() || it["resources"]["requests"][what] == *limit)
+            !limit.is_null()
+                && (it["resources"]["requests"][what].is_null() || it["resources"]["requests"][what] == *limit)
         })
     });
-    let any = containers.iter().any(|it| {
-        ["limits", "requests"].iter().any(|kind| has(it, kind, "cpu") || has(it, kind, "memory"))
-    });
+    let any = containers
+        .iter()
+        .any(|it| ["limits", "requests"].iter().any(|kind| has(it, kind, "cpu") || has(it, kind, "memory")));
     match (guaranteed && !containers.is_empty(), any) {
         (true, _) => "Guaranteed",
         (false, true) => "Burstable",
@@ -165,7 +167,9 @@ fn container(container: &mut Value) {
     }
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if container.get(probe).is_some_and(Value::is_object) {
-            for (key, value) in [("failureThreshold", 3), ("periodSeconds", 10), ("successThreshold", 1), ("timeoutSeconds", 1)] {
+            for (key, value) in
+                [("failureThreshold", 3), ("periodSeconds", 10), ("successThreshold", 1), ("timeoutSeconds", 1)]
+            {
                 set_default(container, &[probe, key], json!(value));
             }
         }
@@ -213,7 +217,8 @@ fn daemon_set(object: &mut Value) {
         set_default(object, &["spec", "updateStrategy", "rollingUpdate", "maxSurge"], json!(0));
         set_default(object, &["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"], json!(1));
     }
-    let none = json!({"currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0});
+    let none =
+        json!({"currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0});
     set_default(object, &["status"], none);
     template(object);
 }

@@ -146,7 +146,8 @@ pub(crate) struct Condition<'a> {
 pub(crate) fn set_condition(object: &mut Value, new: &Condition<'_>) {
     let existing = condition(object, new.kind).cloned();
     let same_status = existing.as_ref().is_some_and(|old| old["status"] == new.status);
-    let since = existing.as_ref().filter(|_| same_status).map_or_else(now, |old| text(old, "/lastTransitionTime").into());
+    let since =
+        existing.as_ref().filter(|_| same_status).map_or_else(now, |old| text(old, "/lastTransitionTime").into());
     let mut written = existing.unwrap_or_else(|| json!({}));
     written["type"] = json!(new.kind);
     written["status"] = json!(new.status);

@@ -183,8 +183,12 @@ impl Store {
         state.revision += 1;
         set(&mut last, &["metadata", "resourceVersion"], json!(state.revision.to_string()));
         let last = Arc::new(last);
-        let change =
-            Change { revision: state.revision, resource: resource.into(), before: Some(Arc::clone(&last)), after: None };
+        let change = Change {
+            revision: state.revision,
+            resource: resource.into(),
+            before: Some(Arc::clone(&last)),
+            after: None,
+        };
         self.record(state, change);
         last
     }

@@ -90,7 +90,11 @@ fn router(desk: Desk) -> Router {
 
 /// Turns whether something was there into an answer.
 fn found(there: bool, what: &str) -> Answer {
-    if there { Ok(Json(json!({}))) } else { Err((StatusCode::NOT_FOUND, format!("no such {what}, or not in that state\n"))) }
+    if there {
+        Ok(Json(json!({})))
+    } else {
+        Err((StatusCode::NOT_FOUND, format!("no such {what}, or not in that state\n")))
+    }
 }
 
 async fn status(State(desk): State<Desk>) -> Json<Value> {
@@ -204,7 +208,9 @@ async fn vm(State(desk): State<Desk>, Path(vmid): Path<u32>, Json(body): Json<Vm
 
 async fn guest(State(desk): State<Desk>, Path(vmid): Path<u32>) -> Answer {
     let guest = desk.guests.guest(vmid).ok_or_else(|| (StatusCode::NOT_FOUND, "the VM is off\n".to_owned()))?;
-    Ok(Json(json!({ "state": guest.state, "hostname": guest.hostname, "agent": guest.agent, "interfaces": guest.interfaces })))
+    Ok(Json(
+        json!({ "state": guest.state, "hostname": guest.hostname, "agent": guest.agent, "interfaces": guest.interfaces }),
+    ))
 }
 
 async fn console(State(desk): State<Desk>, Path(vmid): Path<u32>) -> String {

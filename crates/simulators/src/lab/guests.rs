@@ -1,4 +1,4 @@
-//! What runs in the lab's VMs.
+//! What runs in the lab's VMs: Talos nodes, or nothing.
 
 use std::sync::Arc;
 
@@ -6,28 +6,43 @@ use super::{LabOptions, Registry};
 use crate::{
     faults::Faults,
     machine::{Guest, Machine, Machines, PowerListener, PowerOff},
+    pace::Pace,
     proxmox::InertMachines,
+    talos::{self, Nodes},
 };
 
 /// The guests of a lab.
 pub enum Guests {
+    Talos(Box<Nodes>),
     Inert(InertMachines),
 }
 
-pub(super) fn make(_options: &LabOptions, _faults: &Faults, _registry: &Registry) -> Arc<Guests> {
-    Arc::new(Guests::Inert(InertMachines::default()))
+/// The knobs are those of the hypervisor: one clock and one plan of faults for the whole lab.
+pub(super) fn make(options: &LabOptions, pace: &Pace, faults: &Faults, registry: &Registry) -> Arc<Guests> {
+    if !options.guests {
+        return Arc::new(Guests::Inert(InertMachines::default()));
+    }
+    let registry = registry.clone();
+    Arc::new(Guests::Talos(Box::new(Nodes::new(talos::Options {
+        pace: pace.clone(),
+        seed: options.seed,
+        faults: faults.clone(),
+        schematics: Arc::new(move |id| registry.extensions(id)),
+    }))))
 }
 
 impl Guests {
     /// The kernel log of a guest.
-    pub fn console(&self, _vmid: u32) -> Vec<String> {
+    pub fn console(&self, vmid: u32) -> Vec<String> {
         match self {
+            Self::Talos(nodes) => nodes.console(vmid),
             Self::Inert(_) => Vec::new(),
         }
     }
 
     fn machines(&self) -> &dyn Machines {
         match self {
+            Self::Talos(nodes) => &**nodes,
             Self::Inert(machines) => machines,
         }
     }

@@ -137,25 +137,34 @@ impl Drop for Mirror {
 
 async fn register(State(registry): State<Registry>, body: String) -> Response {
     match Schematic::parse(&body) {
-        Ok(schematic) => (StatusCode::CREATED, axum::Json(json!({ "id": registry.register(schematic) }))).into_response(),
+        Ok(schematic) => {
+            (StatusCode::CREATED, axum::Json(json!({ "id": registry.register(schematic) }))).into_response()
+        }
         Err(error) => (StatusCode::BAD_REQUEST, error).into_response(),
     }
 }
 
 async fn show(State(registry): State<Registry>, Path(id): Path<String>) -> Response {
     match registry.knows(&id) {
-        true => axum::Json(json!({ "customization": { "systemExtensions": { "officialExtensions": registry.extensions(&id) } } })).into_response(),
+        true => axum::Json(
+            json!({ "customization": { "systemExtensions": { "officialExtensions": registry.extensions(&id) } } }),
+        )
+        .into_response(),
         false => missing(&format!("schematic ID {id:?} not found")),
     }
 }
 
 async fn extensions(Path(version): Path<String>) -> axum::Json<serde_json::Value> {
-    let names = ["siderolabs/gvisor", "siderolabs/iscsi-tools", "siderolabs/qemu-guest-agent", "siderolabs/util-linux-tools"];
+    let names =
+        ["siderolabs/gvisor", "siderolabs/iscsi-tools", "siderolabs/qemu-guest-agent", "siderolabs/util-linux-tools"];
     let row = |name: &str| json!({ "name": name, "ref": format!("ghcr.io/{name}:{version}"), "author": "Sidero Labs" });
     axum::Json(names.map(row).to_vec().into())
 }
 
-async fn serve_image(State(registry): State<Registry>, Path((id, version, file)): Path<(String, String, String)>) -> Response {
+async fn serve_image(
+    State(registry): State<Registry>,
+    Path((id, version, file)): Path<(String, String, String)>,
+) -> Response {
     if !registry.knows(&id) {
         return missing(&format!("schematic ID {id:?} not found"));
     }

@@ -52,7 +52,7 @@ impl Lab {
             faults.add(fault.clone());
         }
         let mirror = Arc::new(Mirror::start(at(2, options.mirror_port)).await?);
-        let machines = guests::make(&options, &faults, mirror.registry());
+        let machines = guests::make(&options, &pace, &faults, mirror.registry());
         let user = ApiUser::contractor(options.version, &options.pool, &options.token_secret());
         let address = at(1, options.api_port);
         let cluster = options.cluster(address, user.clone());

@@ -147,7 +147,11 @@ async fn forward(client: TcpStream, target: SocketAddr, harm: Arc<Mutex<Harm>>) 
     Ok(())
 }
 
-async fn pump(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, (harm, way): (&Mutex<Harm>, Direction)) -> io::Result<Ended> {
+async fn pump(
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
+    (harm, way): (&Mutex<Harm>, Direction),
+) -> io::Result<Ended> {
     let mut passed: u64 = 0;
     let mut buffer = vec![0; 16 << 10];
     loop {

@@ -92,7 +92,9 @@ impl Schematic {
             field(&mut out, 1, "name", &overlay.name);
             if let Some(Value::Object(options)) = &overlay.options {
                 out.push_str("    options:\n");
-                options.iter().for_each(|(key, value)| field(&mut out, 2, key, value.as_str().unwrap_or(&value.to_string())));
+                options
+                    .iter()
+                    .for_each(|(key, value)| field(&mut out, 2, key, value.as_str().unwrap_or(&value.to_string())));
             }
         }
         let custom = &self.customization;
@@ -144,7 +146,10 @@ fn list(out: &mut String, depth: usize, key: &str, items: &[String]) {
 fn scalar(text: &str) -> String {
     let starts_plain = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/' || c == '_');
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./=,+:@".contains(&b)) && !text.ends_with(':');
-    let word = matches!(text.to_ascii_lowercase().as_str(), "true" | "false" | "yes" | "no" | "on" | "off" | "null" | "y" | "n");
+    let word = matches!(
+        text.to_ascii_lowercase().as_str(),
+        "true" | "false" | "yes" | "no" | "on" | "off" | "null" | "y" | "n"
+    );
     if starts_plain && plain && !word { text.to_owned() } else { Value::from(text).to_string() }
 }
 

@@ -40,7 +40,9 @@ pub(crate) async fn configured(boot: Arc<Boot>) {
     join::until_up(&boot, "containerd").await;
     let Some(config) = boot.active_config() else { return };
     let certificate = match tls::authority(&config.os_ca()) {
-        Some(authority) => pki::server_certificate(&authority, Algorithm::Ed25519, &names(&boot, &config), jiff::Timestamp::now()).ok(),
+        Some(authority) => {
+            pki::server_certificate(&authority, Algorithm::Ed25519, &names(&boot, &config), jiff::Timestamp::now()).ok()
+        }
         None => Some(certificate_from_trustd(&boot, &config).await),
     };
     let Some(certificate) = certificate else {
@@ -75,7 +77,13 @@ fn forwarder(boot: &Boot, config: &Config) -> Option<Forwarder> {
     Some(Forwarder::new(boot.world.clone(), authority.crt, client, boot.address(), discovery))
 }
 
-async fn listen(boot: &Arc<Boot>, address: IpAddr, mode: Mode, tls: Arc<rustls::ServerConfig>, stop: CancellationToken) {
+async fn listen(
+    boot: &Arc<Boot>,
+    address: IpAddr,
+    mode: Mode,
+    tls: Arc<rustls::ServerConfig>,
+    stop: CancellationToken,
+) {
     match serve::bind(address, API_PORT).await {
         Ok(listener) => {
             let (weak, routes) = (Arc::clone(boot), api::routes(boot));
@@ -164,7 +172,9 @@ pub(crate) async fn trustd(boot: Arc<Boot>) {
     let Some(authority) = tls::authority(&config.os_ca()) else { return };
     let now = jiff::Timestamp::now();
     let certificate = pki::server_certificate(&authority, Algorithm::Ed25519, &names(&boot, &config), now);
-    let Ok(server) = certificate.map_err(Into::into).and_then(|certificate| tls::open_server(&certificate)) else { return };
+    let Ok(server) = certificate.map_err(Into::into).and_then(|certificate| tls::open_server(&certificate)) else {
+        return;
+    };
     for address in boot.network().addresses() {
         let Ok(listener) = serve::bind(address, TRUSTD_PORT).await else { continue };
         let trustd = Trustd { token: config.token(), authority: authority.clone() };

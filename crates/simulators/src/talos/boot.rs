@@ -151,11 +151,15 @@ async fn boot_sequence(boot: &Arc<Boot>, config: &Arc<Config>) {
     if boot.release.line >= Line::V1_14 {
         publish::unattended_install(boot, 2);
     }
-    for (phase, task) in [("memorySizeCheck", "memorySizeCheck"), ("diskSizeCheck", "diskSizeCheck"), ("env", "setUserEnvVars")] {
+    for (phase, task) in
+        [("memorySizeCheck", "memorySizeCheck"), ("diskSizeCheck", "diskSizeCheck"), ("env", "setUserEnvVars")]
+    {
         begin_phase(boot, phase, task, "");
         end_phase(boot, phase, task, "");
     }
-    for (phase, task) in [("dbus", "startDBus"), ("ephemeral", "mountEphemeralPartition"), ("userSetup", "writeUserFiles")] {
+    for (phase, task) in
+        [("dbus", "startDBus"), ("ephemeral", "mountEphemeralPartition"), ("userSetup", "writeUserFiles")]
+    {
         begin_phase(boot, phase, task, "");
         boot.world.work(1.0).await;
         end_phase(boot, phase, task, "");
@@ -221,8 +225,11 @@ async fn report_readiness(boot: &Arc<Boot>) {
 fn readiness(boot: &Boot) -> (bool, Vec<(String, String)>) {
     let Some(config) = boot.active_config() else { return (true, Vec::new()) };
     let mut unmet = Vec::new();
-    let required: &[&str] =
-        if config.is_control_plane() { &["apid", "etcd", "kubelet", "machined", "trustd"] } else { &["apid", "kubelet", "machined"] };
+    let required: &[&str] = if config.is_control_plane() {
+        &["apid", "etcd", "kubelet", "machined", "trustd"]
+    } else {
+        &["apid", "kubelet", "machined"]
+    };
     let problems: Vec<String> = required.iter().filter_map(|id| boot.services.problem(id)).collect();
     if !problems.is_empty() {
         unmet.push(("services".to_owned(), problems.join(", ")));

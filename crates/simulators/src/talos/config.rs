@@ -318,7 +318,8 @@ impl Config {
     /// `rotate-server-certificates` in either of its two places.
     pub(crate) fn rotates_server_certificates(&self) -> bool {
         let extra = self.main.pointer("/machine/kubelet/extraConfig/serverTLSBootstrap");
-        let document = self.document("KubeletConfig").and_then(|document| document.pointer("/config/serverTLSBootstrap"));
+        let document =
+            self.document("KubeletConfig").and_then(|document| document.pointer("/config/serverTLSBootstrap"));
         self.kubelet_argument("rotate-server-certificates").as_deref() == Some("true")
             || extra.or(document).and_then(Value::as_bool) == Some(true)
     }
@@ -370,7 +371,8 @@ impl Config {
         if let Some(disk) = self.main.pointer("/machine/install/disk").and_then(Value::as_str) {
             return Some(disk.to_owned());
         }
-        let selector = self.document("UnattendedInstallConfig")?.pointer("/provisioning/diskSelector/match")?.as_str()?;
+        let selector =
+            self.document("UnattendedInstallConfig")?.pointer("/provisioning/diskSelector/match")?.as_str()?;
         selector.split('"').nth(1).filter(|path| path.starts_with("/dev/")).map(str::to_owned)
     }
 

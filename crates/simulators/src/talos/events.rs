@@ -22,8 +22,15 @@ macro_rules! payloads {
     ($($name:ident),*) => {$(impl Payload for machine::$name { const NAME: &'static str = stringify!($name); })*};
 }
 payloads!(
-    SequenceEvent, PhaseEvent, TaskEvent, ServiceStateEvent, AddressEvent, MachineStatusEvent, ConfigLoadErrorEvent,
-    ConfigValidationErrorEvent, RestartEvent
+    SequenceEvent,
+    PhaseEvent,
+    TaskEvent,
+    ServiceStateEvent,
+    AddressEvent,
+    MachineStatusEvent,
+    ConfigLoadErrorEvent,
+    ConfigValidationErrorEvent,
+    RestartEvent
 );
 
 /// The events of one boot; a cheap handle.
@@ -48,10 +55,8 @@ impl Default for EventLog {
 impl EventLog {
     /// Appends an event; `actor` marks what an API call caused.
     pub(crate) fn publish<P: Payload>(&self, payload: &P, actor: &str) {
-        let data = prost_types::Any {
-            type_url: format!("talos/runtime/machine.{}", P::NAME),
-            value: payload.encode_to_vec(),
-        };
+        let data =
+            prost_types::Any { type_url: format!("talos/runtime/machine.{}", P::NAME), value: payload.encode_to_vec() };
         let event = Arc::new(Event { metadata: None, data: Some(data), id: xid(), actor_id: actor.to_owned() });
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         if ring.len() == RING {
@@ -63,7 +68,10 @@ impl EventLog {
     }
 
     /// The old events that a request asks for, and all that come after.
-    pub(crate) fn follow(&self, request: &machine::EventsRequest) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
+    pub(crate) fn follow(
+        &self,
+        request: &machine::EventsRequest,
+    ) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let available: Vec<&Stamped> = ring.iter().skip(ring.len().saturating_sub(RING - GAP)).collect();
         let old: Vec<&Stamped> = if !request.tail_id.is_empty() {
@@ -81,7 +89,6 @@ impl EventLog {
         };
         (old.into_iter().map(|stamped| Arc::clone(&stamped.event)).collect(), self.sender.subscribe())
     }
-
 }
 
 /// The empty first frame, which tells that the stream is open.
@@ -100,7 +107,8 @@ pub(crate) fn xid() -> String {
     raw[7..9].copy_from_slice(&std::process::id().to_be_bytes()[2..]);
     raw[9..].copy_from_slice(&COUNTER.fetch_add(1, Ordering::Relaxed).to_be_bytes()[1..]);
     let bit = |index: usize| raw.get(index / 8).is_some_and(|byte| byte >> (7 - index % 8) & 1 == 1);
-    let digit = |position: usize| (0..5).fold(0usize, |value, offset| value << 1 | usize::from(bit(position * 5 + offset)));
+    let digit =
+        |position: usize| (0..5).fold(0usize, |value, offset| value << 1 | usize::from(bit(position * 5 + offset)));
     (0..20).map(|position| char::from(DIGITS[digit(position)])).collect()
 }
 

@@ -205,7 +205,10 @@ impl Gateway {
 /// All values of a metadata key, also when one header carries several.
 fn values(headers: &HeaderMap, key: &str) -> Vec<String> {
     let all = headers.get_all(key).iter().filter_map(|value| value.to_str().ok());
-    all.flat_map(|value| value.split(',')).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty()).collect()
+    all.flat_map(|value| value.split(','))
+        .map(|value| value.trim().to_owned())
+        .filter(|value| !value.is_empty())
+        .collect()
 }
 
 impl Service<Request<Incoming>> for Gateway {

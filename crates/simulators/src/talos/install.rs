@@ -63,7 +63,10 @@ fn target(machine: &Machine, config: &Config) -> Result<usize, String> {
     match config.install_disk() {
         Some(path) => {
             let name = path.trim_start_matches("/dev/");
-            names.iter().position(|known| known == name).ok_or_else(|| format!("failed to find disk: {path} does not exist"))
+            names
+                .iter()
+                .position(|known| known == name)
+                .ok_or_else(|| format!("failed to find disk: {path} does not exist"))
         }
         None => (!names.is_empty()).then_some(0).ok_or_else(|| "no disk found".to_owned()),
     }
@@ -132,7 +135,8 @@ mod tests {
 
     #[test]
     fn an_installer_reference_names_version_schematic_and_platform() {
-        let running = ImageRef { file_name: String::new(), talos_version: None, schematic: None, platform: "nocloud".into() };
+        let running =
+            ImageRef { file_name: String::new(), talos_version: None, schematic: None, platform: "nocloud".into() };
         let schematic = "376567988ad370138ad8b2698212367b8edcb69b5fd68c80be1f2ec7d603b4ba";
         let image = image_of(&format!("factory.talos.dev/metal-installer/{schematic}:v1.13.9"), &running).unwrap();
         assert_eq!((image.schematic.as_deref(), &*image.platform), (Some(schematic), "metal"));

@@ -165,7 +165,8 @@ async fn start_api_server(boot: &Arc<Boot>, data: &Data) -> Option<ApiServer> {
 
 fn api_server_names(boot: &Boot, config: &Config) -> (Vec<String>, Vec<IpAddr>) {
     let domain = config.dns_domain();
-    let mut names: Vec<String> = ["kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned).into();
+    let mut names: Vec<String> =
+        ["kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned).into();
     names.extend([format!("kubernetes.default.svc.{domain}"), "localhost".to_owned(), boot.network().hostname]);
     let mut addresses = boot.network().addresses();
     addresses.extend(config.virtual_addresses());
@@ -275,7 +276,8 @@ fn kubelet_options(boot: &Boot, config: &Config) -> Option<KubeletOptions> {
     let control_plane = config.is_control_plane();
     let mut labels = config.node_labels();
     let mut taints: Vec<Taint> = config.node_taints().iter().map(|(key, text)| taint(key, text)).collect();
-    if control_plane && boot.release.line < Line::V1_14 || config.document("KubeNodeConfig").is_none() && control_plane {
+    if control_plane && boot.release.line < Line::V1_14 || config.document("KubeNodeConfig").is_none() && control_plane
+    {
         let role = "node-role.kubernetes.io/control-plane";
         labels.insert(role.to_owned(), String::new());
         if !config.schedulable_control_planes() && !taints.iter().any(|taint| taint.key == role) {

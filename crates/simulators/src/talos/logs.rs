@@ -50,7 +50,11 @@ impl Logs {
     }
 
     /// The last lines of a log and all that follow; `None` for an unknown log.
-    pub(crate) fn follow(&self, id: &str, tail: Option<usize>) -> Option<(Vec<String>, broadcast::Receiver<(String, String)>)> {
+    pub(crate) fn follow(
+        &self,
+        id: &str,
+        tail: Option<usize>,
+    ) -> Option<(Vec<String>, broadcast::Receiver<(String, String)>)> {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let log = lines.get(id)?;
         let skip = tail.map_or(0, |tail| log.len().saturating_sub(tail));

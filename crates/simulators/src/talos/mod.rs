@@ -34,11 +34,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-pub use self::world::Options;
 use self::disk::SystemDisk;
 use self::node::{Boot, Stage, stage_name};
 use self::release::Release;
 use self::sequence::{Action, End};
+pub use self::world::Options;
 use self::world::World;
 use crate::machine::{Guest, ImageRef, Machine, Machines, Power, PowerListener, PowerOff};
 
@@ -115,8 +115,10 @@ impl Machines for Nodes {
             });
         };
         let network = boot.network();
-        let interfaces =
-            network.links.iter().map(|link| (link.mac.clone(), link.addresses.iter().map(ipnet::IpNet::addr).collect()));
+        let interfaces = network
+            .links
+            .iter()
+            .map(|link| (link.mac.clone(), link.addresses.iter().map(ipnet::IpNet::addr).collect()));
         let extension = boot.extensions().iter().any(|name| name.contains("qemu-guest-agent"));
         Some(Guest {
             agent: powered.machine.guest_agent && extension && boot.stage() == Stage::Running,
@@ -138,7 +140,12 @@ impl Powered {
 }
 
 /// Boots the machine again and again until it is off.
-async fn run_machine(world: World, machine: Arc<Machine>, power: CancellationToken, current: Arc<Mutex<Option<Arc<Boot>>>>) {
+async fn run_machine(
+    world: World,
+    machine: Arc<Machine>,
+    power: CancellationToken,
+    current: Arc<Mutex<Option<Arc<Boot>>>>,
+) {
     let machine_id = machine.vmid;
     let ended = tokio::select! {
         () = power.cancelled() => false,
@@ -155,7 +162,12 @@ async fn run_machine(world: World, machine: Arc<Machine>, power: CancellationTok
 }
 
 /// True when the guest switched itself off.
-async fn boots(world: &World, machine: &Arc<Machine>, power: &CancellationToken, current: &Mutex<Option<Arc<Boot>>>) -> bool {
+async fn boots(
+    world: &World,
+    machine: &Arc<Machine>,
+    power: &CancellationToken,
+    current: &Mutex<Option<Arc<Boot>>>,
+) -> bool {
     loop {
         // Firmware, boot loader and kernel.
         world.work(8.0).await;

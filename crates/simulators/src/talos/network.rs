@@ -33,8 +33,7 @@ pub(crate) struct Network {
 impl Network {
     /// Works out the network; `config` is absent in maintenance.
     pub(crate) fn of(machine: &Machine, config: Option<&Config>, identity: &[u8; 32]) -> Self {
-        let mut links: Vec<Link> =
-            machine.nics.iter().enumerate().map(|(index, _)| link(machine, index)).collect();
+        let mut links: Vec<Link> = machine.nics.iter().enumerate().map(|(index, _)| link(machine, index)).collect();
         if let (Some(config), Some(first)) = (config, links.iter_mut().find(|link| link.up)) {
             for address in config.addresses() {
                 if !first.addresses.contains(&address) {
@@ -71,9 +70,10 @@ impl Network {
 
 fn link(machine: &Machine, index: usize) -> Link {
     let nic = &machine.nics[index];
-    let nocloud = machine.network.as_ref().and_then(|network| {
-        network.interfaces.iter().find(|interface| interface.mac.eq_ignore_ascii_case(&nic.mac))
-    });
+    let nocloud = machine
+        .network
+        .as_ref()
+        .and_then(|network| network.interfaces.iter().find(|interface| interface.mac.eq_ignore_ascii_case(&nic.mac)));
     let lease: Option<&Lease> = match nocloud.map(|interface| &interface.addressing) {
         Some(Addressing::Static(lease)) => Some(lease),
         // Without instructions Talos asks by DHCP on every link.

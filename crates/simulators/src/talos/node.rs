@@ -163,10 +163,8 @@ impl Boot {
             state.unmet.clone_from(&unmet);
         }
         publish::machine_status(self, stage, ready, &unmet);
-        let unmet_conditions = unmet
-            .into_iter()
-            .map(|(name, reason)| stage::machine_status::UnmetCondition { name, reason })
-            .collect();
+        let unmet_conditions =
+            unmet.into_iter().map(|(name, reason)| stage::machine_status::UnmetCondition { name, reason }).collect();
         let status = stage::MachineStatus { ready, unmet_conditions };
         self.events.publish(&MachineStatusEvent { stage: stage.into(), status: Some(status) }, "");
         self.world.touch();

@@ -24,8 +24,18 @@ use super::world::World;
 
 /// Replies of a node whole, in the order of the call.
 const STREAMING: [&str; 12] = [
-    "Copy", "DiskUsage", "Dmesg", "EtcdSnapshot", "Events", "ImageList", "Kubeconfig", "List", "Logs", "PacketCapture",
-    "Read", "HealthCheck",
+    "Copy",
+    "DiskUsage",
+    "Dmesg",
+    "EtcdSnapshot",
+    "Events",
+    "ImageList",
+    "Kubeconfig",
+    "List",
+    "Logs",
+    "PacketCapture",
+    "Read",
+    "HealthCheck",
 ];
 
 /// The impersonating client of a control plane's apid.
@@ -53,7 +63,12 @@ impl Forwarder {
     }
 
     /// Sends the call to one node; its reply comes back untouched.
-    pub(crate) async fn one(&self, node: &str, roles: &Roles, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+    pub(crate) async fn one(
+        &self,
+        node: &str,
+        roles: &Roles,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Status> {
         let (mut parts, body) = request.into_parts();
         self.rewrite(&mut parts.headers, roles);
         self.send(node, Request::from_parts(parts, Body::new(body))).await
@@ -131,9 +146,9 @@ impl Forwarder {
         }
         let known = self.world.affiliates(&self.discovery);
         let found = known.iter().find(|affiliate| affiliate.hostname == node);
-        found.and_then(|affiliate| affiliate.addresses.first().copied()).ok_or_else(|| {
-            Status::unavailable(format!("name resolver error: produced zero addresses for {node:?}"))
-        })
+        found
+            .and_then(|affiliate| affiliate.addresses.first().copied())
+            .ok_or_else(|| Status::unavailable(format!("name resolver error: produced zero addresses for {node:?}")))
     }
 
     fn channel(&self, address: IpAddr) -> Result<Channel, Status> {
@@ -243,7 +258,9 @@ fn check(trailers: &HeaderMap) -> Result<(), Status> {
 fn metadata(node: &str, failed: Option<&Status>) -> common::Metadata {
     common::Metadata {
         hostname: node.to_owned(),
-        error: failed.map(|status| format!("rpc error: code = {:?} desc = {}", status.code(), status.message())).unwrap_or_default(),
+        error: failed
+            .map(|status| format!("rpc error: code = {:?} desc = {}", status.code(), status.message()))
+            .unwrap_or_default(),
         status: failed.map(|status| rpc::Status {
             code: status.code() as i32,
             message: status.message().to_owned(),

@@ -92,15 +92,10 @@ impl Release {
         let minor = self.core.1;
         let (lowest, below) = (minor.saturating_sub(2), minor + 2);
         if host.core.1 < lowest {
-            return Some(format!(
-                "host version {} is too old to upgrade to Talos {}",
-                &host.tag[1..],
-                &self.tag[1..]
-            ));
+            return Some(format!("host version {} is too old to upgrade to Talos {}", &host.tag[1..], &self.tag[1..]));
         }
-        (host.core.1 >= below).then(|| {
-            format!("host version {} is too new to downgrade to Talos {}", &host.tag[1..], &self.tag[1..])
-        })
+        (host.core.1 >= below)
+            .then(|| format!("host version {} is too new to downgrade to Talos {}", &host.tag[1..], &self.tag[1..]))
     }
 }
 

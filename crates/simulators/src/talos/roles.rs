@@ -106,8 +106,8 @@ fn allowed(path: &str) -> &'static [Role] {
 fn machine_method(method: &str) -> &'static [Role] {
     match method {
         "ApplyConfiguration" => ADMIN_READER,
-        "EtcdAlarmDisarm" | "EtcdDefragment" | "ImagePull" | "PacketCapture" | "Reboot" | "Restart" | "ServiceStart"
-        | "ServiceStop" | "ServiceRestart" | "Shutdown" => OPERATORS,
+        "EtcdAlarmDisarm" | "EtcdDefragment" | "ImagePull" | "PacketCapture" | "Reboot" | "Restart"
+        | "ServiceStart" | "ServiceStop" | "ServiceRestart" | "Shutdown" => OPERATORS,
         "EtcdSnapshot" => BACKUP,
         "EtcdAlarmList" | "EtcdMemberList" | "EtcdStatus" => ETCD_READERS,
         "MetaWrite" | "MetaDelete" => META,

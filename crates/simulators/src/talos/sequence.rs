@@ -22,11 +22,18 @@ pub(crate) struct Request {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
-    Reboot { force: bool },
-    Shutdown { force: bool },
+    Reboot {
+        force: bool,
+    },
+    Shutdown {
+        force: bool,
+    },
     Reset(Reset),
     /// Image that the next boot runs; already written to the disk when the stage ends.
-    Upgrade { image: crate::machine::ImageRef, maintenance: bool },
+    Upgrade {
+        image: crate::machine::ImageRef,
+        maintenance: bool,
+    },
 }
 
 /// A checked Reset call.
@@ -111,14 +118,22 @@ impl Action {
                 phases.push(("forceCleanup", "forceCleanup"));
                 if !reset.keep_system_disk {
                     let whole = reset.partitions.is_none();
-                    phases.push(if whole { ("reset", "resetSystemDisk") } else { ("resetSpec", "resetSystemDiskSpec") });
+                    phases.push(if whole {
+                        ("reset", "resetSystemDisk")
+                    } else {
+                        ("resetSpec", "resetSystemDiskSpec")
+                    });
                 }
                 phases.extend((!reset.user_disks.is_empty()).then_some(("resetUserDisks", "resetUserDisks")));
                 phases.push(if reset.reboot { ("reboot", "reboot") } else { ("shutdown", "shutdown") });
             }
             Self::Upgrade { maintenance, .. } => {
                 if !maintenance {
-                    phases.extend([("drain", "cordonAndDrainNode"), ("cleanup", "removeAllPods"), ("dbus", "stopDBus")]);
+                    phases.extend([
+                        ("drain", "cordonAndDrainNode"),
+                        ("cleanup", "removeAllPods"),
+                        ("dbus", "stopDBus"),
+                    ]);
                     phases.extend(&STOP_ALL[..5]);
                 }
                 phases.extend([("upgrade", "upgrade"), ("meta", "reloadMeta")]);
@@ -155,7 +170,8 @@ async fn interrupting(boot: &Arc<Boot>, current: &Request, requests: &mut mpsc::
         let boot_of_event = Arc::clone(boot);
         boot.spawn(async move {
             boot_of_event.world.work(60.0).await;
-            let error = common::Error { code: common::Code::Locked.into(), message: "locked".into(), details: Vec::new() };
+            let error =
+                common::Error { code: common::Code::Locked.into(), message: "locked".into(), details: Vec::new() };
             let name = request.action.name();
             publish_sequence(&boot_of_event, name, sequence_event::Action::Noop, Some(error), &request.actor);
         });

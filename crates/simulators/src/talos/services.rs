@@ -6,7 +6,9 @@ use std::time::SystemTime;
 
 use indexmap::IndexMap;
 use serde_json::json;
-use talos::proto::machine::{ServiceEvent, ServiceEvents, ServiceHealth, ServiceInfo, ServiceStateEvent, service_state_event::Action};
+use talos::proto::machine::{
+    ServiceEvent, ServiceEvents, ServiceHealth, ServiceInfo, ServiceStateEvent, service_state_event::Action,
+};
 use tokio::sync::watch;
 
 use super::cosi::{Store, kinds};

@@ -62,7 +62,10 @@ async fn errors_are_told_in_the_status_line_and_in_the_body() {
     let nothing = cluster.get("/nodes/pve1/frobnicate").await;
     assert_eq!(refused(&nothing), (501, "Method 'GET /nodes/pve1/frobnicate' not implemented"));
     let conflict = cluster.put("/nodes/pve1/qemu/100/config", "vmid=101").await;
-    assert_eq!(conflict.json()["errors"]["vmid"], "duplicate parameter (already defined in URI) with conflicting values!");
+    assert_eq!(
+        conflict.json()["errors"]["vmid"],
+        "duplicate parameter (already defined in URI) with conflicting values!"
+    );
     let old = Cluster::start(|options| options.message_in_body = false).await.as_root().await;
     assert_eq!(old.get("/nodes/pve1/qemu/999/config").await.json(), json!({ "data": null }));
 }
@@ -110,7 +113,10 @@ async fn credentials_are_checked_as_pve_checks_them() {
     assert_eq!(refused(&cluster.get("/version").await), (401, "Authentication failed!"));
     cluster.authorization = "X-None: 1".to_owned();
     let wrong = cluster.post("/access/ticket", "username=root@pam&password=nope").await;
-    assert_eq!((refused(&wrong), &wrong.json()["message"]), ((401, "authentication failure"), &json!("authentication failure\n")));
+    assert_eq!(
+        (refused(&wrong), &wrong.json()["message"]),
+        ((401, "authentication failure"), &json!("authentication failure\n"))
+    );
     let mut cluster = cluster.as_root().await;
     assert_eq!(cluster.get("/version").await.data()["release"], "9.1");
     assert_eq!(cluster.post("/pools", "poolid=a").await.code, 200);
@@ -193,7 +199,10 @@ async fn templates_are_cloned_linked_with_new_identities() {
     assert_eq!((&copy["name"], &copy["tags"]), (&json!("copy"), &json!("base")));
     assert!(copy["net0"] != config["net0"] && copy["smbios1"] != config["smbios1"] && copy["template"].is_null());
     let destroy = cluster.delete("/nodes/pve1/qemu/900").await;
-    assert_eq!(cluster.finish(&destroy).await, "base volume 'local-lvm:base-900-disk-0' is still in use by linked cloned");
+    assert_eq!(
+        cluster.finish(&destroy).await,
+        "base volume 'local-lvm:base-900-disk-0' is still in use by linked cloned"
+    );
 }
 
 #[tokio::test]
@@ -274,9 +283,13 @@ async fn storage_without_room_or_content_type_refuses() {
     assert!(cluster.create(100, "").await.starts_with("unable to create VM 100 - lvcreate 'pve/vm-100-disk-0' error:"));
     let status = cluster.get("/nodes/pve1/storage/local-lvm/status").await.data();
     assert_eq!(status["avail"], 0);
-    let import = cluster.post("/nodes/pve1/storage/isos/download-url", "content=import&filename=x.qcow2&url=http://127.0.0.1/x").await;
+    let import = cluster
+        .post("/nodes/pve1/storage/isos/download-url", "content=import&filename=x.qcow2&url=http://127.0.0.1/x")
+        .await;
     assert_eq!(refused(&import), (500, "storage 'isos' is not configured for content-type 'import'"));
-    let block = cluster.post("/nodes/pve1/storage/thick/download-url", "content=iso&filename=x.iso&url=http://127.0.0.1/x").await;
+    let block = cluster
+        .post("/nodes/pve1/storage/thick/download-url", "content=iso&filename=x.iso&url=http://127.0.0.1/x")
+        .await;
     assert_eq!(refused(&block), (500, "can't upload to storage type 'lvm', not a file based storage!"));
 }
 
@@ -344,7 +357,9 @@ async fn planned_faults_hit_the_counted_call_in_the_planned_way() {
     );
     assert!(cluster.raw(&request).await.is_none(), "executed, and the reply was lost");
     assert!(cluster.proxmox.snapshot().vms.contains_key(&100));
-    faults.add(Fault::parse("pve GET /version=error:596:tls_process_server_certificate: certificate verify failed").unwrap());
+    faults.add(
+        Fault::parse("pve GET /version=error:596:tls_process_server_certificate: certificate verify failed").unwrap(),
+    );
     let broken = cluster.get("/version").await;
     assert_eq!((broken.code, broken.body.as_str()), (596, ""));
     assert_eq!(cluster.get("/version").await.code, 200);

@@ -13,14 +13,16 @@ async fn a_certificate_without_rights_is_refused_in_the_words_of_the_real_server
     let jane = world.client_as("jane", &["developers"]).await;
     let nodes: Api<Node> = Api::all(jane);
     let error = nodes.list(&ListParams::default()).await.expect_err("forbidden");
-    let expected = "nodes is forbidden: User \"jane\" cannot list resource \"nodes\" in API group \"\" at the cluster scope";
+    let expected =
+        "nodes is forbidden: User \"jane\" cannot list resource \"nodes\" in API group \"\" at the cluster scope";
     assert!(error.to_string().contains(expected), "{error}");
 }
 
 #[tokio::test]
 async fn a_bound_role_opens_what_it_names_and_tokens_work() {
     let world = World::start().await;
-    let token_request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": []}});
+    let token_request =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": []}});
     let accounts: Api<ServiceAccount> = Api::namespaced(world.client.clone(), "default");
     eventually(&world.control_plane, "the default account", || {
         world.control_plane.get("serviceaccounts", Some("default"), "default").is_some()

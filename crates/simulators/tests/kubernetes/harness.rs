@@ -5,12 +5,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::config::{AuthInfo, Cluster as NamedCluster, Context, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedContext};
+use kube::config::{
+    AuthInfo, Cluster as NamedCluster, Context, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedContext,
+};
 use kube::{Client, Config};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
 use simulators::kubernetes::{
-    ApiServer, ApiServerOptions, BootstrapManifests, ClusterIdentity, Cni, ControlPlane, Kubelet, KubeletOptions, ServingIdentity,
-    StaticPod, Taint,
+    ApiServer, ApiServerOptions, BootstrapManifests, ClusterIdentity, Cni, ControlPlane, Kubelet, KubeletOptions,
+    ServingIdentity, StaticPod, Taint,
 };
 
 /// How much faster than the real thing these tests run.
@@ -80,7 +84,8 @@ impl World {
 }
 
 pub async fn start_server(control_plane: &ControlPlane, identity: &ClusterIdentity, address: &str) -> ApiServer {
-    let serving = ServingIdentity::issue(identity, &["kubernetes".into()], &[IpAddr::from([127, 0, 0, 1])]).expect("issues");
+    let serving =
+        ServingIdentity::issue(identity, &["kubernetes".into()], &[IpAddr::from([127, 0, 0, 1])]).expect("issues");
     let options = ApiServerOptions {
         node_name: "cp-1".into(),
         address: address.parse().expect("address"),

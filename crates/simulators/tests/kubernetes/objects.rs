@@ -2,14 +2,17 @@
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::api::{
+    Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
+};
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::json;
 
 use crate::harness::World;
 
 fn config_map(name: &str, value: &str) -> ConfigMap {
-    serde_json::from_value(json!({"metadata": {"name": name, "labels": {"kind": value}}, "data": {"key": value}})).expect("valid")
+    serde_json::from_value(json!({"metadata": {"name": name, "labels": {"kind": value}}, "data": {"key": value}}))
+        .expect("valid")
 }
 
 fn code(error: kube::Error) -> (u16, String) {
@@ -24,7 +27,10 @@ async fn an_object_is_created_replaced_listed_and_deleted() {
     let world = World::start().await;
     let api: Api<ConfigMap> = Api::namespaced(world.client.clone(), "default");
     let created = api.create(&PostParams::default(), &config_map("a", "one")).await.expect("creates");
-    assert_eq!(code(api.create(&PostParams::default(), &config_map("a", "x")).await.expect_err("exists")).1, "AlreadyExists");
+    assert_eq!(
+        code(api.create(&PostParams::default(), &config_map("a", "x")).await.expect_err("exists")).1,
+        "AlreadyExists"
+    );
     let mut stale = created.clone();
     let mut fresh = created.clone();
     fresh.data.get_or_insert_default().insert("key".into(), "two".into());
@@ -98,7 +104,9 @@ async fn two_appliers_of_one_field_conflict_until_one_forces() {
 #[tokio::test]
 async fn a_definition_is_served_and_its_namespace_empties() {
     let world = World::start().await;
-    let definition = ApiResource::erase::<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition>(&());
+    let definition = ApiResource::erase::<
+        k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    >(&());
     let definitions: Api<DynamicObject> = Api::all_with(world.client.clone(), &definition);
     let crd = json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "volumes.longhorn.io"},

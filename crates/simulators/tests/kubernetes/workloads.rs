@@ -10,7 +10,11 @@ use simulators::kubernetes::{Cni, ControlPlane};
 use crate::harness::{World, eventually};
 
 fn is_true(object: &Value, condition: &str) -> bool {
-    object["status"]["conditions"].as_array().into_iter().flatten().any(|it| it["type"] == condition && it["status"] == "True")
+    object["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|it| it["type"] == condition && it["status"] == "True")
 }
 
 fn ready_nodes(plane: &ControlPlane) -> usize {
@@ -60,22 +64,33 @@ async fn nodes_are_not_ready_until_a_network_runs() {
     })
     .await;
     let node = plane.get("nodes", None, "w-1").expect("registered");
-    let ready = node["status"]["conditions"].as_array().expect("conditions").iter().find(|it| it["type"] == "Ready").expect("ready");
+    let ready = node["status"]["conditions"]
+        .as_array()
+        .expect("conditions")
+        .iter()
+        .find(|it| it["type"] == "Ready")
+        .expect("ready");
     assert!(ready["message"].as_str().expect("message").contains("NetworkPluginNotReady"), "{ready}");
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "installer", "namespace": "kube-system"}});
     apply(&world, account).await;
-    apply(&world, json!({
+    apply(
+        &world,
+        json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "installer"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
-        "subjects": [{"kind": "ServiceAccount", "name": "installer", "namespace": "kube-system"}]}))
+        "subjects": [{"kind": "ServiceAccount", "name": "installer", "namespace": "kube-system"}]}),
+    )
     .await;
-    apply(&world, json!({
+    apply(
+        &world,
+        json!({
         "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "cilium-install", "namespace": "kube-system"},
         "spec": {"template": {"spec": {
             "restartPolicy": "OnFailure", "hostNetwork": true, "serviceAccountName": "installer",
             "tolerations": [{"operator": "Exists"}],
             "containers": [{"name": "install", "image": "quay.io/cilium/cilium-cli:v0.18.8",
-                "command": ["cilium", "install", "--version", "1.18.3"]}]}}}}))
+                "command": ["cilium", "install", "--version", "1.18.3"]}]}}}}),
+    )
     .await;
     eventually(&plane, "ready nodes", || ready_nodes(&plane) == 2).await;
     eventually(&plane, "the pods of kube-system", || {
@@ -95,12 +110,17 @@ async fn an_eviction_waits_for_the_budget_and_a_drain_empties_the_node() {
     let plane = world.control_plane.clone();
     eventually(&plane, "the node", || ready_nodes(&plane) == 1).await;
     apply(&world, deployment("web", 2)).await;
-    apply(&world, json!({
+    apply(
+        &world,
+        json!({
         "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "web"},
-        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}}}))
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}}}),
+    )
     .await;
     eventually(&plane, "the budget", || {
-        plane.get("poddisruptionbudgets.policy", Some("default"), "web").is_some_and(|it| it["status"]["disruptionsAllowed"] == 1)
+        plane
+            .get("poddisruptionbudgets.policy", Some("default"), "web")
+            .is_some_and(|it| it["status"]["disruptionsAllowed"] == 1)
     })
     .await;
     let nodes: Api<Node> = Api::all(world.client.clone());
@@ -127,10 +147,13 @@ async fn a_claim_binds_once_its_provisioner_runs_and_a_pod_needs_it() {
     world.bootstrap(Cni::Flannel);
     world.add_node("w-1", false);
     let plane = world.control_plane.clone();
-    apply(&world, json!({
+    apply(
+        &world,
+        json!({
         "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {
             "name": "local-path", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
-        "provisioner": "rancher.io/local-path", "volumeBindingMode": "WaitForFirstConsumer"}))
+        "provisioner": "rancher.io/local-path", "volumeBindingMode": "WaitForFirstConsumer"}),
+    )
     .await;
     let claim = json!({
         "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"},
@@ -146,13 +169,18 @@ async fn a_claim_binds_once_its_provisioner_runs_and_a_pod_needs_it() {
         plane.get("pods", Some("default"), "user").is_some_and(|it| it["spec"]["nodeName"] == "w-1")
     })
     .await;
-    let bound = || plane.get("persistentvolumeclaims", Some("default"), "data").is_some_and(|it| it["status"]["phase"] == "Bound");
+    let bound = || {
+        plane.get("persistentvolumeclaims", Some("default"), "data").is_some_and(|it| it["status"]["phase"] == "Bound")
+    };
     assert!(!bound(), "a class alone provisions nothing");
     let mut provisioner = deployment("local-path-provisioner", 1);
     provisioner["metadata"]["namespace"] = json!("kube-system");
     apply(&world, provisioner).await;
     eventually(&plane, "the claim to bind", bound).await;
-    eventually(&plane, "the pod", || plane.get("pods", Some("default"), "user").is_some_and(|it| is_true(&it, "Ready"))).await;
+    eventually(&plane, "the pod", || {
+        plane.get("pods", Some("default"), "user").is_some_and(|it| is_true(&it, "Ready"))
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -171,7 +199,8 @@ async fn a_deployment_rolls_and_a_dead_node_gives_up_its_pods() {
     let deployments: Api<Deployment> = Api::namespaced(world.client.clone(), "default");
     eventually(&plane, "the rollout", || {
         let pods = plane.list("pods", Some("default"));
-        pods.len() == 4 && pods.iter().all(|it| it["spec"]["containers"][0]["image"] == "nginx:1.30" && is_true(it, "Ready"))
+        pods.len() == 4
+            && pods.iter().all(|it| it["spec"]["containers"][0]["image"] == "nginx:1.30" && is_true(it, "Ready"))
     })
     .await;
     let status = deployments.get_status("web").await.expect("reads").status.expect("status");
@@ -192,14 +221,22 @@ async fn a_pod_that_fits_nowhere_says_why() {
     world.add_node("w-1", false);
     let plane = world.control_plane.clone();
     eventually(&plane, "the node", || ready_nodes(&plane) == 1).await;
-    apply(&world, json!({
+    apply(
+        &world,
+        json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "huge"},
-        "spec": {"containers": [{"name": "a", "image": "b", "resources": {"requests": {"cpu": "64"}}}]}}))
+        "spec": {"containers": [{"name": "a", "image": "b", "resources": {"requests": {"cpu": "64"}}}]}}),
+    )
     .await;
     eventually(&plane, "the condition", || {
         let pod = plane.get("pods", Some("default"), "huge").expect("exists");
         let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        conditions.iter().any(|it| it["reason"] == "Unschedulable" && it["message"].as_str().is_some_and(|text| text.starts_with("0/1 nodes are available: 1 Insufficient cpu")))
+        conditions.iter().any(|it| {
+            it["reason"] == "Unschedulable"
+                && it["message"]
+                    .as_str()
+                    .is_some_and(|text| text.starts_with("0/1 nodes are available: 1 Insufficient cpu"))
+        })
     })
     .await;
 }

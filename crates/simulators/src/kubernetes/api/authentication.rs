@@ -4,8 +4,8 @@ use http::HeaderMap;
 use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::kubernetes::cluster::Cluster;
 use super::error::ApiError;
+use crate::kubernetes::cluster::Cluster;
 use crate::kubernetes::object::text;
 
 /// An authenticated sender.
@@ -53,7 +53,11 @@ pub(crate) fn from_certificate(der: &[u8]) -> Option<User> {
 ///
 /// # Errors
 /// 401 for a bearer token that is not valid.
-pub(crate) fn authenticate(cluster: &Cluster, certificate: Option<&User>, headers: &HeaderMap) -> Result<User, ApiError> {
+pub(crate) fn authenticate(
+    cluster: &Cluster,
+    certificate: Option<&User>,
+    headers: &HeaderMap,
+) -> Result<User, ApiError> {
     if let Some(user) = certificate {
         return Ok(user.clone());
     }
@@ -79,7 +83,9 @@ fn from_bootstrap_token(cluster: &Cluster, token: &str) -> Option<User> {
     let part = |key: &str| cluster_secret(&stored, key);
     let valid = part("token-secret")? == secret && part("usage-bootstrap-authentication")? == "true";
     let mut groups = vec!["system:bootstrappers".to_owned()];
-    groups.extend(part("auth-extra-groups").into_iter().flat_map(|it| it.split(',').map(str::to_owned).collect::<Vec<_>>()));
+    groups.extend(
+        part("auth-extra-groups").into_iter().flat_map(|it| it.split(',').map(str::to_owned).collect::<Vec<_>>()),
+    );
     valid.then(|| User::authenticated(format!("system:bootstrap:{id}"), String::new(), groups))
 }
 

@@ -3,10 +3,10 @@
 use serde_json::Value;
 
 use super::authentication::User;
-use crate::kubernetes::cluster::Cluster;
 use super::error::ApiError;
-use crate::kubernetes::object::{items, text};
 use super::request::ObjectRequest;
+use crate::kubernetes::cluster::Cluster;
+use crate::kubernetes::object::{items, text};
 
 /// What is asked for, in the words of a `SubjectAccessReview`.
 #[derive(Clone, Copy, Default)]
@@ -73,15 +73,21 @@ pub(crate) fn is_allowed(cluster: &Cluster, user: &User, asked: Attributes<'_>) 
 
 /// What a kubelet may do; it writes only its own node and lease.
 fn node_allows(user: &User, asked: Attributes<'_>) -> bool {
-    let Some(node) = user.name.strip_prefix("system:node:").filter(|_| user.is_in("system:nodes")) else { return false };
+    let Some(node) = user.name.strip_prefix("system:node:").filter(|_| user.is_in("system:nodes")) else {
+        return false;
+    };
     let reads = matches!(asked.verb, "get" | "list" | "watch");
     match (asked.group, asked.resource) {
         ("", "nodes") => reads || asked.verb == "create" || asked.name == node,
-        ("", "pods") => reads || matches!(asked.subresource, "status" | "eviction") || matches!(asked.verb, "create" | "delete"),
+        ("", "pods") => {
+            reads || matches!(asked.subresource, "status" | "eviction") || matches!(asked.verb, "create" | "delete")
+        }
         ("", "services" | "configmaps" | "secrets" | "persistentvolumes" | "persistentvolumeclaims") => reads,
         ("", "events") => !reads,
         ("", "serviceaccounts") => asked.subresource == "token",
-        ("coordination.k8s.io", "leases") => asked.namespace == "kube-node-lease" && (asked.verb == "create" || asked.name == node),
+        ("coordination.k8s.io", "leases") => {
+            asked.namespace == "kube-node-lease" && (asked.verb == "create" || asked.name == node)
+        }
         ("certificates.k8s.io", "certificatesigningrequests") => reads || asked.verb == "create",
         ("storage.k8s.io", "csinodes") => true,
         ("storage.k8s.io", "csidrivers" | "volumeattachments") | ("node.k8s.io", "runtimeclasses") => reads,
@@ -140,9 +146,8 @@ fn binds(binding: &Value, user: &User, namespace: &str) -> bool {
 }
 
 fn rule_allows(rule: &Value, asked: Attributes<'_>) -> bool {
-    let has = |key: &str, wanted: &str| {
-        items(rule, key).iter().filter_map(Value::as_str).any(|it| it == "*" || it == wanted)
-    };
+    let has =
+        |key: &str, wanted: &str| items(rule, key).iter().filter_map(Value::as_str).any(|it| it == "*" || it == wanted);
     if !has("/verbs", asked.verb) {
         return false;
     }

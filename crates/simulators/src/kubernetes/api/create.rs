@@ -9,7 +9,9 @@ use super::handler::Context;
 use super::request::ObjectRequest;
 use super::validation;
 use crate::kubernetes::defaults;
-use crate::kubernetes::object::{integer, is_terminating, name, namespace, random_suffix, remove, set, set_default, text};
+use crate::kubernetes::object::{
+    integer, is_terminating, name, namespace, random_suffix, remove, set, set_default, text,
+};
 use crate::kubernetes::patch::ownership::{Writer, track_update};
 use crate::kubernetes::patch::schema::Rules;
 use crate::kubernetes::resources::Resource;
@@ -78,7 +80,9 @@ pub(crate) fn identify(request: &ObjectRequest, object: &mut Value) -> Result<()
     let (version, kind) = (text(object, "/apiVersion").to_owned(), text(object, "/kind").to_owned());
     if kind != resource.kind || version != resource.api_version() {
         let group_version = |version: &str| {
-            version.split_once('/').map_or_else(|| format!("/{version}"), |(group, version)| format!("{group}/{version}"))
+            version
+                .split_once('/')
+                .map_or_else(|| format!("/{version}"), |(group, version)| format!("{group}/{version}"))
         };
         return Err(ApiError::bad_request(format!(
             "{kind} in version {version:?} cannot be handled as a {}: no kind {kind:?} is registered for version {:?} in \
@@ -142,7 +146,8 @@ pub(crate) fn check_namespace(cx: &Context, request: &ObjectRequest, object: &Va
 
 /// What a creating client may not decide: server-side metadata, and the status of most kinds.
 pub(crate) fn prepare(cx: &Context, resource: &Resource, object: &mut Value) {
-    for key in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"] {
+    for key in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"]
+    {
         remove(object, &["metadata", key]);
     }
     if resource.custom.is_some() {

@@ -115,7 +115,8 @@ fn check_preconditions(resource: &Resource, current: &Value, options: &Options) 
     let expect = |what: &str, wanted: &Option<String>, found: &str| match wanted {
         Some(wanted) if wanted != found => {
             let short = if what == "UID" { "UID" } else { "ResourceVersion" };
-            let why = format!("Precondition failed: {short} in precondition: {wanted}, {short} in object meta: {found}");
+            let why =
+                format!("Precondition failed: {short} in precondition: {wanted}, {short} in object meta: {found}");
             Err(ApiError::conflict(resource, name(current), &why))
         }
         _ => Ok(()),

@@ -9,7 +9,8 @@ use crate::kubernetes::resources::Resource;
 
 /// The paths that `/` lists.
 pub(crate) fn paths(cx: &Context) -> Value {
-    let mut paths = vec!["/.well-known/openid-configuration".to_owned(), "/api".into(), "/api/v1".into(), "/apis".into()];
+    let mut paths =
+        vec!["/.well-known/openid-configuration".to_owned(), "/api".into(), "/api/v1".into(), "/apis".into()];
     for (group, versions) in cx.cluster.registry.groups() {
         if !group.is_empty() {
             paths.push(format!("/apis/{group}"));
@@ -25,10 +26,13 @@ pub(crate) fn api(cx: &Context) -> Answer {
     if let Shape::AggregatedDiscovery(version) = cx.wanted.shape {
         return aggregated(cx, version, |group| group.is_empty());
     }
-    Answer::Json(200, json!({
-        "kind": "APIVersions", "versions": ["v1"],
-        "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": cx.server.address}],
-    }))
+    Answer::Json(
+        200,
+        json!({
+            "kind": "APIVersions", "versions": ["v1"],
+            "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": cx.server.address}],
+        }),
+    )
 }
 
 /// `/apis`: every named group.
@@ -105,9 +109,12 @@ pub(crate) fn resource_list(cx: &Context, group: &str, version: &str) -> Result<
             list.push(entry);
         }
     }
-    Ok(Answer::Json(200, json!({
-        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": list,
-    })))
+    Ok(Answer::Json(
+        200,
+        json!({
+            "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": list,
+        }),
+    ))
 }
 
 /// The group and version of what a subresource answers with.
@@ -140,7 +147,11 @@ fn aggregated(cx: &Context, version: &'static str, wanted: fn(&str) -> bool) -> 
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();
-            let metadata = if group.is_empty() { json!({"creationTimestamp": null}) } else { json!({"name": group, "creationTimestamp": null}) };
+            let metadata = if group.is_empty() {
+                json!({"creationTimestamp": null})
+            } else {
+                json!({"name": group, "creationTimestamp": null})
+            };
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();
@@ -148,10 +159,13 @@ fn aggregated(cx: &Context, version: &'static str, wanted: fn(&str) -> bool) -> 
         "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
         _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
     };
-    Answer::Typed(media_type, json!({
-        "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {},
-        "items": groups,
-    }))
+    Answer::Typed(
+        media_type,
+        json!({
+            "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {},
+            "items": groups,
+        }),
+    )
 }
 
 fn aggregated_resource(resource: &Resource) -> Value {

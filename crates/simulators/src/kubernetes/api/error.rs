@@ -89,11 +89,10 @@ impl ApiError {
         } else {
             format!("{}.{}", resource.kind, resource.group)
         };
-        let mut error = Self::new(422, "Invalid", format!("{kind} \"{name}\" is invalid: {list}")).about(resource, name);
-        let causes: Vec<Value> = problems
-            .iter()
-            .map(|it| json!({"reason": it.reason, "message": it.message, "field": it.field}))
-            .collect();
+        let mut error =
+            Self::new(422, "Invalid", format!("{kind} \"{name}\" is invalid: {list}")).about(resource, name);
+        let causes: Vec<Value> =
+            problems.iter().map(|it| json!({"reason": it.reason, "message": it.message, "field": it.field})).collect();
         if let Some(details) = &mut error.details {
             details["kind"] = json!(resource.kind);
             details["causes"] = json!(causes);

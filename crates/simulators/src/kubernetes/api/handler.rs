@@ -141,7 +141,9 @@ fn serve_objects(cx: &Context, request: &ObjectRequest, incoming: &Incoming<'_>)
             ("log", _) => logs::answer(cx, request),
             ("scale", _) => subresources::scale(cx, request, media_type, &incoming.body),
             ("approval", "get") => Ok(Answer::Json(200, (*list::find(cx, request)?).clone())),
-            ("approval", "patch") => modify::patch(cx, request, media_type, &incoming.body).map(|it| shown(cx, request, 200, &it)),
+            ("approval", "patch") => {
+                modify::patch(cx, request, media_type, &incoming.body).map(|it| shown(cx, request, 200, &it))
+            }
             ("approval", _) => modify::update(cx, request, body()?).map(|it| shown(cx, request, 200, &it)),
             _ => subresources::post(cx, request, body()?),
         };
@@ -153,7 +155,8 @@ fn serve_objects(cx: &Context, request: &ObjectRequest, incoming: &Incoming<'_>)
         "create" => create::create(cx, request, body()?).map(|it| shown(cx, request, 201, &it)),
         "update" => modify::update(cx, request, body()?).map(|it| shown(cx, request, 200, &it)),
         "patch" => {
-            let existed = cx.cluster.store.get(&request.resource.id(), request.place_namespace(), request.name()).is_some();
+            let existed =
+                cx.cluster.store.get(&request.resource.id(), request.place_namespace(), request.name()).is_some();
             let code = if existed { 200 } else { 201 };
             modify::patch(cx, request, media_type, &incoming.body).map(|it| shown(cx, request, code, &it))
         }

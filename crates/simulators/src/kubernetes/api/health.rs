@@ -7,8 +7,14 @@ use crate::kubernetes::cluster::Cluster;
 
 /// The checks that `?verbose` lists; `etcd` is the one that can fail.
 const CHECKS: &[&str] = &[
-    "ping", "log", "etcd", "informer-sync", "poststarthook/start-apiextensions-controllers",
-    "poststarthook/rbac/bootstrap-roles", "poststarthook/apiservice-registration-controller", "shutdown",
+    "ping",
+    "log",
+    "etcd",
+    "informer-sync",
+    "poststarthook/start-apiextensions-controllers",
+    "poststarthook/rbac/bootstrap-roles",
+    "poststarthook/apiservice-registration-controller",
+    "shutdown",
 ];
 
 /// Answers a health path; `None` for every other.
@@ -31,10 +37,13 @@ pub(crate) fn answer(cluster: &Cluster, path: &str, verbose: bool) -> Option<Ans
     if healthy && !verbose {
         return Some(Answer::Text(200, "ok".into()));
     }
-    let mut text: String = CHECKS
-        .iter()
-        .map(|check| if fails(check) { format!("[-]{check} failed: reason withheld\n") } else { format!("[+]{check} ok\n") })
-        .collect();
+    let mut text: String =
+        CHECKS
+            .iter()
+            .map(|check| {
+                if fails(check) { format!("[-]{check} failed: reason withheld\n") } else { format!("[+]{check} ok\n") }
+            })
+            .collect();
     text.push_str(&format!("{endpoint} check {}\n", if healthy { "passed" } else { "failed" }));
     Some(Answer::Text(if healthy { 200 } else { 500 }, text))
 }

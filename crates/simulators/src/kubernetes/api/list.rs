@@ -172,7 +172,8 @@ pub(crate) fn find(cx: &Context, request: &ObjectRequest) -> Result<Arc<Value>, 
 pub(crate) fn show(cx: &Context, request: &ObjectRequest, object: &Arc<Value>) -> Value {
     match cx.wanted.shape {
         Shape::Table => {
-            let mut made = table::of(&request.resource, std::slice::from_ref(object), request.query.get("includeObject"));
+            let mut made =
+                table::of(&request.resource, std::slice::from_ref(object), request.query.get("includeObject"));
             made["metadata"]["resourceVersion"] = object["metadata"]["resourceVersion"].clone();
             made
         }

@@ -71,9 +71,7 @@ fn choose_container(pod: &Value, asked: Option<&str>) -> Result<String, ApiError
     let initial: Vec<&str> = items(pod, "/spec/initContainers").iter().map(|it| text(it, "/name")).collect();
     match (asked, all.as_slice()) {
         (Some(asked), _) if all.contains(&asked) || initial.contains(&asked) => Ok(asked.to_owned()),
-        (Some(asked), _) => {
-            Err(ApiError::bad_request(format!("container {asked} is not valid for pod {}", name(pod))))
-        }
+        (Some(asked), _) => Err(ApiError::bad_request(format!("container {asked} is not valid for pod {}", name(pod)))),
         (None, [only]) => Ok((*only).to_owned()),
         (None, _) => Err(ApiError::bad_request(format!(
             "a container name must be specified for pod {}, choose one of: [{}]",
@@ -108,7 +106,8 @@ impl Follow {
                 self.ready.push_back(Bytes::from(line));
             }
             self.seen = self.seen.max(lines.len());
-            let over = crate::kubernetes::object::uid(&pod) != uid || matches!(text(&pod, "/status/phase"), "Succeeded" | "Failed");
+            let over = crate::kubernetes::object::uid(&pod) != uid
+                || matches!(text(&pod, "/status/phase"), "Succeeded" | "Failed");
             if self.ready.is_empty() {
                 if over {
                     return None;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::kubernetes::cluster::Cluster;
 use crate::kubernetes::object::{condition_is_true, items, map, name, namespace, now, text};
-use crate::kubernetes::quantity::{cpu_millis, bytes_of};
+use crate::kubernetes::quantity::{bytes_of, cpu_millis};
 use crate::kubernetes::resources::Resource;
 
 /// All metrics of nodes or of pods.
@@ -62,10 +62,11 @@ fn nodes(cluster: &Cluster) -> Vec<Arc<Value>> {
             let here = pods
                 .iter()
                 .filter(|pod| text(pod, "/spec/nodeName") == name(&node) && text(pod, "/status/phase") == "Running");
-            let (cpu, memory) = here.flat_map(|pod| pod_usage(pod)).fold(
-                (60 + wobble(name(&node), 20), 400 << 20),
-                |(cpu, memory), (_, more_cpu, more_memory)| (cpu + more_cpu, memory + more_memory),
-            );
+            let (cpu, memory) = here
+                .flat_map(|pod| pod_usage(pod))
+                .fold((60 + wobble(name(&node), 20), 400 << 20), |(cpu, memory), (_, more_cpu, more_memory)| {
+                    (cpu + more_cpu, memory + more_memory)
+                });
             Arc::new(json!({
                 "kind": "NodeMetrics", "apiVersion": "metrics.k8s.io/v1beta1",
                 "metadata": {"name": name(&node), "labels": node["metadata"]["labels"], "creationTimestamp": now()},

@@ -42,11 +42,8 @@ fn check_preconditions(request: &ObjectRequest, current: &Value, sent: &Value) -
         return Err(ApiError::modified(&request.resource, request.name()));
     }
     if !uid(sent).is_empty() && uid(sent) != uid(current) {
-        let why = format!(
-            "Precondition failed: UID in precondition: {}, UID in object meta: {}",
-            uid(sent),
-            uid(current)
-        );
+        let why =
+            format!("Precondition failed: UID in precondition: {}, UID in object meta: {}", uid(sent), uid(current));
         return Err(ApiError::conflict(&request.resource, request.name(), &why));
     }
     Ok(())
@@ -56,7 +53,12 @@ fn check_preconditions(request: &ObjectRequest, current: &Value, sent: &Value) -
 ///
 /// # Errors
 /// 400, 404, 409 (stale resource version, field conflict), 415, 422.
-pub(crate) fn patch(cx: &Context, request: &ObjectRequest, media_type: &str, body: &[u8]) -> Result<Arc<Value>, ApiError> {
+pub(crate) fn patch(
+    cx: &Context,
+    request: &ObjectRequest,
+    media_type: &str,
+    body: &[u8],
+) -> Result<Arc<Value>, ApiError> {
     let patch = read_patch(request, media_type, body)?;
     if let Patch::Apply(config) = &patch {
         return server_side_apply(cx, request, config.clone());
@@ -65,7 +67,11 @@ pub(crate) fn patch(cx: &Context, request: &ObjectRequest, media_type: &str, bod
         let before = current.clone();
         match &patch {
             Patch::Json(operations) => json_patch::patch(current, operations).map_err(|error| {
-                ApiError::new(422, "Invalid", format!("the server rejected our request due to an error in our request: {error}"))
+                ApiError::new(
+                    422,
+                    "Invalid",
+                    format!("the server rejected our request due to an error in our request: {error}"),
+                )
             })?,
             Patch::Merge(change) => json_patch::merge(current, change),
             Patch::Strategic(change) => strategic::apply(current, change).map_err(ApiError::bad_request)?,
@@ -93,7 +99,8 @@ fn read_patch(request: &ObjectRequest, media_type: &str, body: &[u8]) -> Result<
 
 fn server_side_apply(cx: &Context, request: &ObjectRequest, mut config: Value) -> Result<Arc<Value>, ApiError> {
     let Some(manager) = request.query.get("fieldManager") else {
-        let message = "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
+        let message =
+            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
         return Err(ApiError::new(422, "Invalid", message));
     };
     if text(&config, "/apiVersion").is_empty() || text(&config, "/kind").is_empty() {
@@ -124,7 +131,12 @@ fn server_side_apply(cx: &Context, request: &ObjectRequest, mut config: Value) -
     })
 }
 
-fn apply_new(cx: &Context, request: &ObjectRequest, config: &Value, writer: Writer<'_>) -> Result<Arc<Value>, ApiError> {
+fn apply_new(
+    cx: &Context,
+    request: &ObjectRequest,
+    config: &Value,
+    writer: Writer<'_>,
+) -> Result<Arc<Value>, ApiError> {
     let resource = &request.resource;
     super::authorization::authorize(&cx.cluster, &cx.user, &ObjectRequest { verb: "create", ..request.clone() })?;
     let mut object = apply::apply(create::rules(resource), &Value::Null, config, writer, false)?;
@@ -216,7 +228,9 @@ fn keep_what_is_not_the_clients(request: &ObjectRequest, before: &Value, current
             None => drop(remove(current, &["status"])),
         }
     }
-    for key in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "resourceVersion"] {
+    for key in
+        ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "resourceVersion"]
+    {
         match before["metadata"].get(key) {
             Some(value) => set(current, &["metadata", key], value.clone()),
             None => drop(remove(current, &["metadata", key])),

@@ -38,7 +38,9 @@ pub(crate) struct Wanted {
 /// 406 when nothing acceptable is served.
 pub(crate) fn accept(headers: &HeaderMap) -> Result<Wanted, ApiError> {
     let plain = Wanted { shape: Shape::Plain, encoding: Encoding::Json };
-    let Some(header) = headers.get(http::header::ACCEPT).and_then(|value| value.to_str().ok()) else { return Ok(plain) };
+    let Some(header) = headers.get(http::header::ACCEPT).and_then(|value| value.to_str().ok()) else {
+        return Ok(plain);
+    };
     if header.trim().is_empty() {
         return Ok(plain);
     }
@@ -86,9 +88,8 @@ pub(crate) fn content_type(headers: &HeaderMap) -> &str {
 /// 415 for another media type (protobuf, CBOR), 400 for a body that cannot be parsed.
 pub(crate) fn decode(media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
     match media_type {
-        "application/json" | "" | "*/*" => {
-            serde_json::from_slice(body).map_err(|error| ApiError::bad_request(format!("couldn't get version/kind; json parse error: {error}")))
-        }
+        "application/json" | "" | "*/*" => serde_json::from_slice(body)
+            .map_err(|error| ApiError::bad_request(format!("couldn't get version/kind; json parse error: {error}"))),
         "application/yaml" | "application/apply-patch+yaml" => match serde_json::from_slice(body) {
             Ok(value) => Ok(value),
             Err(_) => serde_saphyr::from_slice(body)

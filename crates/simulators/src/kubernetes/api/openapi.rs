@@ -87,9 +87,11 @@ fn schema(resource: &Resource) -> Value {
         schema["x-kubernetes-preserve-unknown-fields"] = json!(true);
     }
     let properties = &mut schema["properties"];
-    properties["apiVersion"] = json!({"type": "string", "description": "The version of this representation of the object."});
+    properties["apiVersion"] =
+        json!({"type": "string", "description": "The version of this representation of the object."});
     properties["kind"] = json!({"type": "string", "description": "The kind of the object."});
-    properties["metadata"] = json!({"type": "object", "description": "Name, labels, owners and other facts about the object."});
+    properties["metadata"] =
+        json!({"type": "object", "description": "Name, labels, owners and other facts about the object."});
     schema["type"] = json!("object");
     schema["x-kubernetes-group-version-kind"] = json!([kind_of(resource)]);
     schema
@@ -118,7 +120,8 @@ fn operations(resource: &Resource) -> Vec<(String, Value)> {
         .iter()
         .map(|name| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}}))
         .collect();
-    let content = json!({"application/json": {"schema": {"$ref": format!("#/components/schemas/{}", schema_name(resource))}}});
+    let content =
+        json!({"application/json": {"schema": {"$ref": format!("#/components/schemas/{}", schema_name(resource))}}});
     let responses = json!({"200": {"description": "OK", "content": content}});
     let operation = |action: &str| {
         json!({

@@ -70,7 +70,10 @@ impl ObjectRequest {
 pub(crate) enum Route {
     Objects(Box<ObjectRequest>),
     /// `/apis/<group>/<version>`; the core group is empty.
-    ResourceList { group: String, version: String },
+    ResourceList {
+        group: String,
+        version: String,
+    },
     /// `/apis/<group>`
     Group(String),
     /// Everything else, such as `/version` and `/readyz`.
@@ -108,9 +111,7 @@ fn objects(registry: &Registry, method: &Method, target: Target<'_>, query: Quer
         watch = true;
         rest = after;
     }
-    let find = |plural: &str| {
-        registry.find(target.group, target.version, plural).ok_or_else(ApiError::no_such_path)
-    };
+    let find = |plural: &str| registry.find(target.group, target.version, plural).ok_or_else(ApiError::no_such_path);
     let (namespace, resource, rest) = match rest {
         ["namespaces", namespace, plural, after @ ..] if !matches!(*plural, "status" | "finalize") => {
             let resource = find(plural)?;
@@ -190,10 +191,14 @@ mod tests {
 
     #[test]
     fn urls_are_read_as_the_api_conventions_say() {
-        let expect = |a: &str, b: &'static str, c: &str, d: &str, e: &str| Some((a.into(), b, c.into(), d.into(), e.into()));
+        let expect =
+            |a: &str, b: &'static str, c: &str, d: &str, e: &str| Some((a.into(), b, c.into(), d.into(), e.into()));
         assert_eq!(read(&Method::GET, "/api/v1/nodes"), expect("nodes", "list", "", "", ""));
         assert_eq!(read(&Method::GET, "/api/v1/pods?watch=1"), expect("pods", "watch", "", "", ""));
-        assert_eq!(read(&Method::PUT, "/api/v1/namespaces/a/finalize"), expect("namespaces", "update", "", "a", "finalize"));
+        assert_eq!(
+            read(&Method::PUT, "/api/v1/namespaces/a/finalize"),
+            expect("namespaces", "update", "", "a", "finalize")
+        );
         let eviction = "/api/v1/namespaces/a/pods/b/eviction";
         assert_eq!(read(&Method::POST, eviction), expect("pods", "create", "a", "b", "eviction"));
         let scale = "/apis/apps/v1/namespaces/a/deployments/b/scale";

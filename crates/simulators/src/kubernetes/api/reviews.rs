@@ -19,7 +19,9 @@ pub(crate) fn answer(cx: &Context, request: &ObjectRequest, mut review: Value) -
     super::create::identify(request, &mut review)?;
     let status = match request.resource.kind.as_str() {
         "TokenReview" => match from_token(&cx.cluster, text(&review, "/spec/token")) {
-            Some(user) => json!({"authenticated": true, "user": user.to_json(), "audiences": [cx.cluster.identity.endpoint]}),
+            Some(user) => {
+                json!({"authenticated": true, "user": user.to_json(), "audiences": [cx.cluster.identity.endpoint]})
+            }
             None => json!({"user": {}, "error": "[invalid bearer token]"}),
         },
         "SelfSubjectReview" => json!({"userInfo": cx.user.to_json()}),

@@ -54,7 +54,8 @@ impl Server {
         let config = tls_config(&cluster, options).map_err(io::Error::other)?;
         let listener = TcpListener::bind(options.address).await?;
         let address = listener.local_addr()?;
-        let facts = ServerFacts { kubernetes_version: options.kubernetes_version.clone(), address: address.to_string() };
+        let facts =
+            ServerFacts { kubernetes_version: options.kubernetes_version.clone(), address: address.to_string() };
         let server = Self {
             cluster,
             facts: Arc::new(facts),
@@ -239,7 +240,8 @@ fn tls_config(cluster: &Cluster, options: &ApiServerOptions) -> Result<ServerCon
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
         .allow_unauthenticated()
         .build()?;
-    let chain = CertificateDer::pem_slice_iter(options.serving.certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+    let chain =
+        CertificateDer::pem_slice_iter(options.serving.certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(options.serving.key_pem.as_bytes())?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

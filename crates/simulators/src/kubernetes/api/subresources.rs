@@ -93,7 +93,10 @@ pub(crate) fn post(cx: &Context, request: &ObjectRequest, body: Value) -> Result
 fn evict(cx: &Context, request: &ObjectRequest, pod: &Value, body: &Value) -> Result<Answer, ApiError> {
     let options = Options::read(request, &body["deleteOptions"]);
     evict_pod(&cx.cluster, pod, &options)?;
-    Ok(Answer::Json(201, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})))
+    Ok(Answer::Json(
+        201,
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
+    ))
 }
 
 /// Evicts a pod of a cluster: 429 when its budget is exhausted, 500 when it has two.
@@ -123,7 +126,10 @@ fn bind(cx: &Context, request: &ObjectRequest, body: &Value) -> Result<Answer, A
     });
     match result {
         Err(crate::kubernetes::storage::WriteError::Refused(error)) => Err(error),
-        _ => Ok(Answer::Json(201, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}))),
+        _ => Ok(Answer::Json(
+            201,
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
+        )),
     }
 }
 

@@ -48,7 +48,13 @@ impl TokenKey {
     }
 
     /// A token valid for `seconds`; `None` when signing fails.
-    pub(crate) fn issue(&self, subject: &TokenSubject<'_>, issuer: &str, audiences: &[String], seconds: i64) -> Option<String> {
+    pub(crate) fn issue(
+        &self,
+        subject: &TokenSubject<'_>,
+        issuer: &str,
+        audiences: &[String],
+        seconds: i64,
+    ) -> Option<String> {
         let now = jiff::Timestamp::now().as_second();
         let TokenSubject { namespace, account, account_uid } = subject;
         let claims = json!({

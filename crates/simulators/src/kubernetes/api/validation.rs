@@ -92,7 +92,8 @@ fn metadata(resource: &Resource, object: &Value, found: &mut Vec<FieldProblem>) 
     for (key, value) in crate::kubernetes::object::map(object, "/metadata/labels").into_iter().flatten() {
         let text = value.as_str().unwrap_or("\u{0}");
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        let edges = text.is_empty() || [text.chars().next(), text.chars().last()].iter().flatten().all(char::is_ascii_alphanumeric);
+        let edges = text.is_empty()
+            || [text.chars().next(), text.chars().last()].iter().flatten().all(char::is_ascii_alphanumeric);
         if text.len() > 63 || !text.chars().all(allowed) || !edges {
             const HINT: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', \
                 and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex \
@@ -221,7 +222,11 @@ fn definition(object: &Value, found: &mut Vec<FieldProblem>) {
     let versions = items(object, "/spec/versions");
     if versions.iter().filter(|it| crate::kubernetes::object::flag(it, "/storage")).count() != 1 {
         let value = object["spec"]["versions"].clone();
-        found.push(FieldProblem::invalid("spec.versions", &value, "must have exactly one version marked as storage version"));
+        found.push(FieldProblem::invalid(
+            "spec.versions",
+            &value,
+            "must have exactly one version marked as storage version",
+        ));
     }
     for (at, version) in versions.iter().enumerate() {
         if version.pointer("/schema/openAPIV3Schema").is_none() {

@@ -45,7 +45,10 @@ struct Watch {
 ///
 /// # Errors
 /// 400 for bad selectors or versions. A version that is too old is an `ERROR` event of the stream, as in the real server.
-pub(crate) fn start(cx: &Context, request: &ObjectRequest) -> Result<impl Stream<Item = Bytes> + Send + use<>, ApiError> {
+pub(crate) fn start(
+    cx: &Context,
+    request: &ObjectRequest,
+) -> Result<impl Stream<Item = Bytes> + Send + use<>, ApiError> {
     let query = &request.query;
     let mut filter = Filter::of(request)?;
     if filter.name.is_none() {
@@ -53,7 +56,9 @@ pub(crate) fn start(cx: &Context, request: &ObjectRequest) -> Result<impl Stream
     }
     let from = query.get("resourceVersion").unwrap_or("0");
     let from: u64 = from.parse().map_err(|_| {
-        ApiError::bad_request(format!("invalid resource version {from:?}: strconv.ParseUint: parsing {from:?}: invalid syntax"))
+        ApiError::bad_request(format!(
+            "invalid resource version {from:?}: strconv.ParseUint: parsing {from:?}: invalid syntax"
+        ))
     })?;
     let seconds: Option<u64> = query.number("timeoutSeconds");
     let mut watch = Watch {

@@ -10,27 +10,39 @@ type Manifest = (&'static str, Value);
 const DAEMON_SETS: &str = "daemonsets.apps";
 
 fn account(name: &str) -> Manifest {
-    ("serviceaccounts", json!({
-        "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "kube-system"}}))
+    (
+        "serviceaccounts",
+        json!({
+        "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "kube-system"}}),
+    )
 }
 
 fn config(name: &str, data: Value) -> Manifest {
-    ("configmaps", json!({
-        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "kube-system"}, "data": data}))
+    (
+        "configmaps",
+        json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "kube-system"}, "data": data}),
+    )
 }
 
 /// The bindings that let kubelets join.
 pub(super) fn rbac() -> Vec<Manifest> {
     let bind = |name: &str, role: &str, group: &str| {
-        ("clusterrolebindings.rbac.authorization.k8s.io", json!({
+        (
+            "clusterrolebindings.rbac.authorization.k8s.io",
+            json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
-            "subjects": [{"kind": "Group", "name": group, "apiGroup": "rbac.authorization.k8s.io"}]}))
+            "subjects": [{"kind": "Group", "name": group, "apiGroup": "rbac.authorization.k8s.io"}]}),
+        )
     };
     vec![
         bind("system-bootstrap-node-bootstrapper", "system:node-bootstrapper", "system:bootstrappers:nodes"),
-        bind("system-bootstrap-approve-node-client-csr", "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
-            "system:bootstrappers:nodes"),
+        bind(
+            "system-bootstrap-approve-node-client-csr",
+            "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+            "system:bootstrappers:nodes",
+        ),
     ]
 }
 
@@ -134,5 +146,10 @@ pub(super) fn core_dns(cluster: &Cluster, image: &str) -> Vec<Manifest> {
                 {"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
                 {"name": "metrics", "port": 9153, "protocol": "TCP"}]},
     });
-    vec![account("coredns"), config("coredns", json!({"Corefile": corefile})), ("deployments.apps", deployment), ("services", service)]
+    vec![
+        account("coredns"),
+        config("coredns", json!({"Corefile": corefile})),
+        ("deployments.apps", deployment),
+        ("services", service),
+    ]
 }

@@ -42,7 +42,11 @@ fn api_services(cluster: &Cluster) {
         for version in versions {
             let name = format!("{version}.{group}");
             let metrics = group == "metrics.k8s.io";
-            let service = if metrics { json!({"name": "metrics-server", "namespace": "kube-system", "port": 443}) } else { Value::Null };
+            let service = if metrics {
+                json!({"name": "metrics-server", "namespace": "kube-system", "port": 443})
+            } else {
+                Value::Null
+            };
             let object = json!({
                 "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
                 "metadata": {"name": name, "labels": {"kube-aggregator.kubernetes.io/automanaged": "onstart"}},

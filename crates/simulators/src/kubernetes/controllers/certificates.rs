@@ -34,7 +34,9 @@ fn is_approved_by_itself(request: &Value) -> bool {
 fn sign(cluster: &Cluster, request: &Value) {
     let signer = text(request, "/spec/signerName");
     const SIGNERS: &[&str] = &[
-        "kubernetes.io/kubelet-serving", "kubernetes.io/kube-apiserver-client-kubelet", "kubernetes.io/kube-apiserver-client",
+        "kubernetes.io/kubelet-serving",
+        "kubernetes.io/kube-apiserver-client-kubelet",
+        "kubernetes.io/kube-apiserver-client",
     ];
     if !SIGNERS.contains(&signer) || condition_is_true(request, "Failed") {
         return;
@@ -45,7 +47,10 @@ fn sign(cluster: &Cluster, request: &Value) {
         }),
         Err(error) => cluster.change(RESOURCE, request, |it| {
             let message = error.to_string();
-            set_condition(it, &Condition { kind: "Failed", status: "True", reason: "SignerValidationFailure", message: &message });
+            set_condition(
+                it,
+                &Condition { kind: "Failed", status: "True", reason: "SignerValidationFailure", message: &message },
+            );
         }),
     }
 }

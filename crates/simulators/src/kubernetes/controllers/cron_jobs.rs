@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use crate::kubernetes::cluster::Cluster;
 use crate::kubernetes::object::{
-    condition_is_true, controller_reference, format_time, integer, is_controlled_by, is_terminating, name, namespace, set, text, uid,
+    condition_is_true, controller_reference, format_time, integer, is_controlled_by, is_terminating, name, namespace,
+    set, text, uid,
 };
 
 const RESOURCE: &str = "cronjobs.batch";
@@ -57,8 +58,12 @@ fn is_finished(job: &Value) -> bool {
 }
 
 fn report(cluster: &Cluster, cron: &Value) {
-    let mut jobs: Vec<_> =
-        cluster.store.list(JOBS, Some(namespace(cron))).into_iter().filter(|job| is_controlled_by(job, uid(cron))).collect();
+    let mut jobs: Vec<_> = cluster
+        .store
+        .list(JOBS, Some(namespace(cron)))
+        .into_iter()
+        .filter(|job| is_controlled_by(job, uid(cron)))
+        .collect();
     jobs.sort_by_key(|job| name(job).to_owned());
     let active: Vec<Value> = jobs
         .iter()
@@ -97,12 +102,16 @@ fn is_due(schedule: &str, at: Timestamp) -> bool {
     let fields: Vec<&str> = schedule.split_whitespace().collect();
     let [minute, hour, day, month, weekday] = fields.as_slice() else { return false };
     let day_of_week = i64::from(time.weekday().to_sunday_zero_offset());
-    let days = (field(day, i64::from(time.day())), field(weekday, day_of_week) || (day_of_week == 0 && field(weekday, 7)));
+    let days =
+        (field(day, i64::from(time.day())), field(weekday, day_of_week) || (day_of_week == 0 && field(weekday, 7)));
     let day_matches = match (day.starts_with('*'), weekday.starts_with('*')) {
         (false, false) => days.0 || days.1,
         _ => days.0 && days.1,
     };
-    field(minute, i64::from(time.minute())) && field(hour, i64::from(time.hour())) && field(month, i64::from(time.month())) && day_matches
+    field(minute, i64::from(time.minute()))
+        && field(hour, i64::from(time.hour()))
+        && field(month, i64::from(time.month()))
+        && day_matches
 }
 
 fn field(pattern: &str, value: i64) -> bool {
@@ -128,8 +137,14 @@ mod tests {
     fn schedules_name_minutes() {
         let at: Timestamp = "2026-11-20T13:45:10Z".parse().expect("time");
         for (schedule, due) in [
-            ("* * * * *", true), ("*/15 * * * *", true), ("*/10 * * * *", false), ("45 13 20 11 *", true),
-            ("45 13 * * 5", true), ("45 13 * * 1-4", false), ("@hourly", false), ("nonsense", false),
+            ("* * * * *", true),
+            ("*/15 * * * *", true),
+            ("*/10 * * * *", false),
+            ("45 13 20 11 *", true),
+            ("45 13 * * 5", true),
+            ("45 13 * * 1-4", false),
+            ("@hourly", false),
+            ("nonsense", false),
         ] {
             assert_eq!(is_due(schedule, at), due, "{schedule}");
         }

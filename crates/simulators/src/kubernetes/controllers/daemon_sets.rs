@@ -30,14 +30,19 @@ pub(super) fn sync(cluster: &Cluster) {
 fn with_daemon_tolerations(template: &Value) -> Vec<Value> {
     let mut all = items(template, "/spec/tolerations").to_vec();
     for (key, effect) in [
-        ("node.kubernetes.io/not-ready", "NoExecute"), ("node.kubernetes.io/unreachable", "NoExecute"),
-        ("node.kubernetes.io/disk-pressure", "NoSchedule"), ("node.kubernetes.io/memory-pressure", "NoSchedule"),
-        ("node.kubernetes.io/pid-pressure", "NoSchedule"), ("node.kubernetes.io/unschedulable", "NoSchedule"),
+        ("node.kubernetes.io/not-ready", "NoExecute"),
+        ("node.kubernetes.io/unreachable", "NoExecute"),
+        ("node.kubernetes.io/disk-pressure", "NoSchedule"),
+        ("node.kubernetes.io/memory-pressure", "NoSchedule"),
+        ("node.kubernetes.io/pid-pressure", "NoSchedule"),
+        ("node.kubernetes.io/unschedulable", "NoSchedule"),
     ] {
         all.push(json!({"key": key, "operator": "Exists", "effect": effect}));
     }
     if template["spec"]["hostNetwork"] == true {
-        all.push(json!({"key": "node.kubernetes.io/network-unavailable", "operator": "Exists", "effect": "NoSchedule"}));
+        all.push(
+            json!({"key": "node.kubernetes.io/network-unavailable", "operator": "Exists", "effect": "NoSchedule"}),
+        );
     }
     all
 }
@@ -51,9 +56,8 @@ fn wants(owner: &Value, node: &Value) -> bool {
 fn fits(owner: &Value, node: &Value, effects: &[&str]) -> bool {
     let template = &owner["spec"]["template"];
     let tolerations = with_daemon_tolerations(template);
-    let tolerated = |taint: &Value| {
-        !effects.contains(&text(taint, "/effect")) || tolerations.iter().any(|it| tolerates(it, taint))
-    };
+    let tolerated =
+        |taint: &Value| !effects.contains(&text(taint, "/effect")) || tolerations.iter().any(|it| tolerates(it, taint));
     LabelSelector::from_map(&template["spec"]["nodeSelector"]).selects(node)
         && affinity_fits(&template["spec"], node)
         && items(node, "/spec/taints").iter().all(tolerated)
@@ -87,7 +91,11 @@ fn place(cluster: &Cluster, owner: &Value, nodes: &[Arc<Value>]) {
                     set(pod, &["spec", "tolerations"], Value::Array(tolerations));
                     set(pod, &["spec", "nodeName"], json!(name(node)));
                     set(pod, &["metadata", "labels", HASH], json!(hash));
-                    set(pod, &["metadata", "labels", "pod-template-generation"], json!(owner["metadata"]["generation"].to_string()));
+                    set(
+                        pod,
+                        &["metadata", "labels", "pod-template-generation"],
+                        json!(owner["metadata"]["generation"].to_string()),
+                    );
                 });
             }
             (false, false) if !fits(owner, node, &["NoExecute"]) => {
@@ -109,7 +117,9 @@ fn update(cluster: &Cluster, owner: &Value) {
     if stale.is_empty() {
         return;
     }
-    let limit = int_or_percent(&owner["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], count(pods.len()), true).max(1);
+    let limit =
+        int_or_percent(&owner["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], count(pods.len()), true)
+            .max(1);
     let unavailable = count(pods.iter().filter(|pod| !is_ready(pod)).count());
     let room = usize::try_from(limit - unavailable).unwrap_or(0);
     let (ready, unready): (Vec<&Arc<Value>>, Vec<&Arc<Value>>) = stale.into_iter().partition(|pod| is_ready(pod));
@@ -132,7 +142,9 @@ fn report(cluster: &Cluster, owner: &Value, nodes: &[Arc<Value>]) {
         let mut status = json!({
             "currentNumberScheduled": current, "desiredNumberScheduled": desired, "numberMisscheduled": 0,
             "numberReady": ready, "observedGeneration": integer(it, "/metadata/generation").unwrap_or(1)});
-        for (key, value) in [("updatedNumberScheduled", updated), ("numberAvailable", ready), ("numberUnavailable", desired - ready)] {
+        for (key, value) in
+            [("updatedNumberScheduled", updated), ("numberAvailable", ready), ("numberUnavailable", desired - ready)]
+        {
             if value > 0 {
                 status[key] = json!(value);
             }

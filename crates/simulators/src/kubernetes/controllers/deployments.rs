@@ -8,8 +8,8 @@ use super::disruption::int_or_percent;
 use super::templates::delete;
 use crate::kubernetes::cluster::{Cluster, Event};
 use crate::kubernetes::object::{
-    Condition, annotation, controller_reference, integer, is_controlled_by, is_terminating, name, namespace, set, set_condition,
-    short_hash, text, uid,
+    Condition, annotation, controller_reference, integer, is_controlled_by, is_terminating, name, namespace, set,
+    set_condition, short_hash, text, uid,
 };
 
 const RESOURCE: &str = "deployments.apps";
@@ -56,10 +56,14 @@ fn roll(cluster: &Cluster, deployment: &Value) {
         return;
     };
     if revision_of(current) < newest {
-        cluster.change(SETS, current, |it| set(it, &["metadata", "annotations", REVISION], json!((newest + 1).to_string())));
+        cluster.change(SETS, current, |it| {
+            set(it, &["metadata", "annotations", REVISION], json!((newest + 1).to_string()))
+        });
     }
     let revision = revision_of(current).max(1);
-    cluster.change(RESOURCE, deployment, |it| set(it, &["metadata", "annotations", REVISION], json!(revision.to_string())));
+    cluster.change(RESOURCE, deployment, |it| {
+        set(it, &["metadata", "annotations", REVISION], json!(revision.to_string()))
+    });
     let old: Vec<&Arc<Value>> = sets.iter().filter(|it| uid(it) != uid(current)).collect();
     scale_sets(cluster, deployment, current, &old);
     forget_history(cluster, deployment, &old);
@@ -128,13 +132,15 @@ fn scale(cluster: &Cluster, deployment: &Value, target: &Value, to: i64) {
     cluster.change(SETS, target, |it| set(it, &["spec", "replicas"], json!(to)));
     let direction = if to > from { "up" } else { "down" };
     let message = format!("Scaled {direction} replica set {} from {from} to {to}", name(target));
-    let event = Event { kind: "Normal", reason: "ScalingReplicaSet", message: &message, component: "deployment-controller" };
+    let event =
+        Event { kind: "Normal", reason: "ScalingReplicaSet", message: &message, component: "deployment-controller" };
     cluster.event(deployment, &event);
 }
 
 fn forget_history(cluster: &Cluster, deployment: &Value, old: &[&Arc<Value>]) {
     let keep = usize::try_from(integer(deployment, "/spec/revisionHistoryLimit").unwrap_or(10)).unwrap_or(10);
-    let mut idle: Vec<_> = old.iter().filter(|it| replicas(it) == 0 && integer(it, "/status/replicas") == Some(0)).collect();
+    let mut idle: Vec<_> =
+        old.iter().filter(|it| replicas(it) == 0 && integer(it, "/status/replicas") == Some(0)).collect();
     idle.sort_by_key(|it| std::cmp::Reverse(revision_of(it)));
     for it in idle.into_iter().skip(keep) {
         delete(cluster, SETS, it);
@@ -154,7 +160,10 @@ fn report(cluster: &Cluster, deployment: &Value) {
         let observed = it["metadata"]["generation"].clone();
         let mut status = json!({"observedGeneration": observed, "conditions": it["status"]["conditions"]});
         for (key, value) in [
-            ("replicas", total), ("updatedReplicas", updated), ("readyReplicas", ready), ("availableReplicas", available),
+            ("replicas", total),
+            ("updatedReplicas", updated),
+            ("readyReplicas", ready),
+            ("availableReplicas", available),
             ("unavailableReplicas", (wanted.max(total) - available).max(0)),
         ] {
             if value > 0 {

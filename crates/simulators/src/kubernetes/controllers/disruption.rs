@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use crate::kubernetes::api::error::ApiError;
 use crate::kubernetes::cluster::Cluster;
 use crate::kubernetes::object::{
-    Condition, condition_is_true, controller_of, integer, is_terminating, map, name, namespace, set, set_condition, text, uid,
+    Condition, condition_is_true, controller_of, integer, is_terminating, map, name, namespace, set, set_condition,
+    text, uid,
 };
 use crate::kubernetes::selectors::LabelSelector;
 use crate::kubernetes::storage::WriteError;
@@ -31,8 +32,11 @@ pub(crate) fn sync(cluster: &Cluster) {
             let allowed = if expected > 0 { (healthy - desired).max(0) } else { 0 };
             let generation = it["metadata"]["generation"].clone();
             for (key, value) in [
-                ("currentHealthy", json!(healthy)), ("desiredHealthy", json!(desired)), ("expectedPods", json!(expected)),
-                ("disruptionsAllowed", json!(allowed)), ("observedGeneration", generation),
+                ("currentHealthy", json!(healthy)),
+                ("desiredHealthy", json!(desired)),
+                ("expectedPods", json!(expected)),
+                ("disruptionsAllowed", json!(allowed)),
+                ("observedGeneration", generation),
             ] {
                 set(it, &["status", key], value);
             }
@@ -50,7 +54,12 @@ pub(crate) fn sync(cluster: &Cluster) {
 fn covered(cluster: &Cluster, budget: &Value) -> Vec<Arc<Value>> {
     let Some(selector) = LabelSelector::from_object(&budget["spec"]["selector"]) else { return Vec::new() };
     let finished = |pod: &Value| matches!(text(pod, "/status/phase"), "Succeeded" | "Failed");
-    cluster.store.list("pods", Some(namespace(budget))).into_iter().filter(|pod| selector.selects(pod) && !finished(pod)).collect()
+    cluster
+        .store
+        .list("pods", Some(namespace(budget)))
+        .into_iter()
+        .filter(|pod| selector.selects(pod) && !finished(pod))
+        .collect()
 }
 
 fn is_healthy(pod: &Value) -> bool {
@@ -110,13 +119,16 @@ pub(crate) fn take_permission(cluster: &Cluster, pod: &Value, dry_run: bool) -> 
         .store
         .list(RESOURCE, Some(namespace(pod)))
         .into_iter()
-        .filter(|it| LabelSelector::from_object(&it["spec"]["selector"]).is_some_and(|selector| selector.matches(labels)))
+        .filter(|it| {
+            LabelSelector::from_object(&it["spec"]["selector"]).is_some_and(|selector| selector.matches(labels))
+        })
         .collect();
     let budget = match covering.as_slice() {
         [] => return Ok(()),
         [only] => only,
         _ => {
-            const MESSAGE: &str = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+            const MESSAGE: &str =
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
             return Err(ApiError::new(500, "InternalError", MESSAGE));
         }
     };

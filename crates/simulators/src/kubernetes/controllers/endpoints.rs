@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use super::templates::is_ready;
 use crate::kubernetes::cluster::Cluster;
-use crate::kubernetes::object::{
-    controller_reference, is_terminating, items, name, namespace, set, text, uid,
-};
+use crate::kubernetes::object::{controller_reference, is_terminating, items, name, namespace, set, text, uid};
 use crate::kubernetes::selectors::LabelSelector;
 
 const SLICES: &str = "endpointslices.discovery.k8s.io";
@@ -42,16 +40,27 @@ fn api_servers(cluster: &Cluster, service: &Value) {
         let addresses: Vec<Value> = addresses.iter().map(|it| json!({"ip": it})).collect();
         json!([{"addresses": addresses, "ports": [{"name": "https", "port": 6443, "protocol": "TCP"}]}])
     };
-    write(cluster, "endpoints", json!({
-        "apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "kubernetes", "namespace": "default"}, "subsets": subsets,
-    }), "subsets");
-    let endpoints: Vec<Value> = addresses.iter().map(|it| json!({"addresses": [it], "conditions": {"ready": true}})).collect();
-    write(cluster, SLICES, json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
-        "metadata": {
-            "name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": name(service)}},
-        "ports": [{"name": "https", "port": 6443, "protocol": "TCP"}],
-    }), "endpoints");
+    write(
+        cluster,
+        "endpoints",
+        json!({
+            "apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "kubernetes", "namespace": "default"}, "subsets": subsets,
+        }),
+        "subsets",
+    );
+    let endpoints: Vec<Value> =
+        addresses.iter().map(|it| json!({"addresses": [it], "conditions": {"ready": true}})).collect();
+    write(
+        cluster,
+        SLICES,
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
+            "metadata": {
+                "name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": name(service)}},
+            "ports": [{"name": "https", "port": 6443, "protocol": "TCP"}],
+        }),
+        "endpoints",
+    );
 }
 
 fn pods(cluster: &Cluster, service: &Value) {
@@ -68,7 +77,8 @@ fn pods(cluster: &Cluster, service: &Value) {
             "ip": text(pod, "/status/podIP"), "nodeName": text(pod, "/spec/nodeName"),
             "targetRef": {"kind": "Pod", "name": name(pod), "namespace": namespace(pod), "uid": uid(pod)}})
     };
-    let ports: Vec<Value> = items(service, "/spec/ports").iter().map(|port| target_port(port, behind.first())).collect();
+    let ports: Vec<Value> =
+        items(service, "/spec/ports").iter().map(|port| target_port(port, behind.first())).collect();
     let (ready, unready): (Vec<_>, Vec<_>) = behind.iter().partition(|pod| is_ready(pod));
     let mut subset = json!({"ports": ports});
     for (key, list) in [("addresses", &ready), ("notReadyAddresses", &unready)] {
@@ -77,8 +87,14 @@ fn pods(cluster: &Cluster, service: &Value) {
         }
     }
     let subsets = if behind.is_empty() { json!([]) } else { json!([subset]) };
-    let metadata = json!({"name": name(service), "namespace": namespace(service), "labels": service["metadata"]["labels"]});
-    write(cluster, "endpoints", json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": metadata, "subsets": subsets}), "subsets");
+    let metadata =
+        json!({"name": name(service), "namespace": namespace(service), "labels": service["metadata"]["labels"]});
+    write(
+        cluster,
+        "endpoints",
+        json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": metadata, "subsets": subsets}),
+        "subsets",
+    );
     let endpoints: Vec<Value> = behind
         .iter()
         .map(|pod| {
@@ -90,16 +106,21 @@ fn pods(cluster: &Cluster, service: &Value) {
         })
         .collect();
     let suffix = crate::kubernetes::object::short_hash(&json!(uid(service)));
-    write(cluster, SLICES, json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
-        "metadata": {
-            "name": format!("{}-{}", name(service), &suffix[..5]), "namespace": namespace(service),
-            "labels": {
-                "kubernetes.io/service-name": name(service),
-                "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"},
-            "ownerReferences": [controller_reference(service)]},
-        "ports": ports,
-    }), "endpoints");
+    write(
+        cluster,
+        SLICES,
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
+            "metadata": {
+                "name": format!("{}-{}", name(service), &suffix[..5]), "namespace": namespace(service),
+                "labels": {
+                    "kubernetes.io/service-name": name(service),
+                    "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"},
+                "ownerReferences": [controller_reference(service)]},
+            "ports": ports,
+        }),
+        "endpoints",
+    );
 }
 
 /// The port of the pods that a service port leads to; a name is looked up in the first pod.

@@ -25,7 +25,10 @@ pub(super) fn sync(cluster: &Cluster) {
     let uids: HashSet<&str> = all.iter().map(|(_, object)| uid(object)).collect();
     for (table, object) in &all {
         let owners = items(object, "/metadata/ownerReferences");
-        if !owners.is_empty() && !is_terminating(object) && owners.iter().all(|owner| !uids.contains(text(owner, "/uid"))) {
+        if !owners.is_empty()
+            && !is_terminating(object)
+            && owners.iter().all(|owner| !uids.contains(text(owner, "/uid")))
+        {
             delete(cluster, table, object);
         }
     }
@@ -41,7 +44,10 @@ pub(super) fn sync(cluster: &Cluster) {
     expire_events(cluster);
 }
 
-fn dependents<'a>(all: &'a [(Arc<str>, Arc<Value>)], owner: &'a Value) -> impl Iterator<Item = &'a (Arc<str>, Arc<Value>)> {
+fn dependents<'a>(
+    all: &'a [(Arc<str>, Arc<Value>)],
+    owner: &'a Value,
+) -> impl Iterator<Item = &'a (Arc<str>, Arc<Value>)> {
     all.iter().filter(|(_, object)| {
         items(object, "/metadata/ownerReferences").iter().any(|it| text(it, "/uid") == uid(owner))
     })
@@ -79,14 +85,17 @@ fn foreground(cluster: &Cluster, all: &[(Arc<str>, Arc<Value>)], table: &str, ow
 
 fn drop_finalizer(cluster: &Cluster, table: &str, object: &Value, finalizer: &str) {
     cluster.change(table, object, |it| {
-        let left: Vec<Value> = items(it, "/metadata/finalizers").iter().filter(|it| **it != finalizer).cloned().collect();
+        let left: Vec<Value> =
+            items(it, "/metadata/finalizers").iter().filter(|it| **it != finalizer).cloned().collect();
         set(it, &["metadata", "finalizers"], json!(left));
     });
 }
 
 fn expire_events(cluster: &Cluster) {
     let mut events = cluster.store.list("events", None);
-    if events.len() <= EVENTS && events.first().is_none_or(|it| seconds_since(it, "/lastTimestamp") < Some(EVENT_SECONDS)) {
+    if events.len() <= EVENTS
+        && events.first().is_none_or(|it| seconds_since(it, "/lastTimestamp") < Some(EVENT_SECONDS))
+    {
         return;
     }
     events.sort_by_key(|it| text(it, "/lastTimestamp").to_owned());

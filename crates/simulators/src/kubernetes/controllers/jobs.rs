@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::templates::{count, create_pod, delete, delete_pod, is_active, pods_of};
 use crate::kubernetes::cluster::{Cluster, Event};
 use crate::kubernetes::object::{
-    Condition, condition_is_true, integer, is_terminating, now, seconds_since, set, set_condition, set_default, text, uid,
+    Condition, condition_is_true, integer, is_terminating, now, seconds_since, set, set_condition, set_default, text,
+    uid,
 };
 
 const RESOURCE: &str = "jobs.batch";
@@ -19,7 +20,11 @@ pub(super) fn sync(cluster: &Cluster) {
             expire(cluster, &job);
         } else if !is_terminating(&job) {
             label(cluster, &job);
-            if let Some(job) = cluster.store.get(RESOURCE, crate::kubernetes::object::namespace(&job), crate::kubernetes::object::name(&job)) {
+            if let Some(job) = cluster.store.get(
+                RESOURCE,
+                crate::kubernetes::object::namespace(&job),
+                crate::kubernetes::object::name(&job),
+            ) {
                 run(cluster, &job);
             }
         }
@@ -36,8 +41,10 @@ fn label(cluster: &Cluster, job: &Value) {
         set(it, &["spec", "selector", "matchLabels", "batch.kubernetes.io/controller-uid"], json!(uid));
         let called = crate::kubernetes::object::name(it).to_owned();
         for (key, value) in [
-            ("batch.kubernetes.io/controller-uid", &uid), ("batch.kubernetes.io/job-name", &called),
-            ("controller-uid", &uid), ("job-name", &called),
+            ("batch.kubernetes.io/controller-uid", &uid),
+            ("batch.kubernetes.io/job-name", &called),
+            ("controller-uid", &uid),
+            ("job-name", &called),
         ] {
             set(it, &["spec", "template", "metadata", "labels", key], json!(value));
         }
@@ -58,8 +65,12 @@ fn run(cluster: &Cluster, job: &Value) {
         elapsed as f64 * cluster.speed() >= limit as f64
     });
     let verdict = match () {
-        () if succeeded >= completions => Some(("Complete", "CompletionsReached", "Reached expected number of succeeded pods")),
-        () if failed > backoff => Some(("Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")),
+        () if succeeded >= completions => {
+            Some(("Complete", "CompletionsReached", "Reached expected number of succeeded pods"))
+        }
+        () if failed > backoff => {
+            Some(("Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit"))
+        }
         () if late => Some(("Failed", "DeadlineExceeded", "Job was active longer than specified deadline")),
         () => None,
     };
@@ -89,7 +100,9 @@ fn report(cluster: &Cluster, job: &Value, progress: Progress) {
             set_default(it, &["status", "startTime"], json!(now()));
         }
         for (key, value) in [
-            ("active", progress.active), ("succeeded", progress.succeeded), ("failed", progress.failed),
+            ("active", progress.active),
+            ("succeeded", progress.succeeded),
+            ("failed", progress.failed),
             ("ready", if verdict.is_some() { 0 } else { progress.active }),
         ] {
             if value > 0 || it["status"].get(key).is_some() {

@@ -50,9 +50,18 @@ fn empty(cluster: &Cluster, namespace: &serde_json::Value) {
         if left == 0 {
             set(it, &["spec", "finalizers"], json!([]));
         } else {
-            let message = format!("Some content in the namespace has finalizers or is still terminating: {left} objects remaining");
-            set_condition(it, &Condition {
-                kind: "NamespaceContentRemaining", status: "True", reason: "SomeResourcesRemain", message: &message});
+            let message = format!(
+                "Some content in the namespace has finalizers or is still terminating: {left} objects remaining"
+            );
+            set_condition(
+                it,
+                &Condition {
+                    kind: "NamespaceContentRemaining",
+                    status: "True",
+                    reason: "SomeResourcesRemain",
+                    message: &message,
+                },
+            );
         }
     });
 }

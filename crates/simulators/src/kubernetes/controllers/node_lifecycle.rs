@@ -72,8 +72,15 @@ impl Observer {
             let since = *self.evictions.get(uid(&pod)).unwrap_or(&Instant::now());
             if since.elapsed() >= cluster.scaled(Duration::from_secs(patience)) {
                 const MESSAGE: &str = "Marking for deletion Pod";
-                cluster.event(&pod, &Event {
-                    kind: "Normal", reason: "TaintManagerEviction", message: MESSAGE, component: "taint-eviction-controller"});
+                cluster.event(
+                    &pod,
+                    &Event {
+                        kind: "Normal",
+                        reason: "TaintManagerEviction",
+                        message: MESSAGE,
+                        component: "taint-eviction-controller",
+                    },
+                );
                 delete(cluster, "pods", &pod);
             } else {
                 waiting.insert(uid(&pod).to_owned(), since);
@@ -87,7 +94,8 @@ impl Observer {
 fn patience(pod: &Value, node: &Value) -> Option<u64> {
     let mut least: Option<u64> = None;
     for taint in items(node, "/spec/taints").iter().filter(|it| text(it, "/effect") == "NoExecute") {
-        let tolerations: Vec<&Value> = items(pod, "/spec/tolerations").iter().filter(|it| tolerates(it, taint)).collect();
+        let tolerations: Vec<&Value> =
+            items(pod, "/spec/tolerations").iter().filter(|it| tolerates(it, taint)).collect();
         if tolerations.is_empty() {
             return Some(0);
         }
@@ -111,7 +119,10 @@ fn mark_unknown(cluster: &Cluster, node: &Value) {
         }
     });
     let message = format!("Node {} status is now: NodeNotReady", name(node));
-    cluster.event(node, &Event { kind: "Normal", reason: "NodeNotReady", message: &message, component: "node-controller" });
+    cluster.event(
+        node,
+        &Event { kind: "Normal", reason: "NodeNotReady", message: &message, component: "node-controller" },
+    );
     for pod in cluster.store.list("pods", None).iter().filter(|pod| text(pod, "/spec/nodeName") == name(node)) {
         cluster.change("pods", pod, |it| {
             set_condition(it, &Condition { kind: "Ready", status: "False", reason: "", message: "" });
@@ -174,7 +185,10 @@ fn assign_pod_subnet(cluster: &Cluster, node: &Value, nodes: &[Arc<Value>]) {
 fn remove_orphaned_pods(cluster: &Cluster, nodes: &[Arc<Value>]) {
     for pod in cluster.store.list("pods", None) {
         let node = text(&pod, "/spec/nodeName");
-        if !node.is_empty() && !nodes.iter().any(|it| name(it) == node) && cluster.store.get("nodes", "", node).is_none() {
+        if !node.is_empty()
+            && !nodes.iter().any(|it| name(it) == node)
+            && cluster.store.get("nodes", "", node).is_none()
+        {
             cluster.store.remove("pods", crate::kubernetes::object::namespace(&pod), name(&pod));
         }
     }

@@ -88,7 +88,10 @@ fn choose<'a>(
     placed: &[Arc<Value>],
 ) -> Result<&'a Value, String> {
     if let Some(why) = volumes::unschedulable(cluster, pod) {
-        return Err(format!("0/{} nodes are available: {why}. preemption: 0/{0} nodes are available: {0} Preemption is not helpful for scheduling.", nodes.len()));
+        return Err(format!(
+            "0/{} nodes are available: {why}. preemption: 0/{0} nodes are available: {0} Preemption is not helpful for scheduling.",
+            nodes.len()
+        ));
     }
     let mut reasons: HashMap<String, usize> = HashMap::new();
     let mut best: Option<(u64, &Value)> = None;
@@ -97,7 +100,9 @@ fn choose<'a>(
         match misfit(cluster, pod, node, taken, placed) {
             Some(reason) => *reasons.entry(reason).or_default() += 1,
             None => {
-                let siblings = placed.iter().filter(|it| text(it, "/spec/nodeName") == name(node) && it["metadata"]["labels"] == pod["metadata"]["labels"]);
+                let siblings = placed.iter().filter(|it| {
+                    text(it, "/spec/nodeName") == name(node) && it["metadata"]["labels"] == pod["metadata"]["labels"]
+                });
                 let load = siblings.count() as u64 * 1_000_000 + taken.pods * 1000 + taken.cpu_millis / 10;
                 if best.is_none_or(|(least, _)| load < least) {
                     best = Some((load, node));
@@ -123,13 +128,15 @@ fn choose<'a>(
 fn misfit(cluster: &Cluster, pod: &Value, node: &Value, taken: Resources, placed: &[Arc<Value>]) -> Option<String> {
     let tolerations = items(pod, "/spec/tolerations");
     if flag(node, "/spec/unschedulable")
-        && !tolerations.iter().any(|it| tolerates(it, &json!({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"})))
+        && !tolerations
+            .iter()
+            .any(|it| tolerates(it, &json!({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"})))
     {
         return Some("node(s) were unschedulable".into());
     }
-    let refused = items(node, "/spec/taints")
-        .iter()
-        .find(|taint| text(taint, "/effect") != "PreferNoSchedule" && !tolerations.iter().any(|it| tolerates(it, taint)));
+    let refused = items(node, "/spec/taints").iter().find(|taint| {
+        text(taint, "/effect") != "PreferNoSchedule" && !tolerations.iter().any(|it| tolerates(it, taint))
+    });
     if let Some(taint) = refused {
         return Some(format!("node(s) had untolerated taint {{{}: {}}}", text(taint, "/key"), text(taint, "/value")));
     }
@@ -204,7 +211,8 @@ fn bind(cluster: &Cluster, pod: &Value, node: &Value) {
         set_condition(it, &Condition { kind: "PodScheduled", status: "True", reason: "", message: "" });
     });
     let message = format!("Successfully assigned {}/{} to {}", namespace(pod), name(pod), name(node));
-    cluster.event(pod, &Event { kind: "Normal", reason: "Scheduled", message: &message, component: "default-scheduler" });
+    cluster
+        .event(pod, &Event { kind: "Normal", reason: "Scheduled", message: &message, component: "default-scheduler" });
 }
 
 fn refuse(cluster: &Cluster, pod: &Value, why: &str) {
@@ -215,5 +223,8 @@ fn refuse(cluster: &Cluster, pod: &Value, why: &str) {
     cluster.change("pods", pod, |it| {
         set_condition(it, &Condition { kind: "PodScheduled", status: "False", reason: "Unschedulable", message: why });
     });
-    cluster.event(pod, &Event { kind: "Warning", reason: "FailedScheduling", message: why, component: "default-scheduler" });
+    cluster.event(
+        pod,
+        &Event { kind: "Warning", reason: "FailedScheduling", message: why, component: "default-scheduler" },
+    );
 }

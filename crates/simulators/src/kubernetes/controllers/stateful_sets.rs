@@ -42,12 +42,15 @@ fn scale(cluster: &Cluster, owner: &Value) {
                     return;
                 }
             }
-            Some(pod) if matches!(text(pod, "/status/phase"), "Failed" | "Succeeded") => delete_pod(cluster, owner, pod),
+            Some(pod) if matches!(text(pod, "/status/phase"), "Failed" | "Succeeded") => {
+                delete_pod(cluster, owner, pod)
+            }
             Some(pod) if !parallel && !is_ready(pod) => return,
             Some(_) => {}
         }
     }
-    let mut surplus: Vec<&Arc<Value>> = pods.iter().filter(|pod| ordinal(owner, pod).is_some_and(|at| at >= wanted)).collect();
+    let mut surplus: Vec<&Arc<Value>> =
+        pods.iter().filter(|pod| ordinal(owner, pod).is_some_and(|at| at >= wanted)).collect();
     surplus.sort_by_key(|pod| std::cmp::Reverse(ordinal(owner, pod)));
     if !parallel {
         surplus.truncate(1);
@@ -72,7 +75,8 @@ fn create(cluster: &Cluster, owner: &Value, at: i64) {
     }
     create_pod(cluster, owner, Some(pod_name.clone()), |pod| {
         for (key, value) in [
-            (HASH, revision(owner)), ("statefulset.kubernetes.io/pod-name", pod_name.clone()),
+            (HASH, revision(owner)),
+            ("statefulset.kubernetes.io/pod-name", pod_name.clone()),
             ("apps.kubernetes.io/pod-index", at.to_string()),
         ] {
             set(pod, &["metadata", "labels", key], json!(value));
@@ -123,7 +127,8 @@ fn report(cluster: &Cluster, owner: &Value) {
             "replicas": pods.len(), "availableReplicas": ready, "observedGeneration": it["metadata"]["generation"],
             "currentRevision": current, "updateRevision": newest, "collisionCount": 0});
         let current_count = if current == newest { updated } else { count(pods.len()) - updated };
-        for (key, value) in [("readyReplicas", ready), ("currentReplicas", current_count), ("updatedReplicas", updated)] {
+        for (key, value) in [("readyReplicas", ready), ("currentReplicas", current_count), ("updatedReplicas", updated)]
+        {
             if value > 0 {
                 status[key] = json!(value);
             }

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::kubernetes::cluster::{Cluster, Event};
 use crate::kubernetes::object::{
-    condition_is_true, controller_of, controller_reference, is_controlled_by, is_terminating, name, namespace, random_suffix,
-    set, text, uid,
+    condition_is_true, controller_of, controller_reference, is_controlled_by, is_terminating, name, namespace,
+    random_suffix, set, text, uid,
 };
 use crate::kubernetes::selectors::LabelSelector;
 
@@ -22,7 +22,9 @@ pub(super) fn adopt(cluster: &Cluster, owner: &Value) {
     let Some(selector) = LabelSelector::from_object(&owner["spec"]["selector"]) else { return };
     for pod in cluster.store.list("pods", Some(namespace(owner))) {
         if controller_of(&pod).is_none() && !is_terminating(&pod) && selector.selects(&pod) && !is_terminating(owner) {
-            cluster.change("pods", &pod, |it| set(it, &["metadata", "ownerReferences"], json!([controller_reference(owner)])));
+            cluster.change("pods", &pod, |it| {
+                set(it, &["metadata", "ownerReferences"], json!([controller_reference(owner)]))
+            });
         }
     }
 }
@@ -37,7 +39,12 @@ pub(super) fn is_ready(pod: &Value) -> bool {
 }
 
 /// Creates a pod from the owner's template; `adjust` has the last word. Returns whether it was made.
-pub(super) fn create_pod(cluster: &Cluster, owner: &Value, pod_name: Option<String>, adjust: impl FnOnce(&mut Value)) -> bool {
+pub(super) fn create_pod(
+    cluster: &Cluster,
+    owner: &Value,
+    pod_name: Option<String>,
+    adjust: impl FnOnce(&mut Value),
+) -> bool {
     let template = &owner["spec"]["template"];
     let generate = format!("{}-", name(owner));
     let chosen = pod_name.unwrap_or_else(|| format!("{generate}{}", random_suffix(5)));
@@ -61,7 +68,10 @@ pub(super) fn create_pod(cluster: &Cluster, owner: &Value, pod_name: Option<Stri
     if made {
         let component = format!("{}-controller", text(owner, "/kind").to_lowercase());
         let message = format!("Created pod: {chosen}");
-        cluster.event(owner, &Event { kind: "Normal", reason: "SuccessfulCreate", message: &message, component: &component });
+        cluster.event(
+            owner,
+            &Event { kind: "Normal", reason: "SuccessfulCreate", message: &message, component: &component },
+        );
     }
     made
 }
@@ -74,7 +84,8 @@ pub(super) fn delete_pod(cluster: &Cluster, owner: &Value, pod: &Value) {
     delete(cluster, "pods", pod);
     let component = format!("{}-controller", text(owner, "/kind").to_lowercase());
     let message = format!("Deleted pod: {}", name(pod));
-    cluster.event(owner, &Event { kind: "Normal", reason: "SuccessfulDelete", message: &message, component: &component });
+    cluster
+        .event(owner, &Event { kind: "Normal", reason: "SuccessfulDelete", message: &message, component: &component });
 }
 
 /// Deletes an object as a client with default options would.

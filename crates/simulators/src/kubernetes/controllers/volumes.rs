@@ -6,9 +6,7 @@ use serde_json::{Value, json};
 
 use super::templates::delete;
 use crate::kubernetes::cluster::{Cluster, Event};
-use crate::kubernetes::object::{
-    annotation, is_terminating, items, label, name, namespace, remove, set, text, uid,
-};
+use crate::kubernetes::object::{annotation, is_terminating, items, label, name, namespace, remove, set, text, uid};
 use crate::kubernetes::quantity::bytes_of;
 
 const CLAIMS: &str = "persistentvolumeclaims";
@@ -20,7 +18,9 @@ pub(super) fn sync(cluster: &Cluster) {
     let pods = cluster.store.list("pods", None);
     for claim in cluster.store.list(CLAIMS, None) {
         if is_terminating(&claim) {
-            let used = pods.iter().any(|pod| claims_of(pod).any(|it| it == name(&claim)) && namespace(pod) == namespace(&claim));
+            let used = pods
+                .iter()
+                .any(|pod| claims_of(pod).any(|it| it == name(&claim)) && namespace(pod) == namespace(&claim));
             if !used {
                 cluster.change(CLAIMS, &claim, |it| drop_finalizer(it, "kubernetes.io/pvc-protection"));
             }
@@ -35,11 +35,15 @@ pub(super) fn sync(cluster: &Cluster) {
 
 /// The claims that a pod mounts.
 fn claims_of(pod: &Value) -> impl Iterator<Item = &str> {
-    items(pod, "/spec/volumes").iter().map(|it| text(it, "/persistentVolumeClaim/claimName")).filter(|it| !it.is_empty())
+    items(pod, "/spec/volumes")
+        .iter()
+        .map(|it| text(it, "/persistentVolumeClaim/claimName"))
+        .filter(|it| !it.is_empty())
 }
 
 fn drop_finalizer(object: &mut Value, finalizer: &str) {
-    let left: Vec<Value> = items(object, "/metadata/finalizers").iter().filter(|it| **it != finalizer).cloned().collect();
+    let left: Vec<Value> =
+        items(object, "/metadata/finalizers").iter().filter(|it| **it != finalizer).cloned().collect();
     if left.is_empty() {
         remove(object, &["metadata", "finalizers"]);
     } else {
@@ -118,11 +122,13 @@ fn matching_volume(cluster: &Cluster, claim: &Value) -> Option<Arc<Value>> {
     cluster.store.list(VOLUMES, None).into_iter().find(|volume| {
         let reference = &volume["spec"]["claimRef"];
         let reserved = reference.is_object();
-        let ours = reserved && text(reference, "/namespace") == namespace(claim) && text(reference, "/name") == name(claim);
+        let ours =
+            reserved && text(reference, "/namespace") == namespace(claim) && text(reference, "/name") == name(claim);
         if !named.is_empty() {
             return name(volume) == named && (!reserved || ours);
         }
-        let modes = items(claim, "/spec/accessModes").iter().all(|mode| items(volume, "/spec/accessModes").contains(mode));
+        let modes =
+            items(claim, "/spec/accessModes").iter().all(|mode| items(volume, "/spec/accessModes").contains(mode));
         (ours || !reserved)
             && !is_terminating(volume)
             && text(volume, "/spec/storageClassName") == text(claim, "/spec/storageClassName")
@@ -219,7 +225,9 @@ pub(super) fn misfit(cluster: &Cluster, pod: &Value, node: &Value) -> Option<Str
         let Some(claim) = cluster.store.get(CLAIMS, namespace(pod), wanted) else { continue };
         let Some(volume) = cluster.store.get(VOLUMES, "", text(&claim, "/spec/volumeName")) else { continue };
         let values = volume.pointer("/spec/nodeAffinity/required/nodeSelectorTerms/0/matchExpressions/0/values");
-        if values.and_then(Value::as_array).is_some_and(|list| !list.iter().any(|it| Some(it.as_str().unwrap_or_default()) == label(node, "kubernetes.io/hostname"))) {
+        if values.and_then(Value::as_array).is_some_and(|list| {
+            !list.iter().any(|it| Some(it.as_str().unwrap_or_default()) == label(node, "kubernetes.io/hostname"))
+        }) {
             return Some("node(s) didn't match PersistentVolume's node affinity".into());
         }
     }

@@ -88,15 +88,15 @@ fn apply(cluster: &Cluster, version: &str) {
             },
         },
     });
-    let account = |name: &str| {
-        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "kube-system"}})
-    };
+    let account = |name: &str| json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "kube-system"}});
     let config = json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cilium-config", "namespace": "kube-system"},
         "data": {"cluster-name": cluster.identity.cluster_name, "ipam": "kubernetes", "kube-proxy-replacement": "true"},
     });
     for (resource, object) in [
-        ("serviceaccounts", account("cilium")), ("serviceaccounts", account("cilium-operator")), ("configmaps", config),
+        ("serviceaccounts", account("cilium")),
+        ("serviceaccounts", account("cilium-operator")),
+        ("configmaps", config),
     ] {
         cluster.ensure(resource, object);
     }

@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use super::Memory;
 use crate::kubernetes::cluster::Cluster;
-use crate::kubernetes::object::{
-    Condition, annotation, items, name, now, now_micro, set, set_condition, text, uid,
-};
+use crate::kubernetes::object::{Condition, annotation, items, name, now, now_micro, set, set_condition, text, uid};
 use crate::kubernetes::settings::{KubeletOptions, Taint};
 
 const LEASES: &str = "leases.coordination.k8s.io";
@@ -53,8 +51,11 @@ fn owner(node: &Value) -> Value {
 fn own(node: &mut Value, options: &KubeletOptions) {
     let mut labels = options.labels.clone();
     for (key, value) in [
-        ("kubernetes.io/hostname", options.node_name.as_str()), ("kubernetes.io/os", "linux"),
-        ("kubernetes.io/arch", "amd64"), ("beta.kubernetes.io/os", "linux"), ("beta.kubernetes.io/arch", "amd64"),
+        ("kubernetes.io/hostname", options.node_name.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", "amd64"),
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", "amd64"),
     ] {
         labels.insert(key.to_owned(), value.to_owned());
     }
@@ -142,12 +143,16 @@ fn fill_status(node: &mut Value, options: &KubeletOptions, network: bool) {
     set(node, &["status", "allocatable"], allocatable);
     set(node, &["status", "addresses"], Value::Array(addresses));
     set(node, &["status", "daemonEndpoints"], json!({"kubeletEndpoint": {"Port": 10250}}));
-    set(node, &["status", "nodeInfo"], json!({
-        "machineID": options.machine_id, "systemUUID": options.system_uuid, "bootID": options.boot_id,
-        "kernelVersion": options.kernel_version, "osImage": options.os_image,
-        "containerRuntimeVersion": options.container_runtime, "kubeletVersion": options.kubelet_version,
-        "kubeProxyVersion": "", "operatingSystem": "linux", "architecture": "amd64",
-    }));
+    set(
+        node,
+        &["status", "nodeInfo"],
+        json!({
+            "machineID": options.machine_id, "systemUUID": options.system_uuid, "bootID": options.boot_id,
+            "kernelVersion": options.kernel_version, "osImage": options.os_image,
+            "containerRuntimeVersion": options.container_runtime, "kubeletVersion": options.kubelet_version,
+            "kubeProxyVersion": "", "operatingSystem": "linux", "architecture": "amd64",
+        }),
+    );
     for (kind, reason, message) in [
         ("MemoryPressure", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         ("DiskPressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),

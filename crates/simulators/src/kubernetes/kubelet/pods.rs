@@ -10,8 +10,8 @@ use super::node::NO_NETWORK;
 use super::{Memory, PodMemory, cilium, containers, volumes};
 use crate::kubernetes::cluster::{Cluster, Event};
 use crate::kubernetes::object::{
-    Condition, condition_is_true, controller_of, integer, is_terminating, items, name, namespace, now, set, set_condition,
-    set_default, text, uid,
+    Condition, condition_is_true, controller_of, integer, is_terminating, items, name, namespace, now, set,
+    set_condition, set_default, text, uid,
 };
 use crate::kubernetes::settings::KubeletOptions;
 
@@ -36,7 +36,12 @@ pub(super) enum Step {
 }
 
 /// Brings every pod of the node one step further; returns when the next one is due.
-pub(super) fn sync(cluster: &Arc<Cluster>, options: &KubeletOptions, node: &Value, memory: &mut Memory) -> Option<Duration> {
+pub(super) fn sync(
+    cluster: &Arc<Cluster>,
+    options: &KubeletOptions,
+    node: &Value,
+    memory: &mut Memory,
+) -> Option<Duration> {
     let mine: Vec<Arc<Value>> = cluster
         .store
         .list("pods", None)
@@ -160,7 +165,8 @@ impl PodAgent<'_> {
         if let Some(message) = volumes::obstacle(self.cluster, pod) {
             return Some(("FailedMount", message));
         }
-        let bad = items(pod, "/spec/containers").iter().map(|it| text(it, "/image")).find(|it| it.contains("does-not-exist"));
+        let bad =
+            items(pod, "/spec/containers").iter().map(|it| text(it, "/image")).find(|it| it.contains("does-not-exist"));
         bad.map(|image| {
             let message = format!("Failed to pull image {image:?}: rpc error: code = NotFound desc = failed to pull and unpack image: not found");
             ("Failed", message)
@@ -209,8 +215,11 @@ impl PodAgent<'_> {
             let initial = containers::completed_initial(it);
             let running = containers::running(it, restarts);
             for (key, value) in [
-                ("phase", json!("Running")), ("hostIP", json!(host)), ("hostIPs", json!([{"ip": host}])),
-                ("podIP", json!(address)), ("podIPs", json!([{"ip": address}])),
+                ("phase", json!("Running")),
+                ("hostIP", json!(host)),
+                ("hostIPs", json!([{"ip": host}])),
+                ("podIP", json!(address)),
+                ("podIPs", json!([{"ip": address}])),
                 ("containerStatuses", Value::Array(running)),
             ] {
                 set(it, &["status", key], value);
@@ -219,7 +228,9 @@ impl PodAgent<'_> {
                 set(it, &["status", "initContainerStatuses"], Value::Array(initial));
             }
             set_default(it, &["status", "startTime"], json!(now()));
-            for (kind, status) in [("PodReadyToStartContainers", "True"), ("Initialized", "True"), ("PodScheduled", "True")] {
+            for (kind, status) in
+                [("PodReadyToStartContainers", "True"), ("Initialized", "True"), ("PodScheduled", "True")]
+            {
                 set_condition(it, &Condition { kind, status, reason: "", message: "" });
             }
             not_ready(it);

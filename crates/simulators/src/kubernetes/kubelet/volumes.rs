@@ -10,9 +10,7 @@ pub(super) fn obstacle(cluster: &Cluster, pod: &Value) -> Option<String> {
     let at = namespace(pod);
     for volume in items(pod, "/spec/volumes") {
         let called = text(volume, "/name");
-        for (pointer, resource, kind) in
-            [("/configMap", "configmaps", "configmap"), ("/secret", "secrets", "secret")]
-        {
+        for (pointer, resource, kind) in [("/configMap", "configmaps", "configmap"), ("/secret", "secrets", "secret")] {
             let key = if kind == "secret" { "secretName" } else { "name" };
             let wanted = text(volume, &format!("{pointer}/{key}"));
             let optional = flag(volume, &format!("{pointer}/optional"));
@@ -27,7 +25,9 @@ pub(super) fn obstacle(cluster: &Cluster, pod: &Value) -> Option<String> {
                 .get("persistentvolumeclaims", at, claim)
                 .is_some_and(|it| text(&it, "/status/phase") == "Bound");
             if !bound {
-                return Some(format!("Unable to attach or mount volumes: unmounted volumes=[{called}]: claim {claim:?} is not bound"));
+                return Some(format!(
+                    "Unable to attach or mount volumes: unmounted volumes=[{called}]: claim {claim:?} is not bound"
+                ));
             }
         }
     }

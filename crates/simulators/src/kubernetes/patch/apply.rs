@@ -12,7 +12,13 @@ use crate::kubernetes::object::{now, remove, text};
 ///
 /// # Errors
 /// 409 with one cause per field that another manager owns with another value, unless `force`.
-pub(crate) fn apply(rules: Rules, live: &Value, config: &Value, writer: Writer<'_>, force: bool) -> Result<Value, ApiError> {
+pub(crate) fn apply(
+    rules: Rules,
+    live: &Value,
+    config: &Value,
+    writer: Writer<'_>,
+    force: bool,
+) -> Result<Value, ApiError> {
     let mut config = config.clone();
     remove(&mut config, &["metadata", "managedFields"]);
     remove(&mut config, &["metadata", "resourceVersion"]);
@@ -185,7 +191,8 @@ mod tests {
         assert_eq!(forced["spec"], json!({"replicas": 2, "paused": true}));
         let mine = &read(&forced)[0];
         assert_eq!(mine.fields.to_json(), json!({"f:spec": {"f:paused": {}}}));
-        let same = apply(Rules::Apply, &live, &config(json!({"replicas": 1})), YOU, false).expect("same value is shared");
+        let same =
+            apply(Rules::Apply, &live, &config(json!({"replicas": 1})), YOU, false).expect("same value is shared");
         assert_eq!(read(&same).len(), 2);
     }
 

@@ -24,8 +24,16 @@ impl FieldSet {
         }
         if let Some(metadata) = set.below.get_mut("f:metadata") {
             for name in [
-                "name", "namespace", "creationTimestamp", "uid", "resourceVersion", "generation", "selfLink",
-                "managedFields", "deletionTimestamp", "deletionGracePeriodSeconds",
+                "name",
+                "namespace",
+                "creationTimestamp",
+                "uid",
+                "resourceVersion",
+                "generation",
+                "selfLink",
+                "managedFields",
+                "deletionTimestamp",
+                "deletionGracePeriodSeconds",
             ] {
                 metadata.below.remove(&format!("f:{name}"));
             }
@@ -165,8 +173,7 @@ fn collect<'a>(rules: Rules, value: &'a Value, path: &mut Vec<&'a str>) -> Field
 
 /// The `k:{…}` element of a keyed list item.
 pub(crate) fn key_element(keys: &[&str], item: &Value) -> String {
-    let fields: Map<String, Value> =
-        keys.iter().map(|key| (*key).to_owned()).zip(item_key(keys, item)).collect();
+    let fields: Map<String, Value> = keys.iter().map(|key| (*key).to_owned()).zip(item_key(keys, item)).collect();
     format!("k:{}", Value::Object(fields))
 }
 

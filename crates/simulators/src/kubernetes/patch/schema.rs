@@ -50,13 +50,25 @@ pub(crate) fn list_kind(rules: Rules, path: &[&str]) -> ListKind {
         "podIPs" | "hostIPs" => Map(&["ip"]),
         "conditions" | "addresses" if parent == "status" => Map(&["type"]),
         "ports" if parent == "containers" || parent == "initContainers" => {
-            if strategic { Map(&["containerPort"]) } else { Map(&["containerPort", "protocol"]) }
+            if strategic {
+                Map(&["containerPort"])
+            } else {
+                Map(&["containerPort", "protocol"])
+            }
         }
         "ports" if parents == ["spec"] => {
-            if strategic { Map(&["port"]) } else { Map(&["port", "protocol"]) }
+            if strategic {
+                Map(&["port"])
+            } else {
+                Map(&["port", "protocol"])
+            }
         }
         "topologySpreadConstraints" => {
-            if strategic { Map(&["topologyKey"]) } else { Map(&["topologyKey", "whenUnsatisfiable"]) }
+            if strategic {
+                Map(&["topologyKey"])
+            } else {
+                Map(&["topologyKey", "whenUnsatisfiable"])
+            }
         }
         "taints" if strategic => Map(&["key"]),
         "finalizers" | "podCIDRs" => Set,

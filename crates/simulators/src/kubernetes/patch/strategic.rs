@@ -91,7 +91,9 @@ fn merge_list<'a>(
     path: &mut Vec<&'a str>,
 ) -> Result<(), String> {
     let kind = list_kind(Rules::Strategic, path);
-    if patch.iter().any(|item| item.as_object().is_some_and(|it| it.len() == 1 && it.get("$patch").is_some_and(|v| v == "replace"))) {
+    if patch.iter().any(|item| {
+        item.as_object().is_some_and(|it| it.len() == 1 && it.get("$patch").is_some_and(|v| v == "replace"))
+    }) {
         let kept = patch.iter().filter(|item| item.get("$patch").is_none()).cloned().collect();
         *current = Value::Array(kept);
         return Ok(());
@@ -124,7 +126,12 @@ fn merge_list<'a>(
     Ok(())
 }
 
-fn merge_item<'a>(list: &mut Vec<Value>, item: &'a Value, keys: &[&str], path: &mut Vec<&'a str>) -> Result<(), String> {
+fn merge_item<'a>(
+    list: &mut Vec<Value>,
+    item: &'a Value,
+    keys: &[&str],
+    path: &mut Vec<&'a str>,
+) -> Result<(), String> {
     let wanted = item_key(keys, item);
     let place = list.iter().position(|it| item_key(keys, it) == wanted);
     if item.get("$patch").is_some_and(|directive| directive == "delete") {
@@ -165,14 +172,16 @@ mod tests {
 
     #[test]
     fn lists_with_a_key_merge_and_others_are_replaced() {
-        let pod = json!({"spec": {"containers": [{"name": "a", "image": "1", "args": ["x"]}, {"name": "b", "image": "1"}]}});
+        let pod =
+            json!({"spec": {"containers": [{"name": "a", "image": "1", "args": ["x"]}, {"name": "b", "image": "1"}]}});
         let patch = json!({"spec": {"containers": [{"name": "a", "args": ["y"]}, {"name": "b", "$patch": "delete"}]}});
         assert_eq!(patched(pod, patch), json!({"spec": {"containers": [{"name": "a", "image": "1", "args": ["y"]}]}}));
     }
 
     #[test]
     fn directives_do_what_kubectl_relies_on() {
-        let node = json!({"metadata": {"finalizers": ["a", "b"]}, "spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}});
+        let node =
+            json!({"metadata": {"finalizers": ["a", "b"]}, "spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}});
         let patch = json!({
             "metadata": {"$deleteFromPrimitiveList/finalizers": ["a"], "$setElementOrder/finalizers": ["c", "b"], "finalizers": ["c"]},
             "spec": {"taints": null, "unschedulable": true},

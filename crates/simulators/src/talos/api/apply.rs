@@ -25,15 +25,34 @@ const TRY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Parts of `machine` whose change needs no reboot.
 const IMMEDIATE: [&str; 18] = [
-    "ca", "acceptedCAs", "time", "certSANs", "install", "network", "sysfs", "sysctls", "logging", "controlPlane", "kubelet",
-    "kernel", "registries", "pods", "seccompProfiles", "nodeAnnotations", "nodeLabels", "nodeTaints",
+    "ca",
+    "acceptedCAs",
+    "time",
+    "certSANs",
+    "install",
+    "network",
+    "sysfs",
+    "sysctls",
+    "logging",
+    "controlPlane",
+    "kubelet",
+    "kernel",
+    "registries",
+    "pods",
+    "seccompProfiles",
+    "nodeAnnotations",
+    "nodeLabels",
+    "nodeTaints",
 ];
 /// The same for `machine.features`.
 const IMMEDIATE_FEATURES: [&str; 5] =
     ["kubernetesTalosAPIAccess", "kubePrism", "hostDNS", "imageCache", "nodeAddressSortAlgorithm"];
 
 impl Api {
-    pub(super) async fn apply(&self, request: Request<ApplyConfigurationRequest>) -> Result<ApplyConfiguration, Status> {
+    pub(super) async fn apply(
+        &self,
+        request: Request<ApplyConfigurationRequest>,
+    ) -> Result<ApplyConfiguration, Status> {
         let boot = &self.boot;
         let admin = request.extensions().get::<Roles>().is_some_and(|roles| roles.includes(Role::Admin));
         let request = request.into_inner();
@@ -66,7 +85,9 @@ impl Api {
         let (mode, mut details) = resolve(boot, mode, current.as_deref(), &config, maintenance)?;
         if mode == Mode::Try {
             let timeout = timeout(&request);
-            details.push_str(&format!("\nThe config is applied in 'try' mode and will be automatically reverted back in {timeout:?}"));
+            details.push_str(&format!(
+                "\nThe config is applied in 'try' mode and will be automatically reverted back in {timeout:?}"
+            ));
         }
         if request.dry_run {
             let mode_details = dry_run(&details, current.as_deref(), &config);
@@ -122,7 +143,9 @@ fn requested_mode(boot: &Boot, request: &ApplyConfigurationRequest, maintenance:
     let mode = mode.map_err(|_| Status::invalid_argument(format!("unsupported mode: {}", request.mode)))?;
     if boot.release.line == Line::V1_12 && maintenance && !matches!(mode, Mode::Try | Mode::Reboot | Mode::Auto) {
         let name = mode.as_str_name();
-        return Err(Status::unimplemented(format!("apply configuration --mode='{name}' is not supported in maintenance mode")));
+        return Err(Status::unimplemented(format!(
+            "apply configuration --mode='{name}' is not supported in maintenance mode"
+        )));
     }
     Ok(mode)
 }
@@ -138,7 +161,8 @@ fn checked(boot: &Boot, data: &[u8]) -> Result<(Config, Vec<String>), Status> {
     };
     let strict = MachineConfig::parse(text, minor).map_err(|error| refused(error.talos_text()))?;
     let mode = if boot.image.platform == "metal" { validate::Mode::Metal } else { validate::Mode::Cloud };
-    let warnings = strict.validate(mode).map_err(|invalid| refused(format!("configuration validation failed: {invalid}")))?;
+    let warnings =
+        strict.validate(mode).map_err(|invalid| refused(format!("configuration validation failed: {invalid}")))?;
     let config = Config::parse(text).map_err(refused)?;
     check_kubernetes(boot, &config).map_err(|text| refused(format!("configuration validation failed: {text}")))?;
     Ok((config, warnings.iter().map(ToString::to_string).collect()))
@@ -148,7 +172,9 @@ fn checked(boot: &Boot, data: &[u8]) -> Result<(Config, Vec<String>), Status> {
 fn check_kubernetes(boot: &Boot, config: &Config) -> Result<(), String> {
     let supported = boot.release.line.kubernetes_minors();
     for component in ["kubelet", "kube-apiserver", "kube-controller-manager", "kube-scheduler"] {
-        let Some(tag) = config.image(component).and_then(|image| crate::talos::config::tag_of(&image)) else { continue };
+        let Some(tag) = config.image(component).and_then(|image| crate::talos::config::tag_of(&image)) else {
+            continue;
+        };
         let minor = tag.trim_start_matches('v').split('.').nth(1).and_then(|minor| minor.parse::<u64>().ok());
         let Some(minor) = minor else { continue };
         let version = tag.trim_start_matches('v');
@@ -218,7 +244,11 @@ fn differing(before: &Value, after: &Value, elsewhere: &[&str], immediate: &[&st
 
 fn dry_run(details: &str, current: Option<&Config>, next: &Config) -> String {
     let before = current.map_or("", |config| config.text.as_str());
-    let diff = if before == next.text { "No changes.".to_owned() } else { format!("Config diff:\n\n{}", unified(before, &next.text)) };
+    let diff = if before == next.text {
+        "No changes.".to_owned()
+    } else {
+        format!("Config diff:\n\n{}", unified(before, &next.text))
+    };
     format!("Dry run summary:\n{details} (skipped in dry-run).\n{diff}")
 }
 
@@ -272,11 +302,15 @@ mod tests {
 
     #[test]
     fn only_what_talos_cannot_apply_live_needs_a_reboot() {
-        let config = |body: &str| Config::parse(&format!("version: v1alpha1\nmachine:\n  type: worker\n{body}")).unwrap();
+        let config =
+            |body: &str| Config::parse(&format!("version: v1alpha1\nmachine:\n  type: worker\n{body}")).unwrap();
         let base = config("  token: a\n");
         assert!(reboot_reasons(&base, &config("  token: a\n  nodeLabels:\n    x: y\n")).is_empty());
         assert_eq!(reboot_reasons(&base, &config("  token: b\n")), ["machine.token"]);
-        assert_eq!(reboot_reasons(&base, &config("  token: a\n  features:\n    rbac: true\n")), ["machine.features.rbac"]);
+        assert_eq!(
+            reboot_reasons(&base, &config("  token: a\n  features:\n    rbac: true\n")),
+            ["machine.features.rbac"]
+        );
     }
 
     #[test]

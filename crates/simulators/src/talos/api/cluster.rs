@@ -44,7 +44,10 @@ const CHECKS: [(&str, Check); 13] = [
 
 #[tonic::async_trait]
 impl ClusterService for Api {
-    async fn health_check(&self, request: Request<HealthCheckRequest>) -> Result<Response<Frames<HealthCheckProgress>>, Status> {
+    async fn health_check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Frames<HealthCheckProgress>>, Status> {
         self.control_plane_only("health check")?;
         let request = request.into_inner();
         let wait = request.wait_timeout.and_then(|wait| Duration::try_from(wait).ok()).filter(|wait| !wait.is_zero());
@@ -176,9 +179,12 @@ fn components(boot: &Boot, nodes: &Nodes) -> Result<(), String> {
     let control_plane = join::find_control_plane(boot).ok_or("the Kubernetes API is not reachable")?;
     let pods = control_plane.list("pods", Some("kube-system"));
     for component in ["kube-apiserver", "kube-controller-manager", "kube-scheduler"] {
-        let count = pods.iter().filter(|pod| pod["metadata"]["labels"]["k8s-app"] == component && is_ready(pod)).count();
+        let count =
+            pods.iter().filter(|pod| pod["metadata"]["labels"]["k8s-app"] == component && is_ready(pod)).count();
         if count < nodes.control_planes.len() {
-            return Err(format!("no ready pods found for namespace \"kube-system\" and label selector \"k8s-app={component}\""));
+            return Err(format!(
+                "no ready pods found for namespace \"kube-system\" and label selector \"k8s-app={component}\""
+            ));
         }
     }
     Ok(())
@@ -193,21 +199,29 @@ fn nodes_ready(boot: &Boot, _: &Nodes) -> Result<(), String> {
     if boot.active_config().is_some_and(|config| config.cni(boot.release.line) == "none") {
         return Ok(());
     }
-    let not_ready: Vec<String> =
-        kubernetes_nodes(boot)?.iter().filter(|node| !is_ready(node)).map(|node| node["metadata"]["name"].to_string()).collect();
+    let not_ready: Vec<String> = kubernetes_nodes(boot)?
+        .iter()
+        .filter(|node| !is_ready(node))
+        .map(|node| node["metadata"]["name"].to_string())
+        .collect();
     if not_ready.is_empty() { Ok(()) } else { Err(format!("some nodes are not ready: [{}]", not_ready.join(" "))) }
 }
 
 fn coredns(boot: &Boot, _: &Nodes) -> Result<(), String> {
     let config = boot.active_config();
-    let skipped = config.is_none_or(|config| config.cni(boot.release.line) == "none" || config.coredns_image().is_none());
+    let skipped =
+        config.is_none_or(|config| config.cni(boot.release.line) == "none" || config.coredns_image().is_none());
     if skipped {
         return Ok(());
     }
     let control_plane = join::find_control_plane(boot).ok_or("the Kubernetes API is not reachable")?;
     let pods = control_plane.list("pods", Some("kube-system"));
     let ready = pods.iter().any(|pod| pod["metadata"]["labels"]["k8s-app"] == "kube-dns" && is_ready(pod));
-    if ready { Ok(()) } else { Err("no ready pods found for namespace \"kube-system\" and label selector \"k8s-app=kube-dns\"".into()) }
+    if ready {
+        Ok(())
+    } else {
+        Err("no ready pods found for namespace \"kube-system\" and label selector \"k8s-app=kube-dns\"".into())
+    }
 }
 
 fn schedulable(boot: &Boot, _: &Nodes) -> Result<(), String> {

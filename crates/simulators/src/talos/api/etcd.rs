@@ -29,9 +29,10 @@ impl Api {
     /// The member that runs on this node.
     pub(super) fn local_member(&self, name: &str) -> Result<Data, Status> {
         self.control_plane_only(name)?;
-        self.boot.etcd.running().ok_or_else(|| {
-            plain("failed to create etcd client: error building etcd client: context deadline exceeded")
-        })
+        self.boot
+            .etcd
+            .running()
+            .ok_or_else(|| plain("failed to create etcd client: error building etcd client: context deadline exceeded"))
     }
 
     pub(super) fn member_list(&self, local: bool) -> Result<EtcdMembers, Status> {
@@ -50,7 +51,8 @@ impl Api {
 
     /// A member on another control plane, when none runs here.
     fn remote_member(&self) -> Result<Data, Status> {
-        let nothing = || plain("failed to create etcd client: error getting kubernetes endpoints: no reachable endpoint");
+        let nothing =
+            || plain("failed to create etcd client: error getting kubernetes endpoints: no reachable endpoint");
         let config = self.boot.active_config().ok_or_else(nothing)?;
         let cluster = join::discovered_cluster(&self.boot, &config).ok_or_else(nothing)?;
         Ok(Data { cluster, member: 0 })
@@ -118,7 +120,8 @@ impl Api {
         let data = self.local_member("etcd snapshot")?;
         let revision = data.cluster.read(|membership| membership.raft().1);
         let file = bytes::Bytes::from(snapshot::write(&data.cluster.control_plane().snapshot(), revision));
-        let chunks: Vec<_> = (0..file.len()).step_by(1024).map(|at| file.slice(at..(at + 1024).min(file.len()))).collect();
+        let chunks: Vec<_> =
+            (0..file.len()).step_by(1024).map(|at| file.slice(at..(at + 1024).min(file.len()))).collect();
         Ok(stream::iter(chunks.into_iter().map(|bytes| Ok(Chunk { metadata: None, bytes }))).boxed())
     }
 

@@ -51,7 +51,9 @@ impl Api {
                 tag = boot.release
             ),
             "/system/state/config.yaml" => boot.disk.read(|saved| saved.config.clone()).ok_or_else(missing)?,
-            "/" | "/etc" | "/proc" | "/var" | "/var/lib" | "/system" => return Err(plain("path must be a regular file")),
+            "/" | "/etc" | "/proc" | "/var" | "/var/lib" | "/system" => {
+                return Err(plain("path must be a regular file"));
+            }
             _ => return Err(missing()),
         };
         Ok(chunks(content.into_bytes()))
@@ -61,7 +63,9 @@ impl Api {
         let root = if request.root.is_empty() { "/" } else { &request.root };
         let etcd = self.boot.disk.read(|saved| saved.etcd.is_some());
         let names: &[&str] = match root.trim_end_matches('/') {
-            "" => &["bin", "boot", "dev", "etc", "lib", "opt", "proc", "run", "sbin", "sys", "system", "tmp", "usr", "var"],
+            "" => &[
+                "bin", "boot", "dev", "etc", "lib", "opt", "proc", "run", "sbin", "sys", "system", "tmp", "usr", "var",
+            ],
             "/var/lib" => &["containerd", "cni", "etcd", "kubelet"],
             "/var/lib/etcd" if etcd => &["member"],
             "/var/lib/etcd" => &[],
@@ -95,7 +99,8 @@ impl Api {
         let config = self.boot.active_config().ok_or("no machine configuration")?;
         let authority = tls::authority(&config.cluster_ca()).ok_or("cluster CA has no key")?;
         let now = jiff::Timestamp::now();
-        let admin = pki::kubernetes_client_certificate(&authority, "admin", "system:masters", pki::ADMIN_LIFETIME, now)?;
+        let admin =
+            pki::kubernetes_client_certificate(&authority, "admin", "system:masters", pki::ADMIN_LIFETIME, now)?;
         let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
         let (name, server) = (config.cluster_name(), config.endpoint());
         Ok(format!(
@@ -129,7 +134,8 @@ impl Api {
         };
         let (crt, key) = (client.crt.clone(), client.key.expose_secret().to_owned());
         let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
-        let endpoints: String = self.boot.address().iter().map(|address| format!("            - {address}\n")).collect();
+        let endpoints: String =
+            self.boot.address().iter().map(|address| format!("            - {address}\n")).collect();
         let talosconfig = format!(
             "context: {context}\ncontexts:\n    {context}:\n        endpoints:\n{endpoints}        ca: {ca}\n        crt: {crt}\n        key: {key}\n",
             ca = encode(&authority.crt),
@@ -163,7 +169,6 @@ impl Api {
         crate::talos::publish::meta_keys(&self.boot);
         removed.map(|_| ()).ok_or_else(|| Status::not_found("meta key not found"))
     }
-
 }
 
 fn meta_key(key: u32) -> Result<u8, Status> {

@@ -8,7 +8,9 @@ use sha2::{Digest as _, Sha256};
 use talos::proto::common::{ContainerDriver, ContainerdInstance, ContainerdNamespace};
 use talos::proto::machine::image_service_server::ImageService;
 use talos::proto::machine::lifecycle_service_server::LifecycleService;
-use talos::proto::machine::{self as m, image_service_pull_response as pull, lifecycle_service_install_progress as progress};
+use talos::proto::machine::{
+    self as m, image_service_pull_response as pull, lifecycle_service_install_progress as progress,
+};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Api, Frames};
@@ -25,7 +27,9 @@ fn namespace(instance: Option<&ContainerdInstance>) -> Result<i32, Status> {
     match (driver, namespace) {
         (ContainerDriver::Containerd, ContainerdNamespace::NsSystem)
         | (ContainerDriver::Cri, ContainerdNamespace::NsSystem | ContainerdNamespace::NsCri) => Ok(namespace.into()),
-        _ => Err(Status::invalid_argument(format!("unsupported containerd namespace {namespace:?} for driver {driver:?}"))),
+        _ => Err(Status::invalid_argument(format!(
+            "unsupported containerd namespace {namespace:?} for driver {driver:?}"
+        ))),
     }
 }
 
@@ -61,7 +65,10 @@ impl Api {
         Ok(format!("{}@{digest}", repository(reference)))
     }
 
-    pub(super) fn legacy_image_list(&self, request: &m::ImageListRequest) -> Result<Frames<m::ImageListResponse>, Status> {
+    pub(super) fn legacy_image_list(
+        &self,
+        request: &m::ImageListRequest,
+    ) -> Result<Frames<m::ImageListResponse>, Status> {
         let images = self.pulled(request.namespace).into_iter().map(|(name, digest)| {
             Ok(m::ImageListResponse { name, digest, size: 80 << 20, ..m::ImageListResponse::default() })
         });
@@ -75,7 +82,10 @@ impl Api {
 
 #[tonic::async_trait]
 impl ImageService for Api {
-    async fn list(&self, request: Request<m::ImageServiceListRequest>) -> Result<Response<Frames<m::ImageServiceListResponse>>, Status> {
+    async fn list(
+        &self,
+        request: Request<m::ImageServiceListRequest>,
+    ) -> Result<Response<Frames<m::ImageServiceListResponse>>, Status> {
         let namespace = namespace(request.get_ref().containerd.as_ref())?;
         let created_at = Some(self.boot.started.into());
         let images = self.pulled(namespace).into_iter().map(|(name, digest)| {
@@ -84,7 +94,10 @@ impl ImageService for Api {
         Ok(Response::new(stream::iter(images.collect::<Vec<_>>()).boxed()))
     }
 
-    async fn pull(&self, request: Request<m::ImageServicePullRequest>) -> Result<Response<Frames<m::ImageServicePullResponse>>, Status> {
+    async fn pull(
+        &self,
+        request: Request<m::ImageServicePullRequest>,
+    ) -> Result<Response<Frames<m::ImageServicePullResponse>>, Status> {
         let request = request.into_inner();
         let namespace = namespace(request.containerd.as_ref())?;
         let name = Self::pull(self, namespace, &request.image_ref).await?;
@@ -102,7 +115,10 @@ impl ImageService for Api {
         Ok(Response::new(stream::iter(frames).boxed()))
     }
 
-    async fn import(&self, request: Request<Streaming<m::ImageServiceImportRequest>>) -> Result<Response<m::ImageServiceImportResponse>, Status> {
+    async fn import(
+        &self,
+        request: Request<Streaming<m::ImageServiceImportRequest>>,
+    ) -> Result<Response<m::ImageServiceImportResponse>, Status> {
         use m::image_service_import_request::Request as Part;
         let mut parts = request.into_inner();
         let first = parts.next().await.transpose()?.and_then(|part| part.request);
@@ -129,7 +145,10 @@ impl ImageService for Api {
         removed.map(|_| Response::new(())).ok_or_else(|| Status::not_found(format!("image {:?}: not found", key.1)))
     }
 
-    async fn verify(&self, request: Request<m::ImageServiceVerifyRequest>) -> Result<Response<m::ImageServiceVerifyResponse>, Status> {
+    async fn verify(
+        &self,
+        request: Request<m::ImageServiceVerifyRequest>,
+    ) -> Result<Response<m::ImageServiceVerifyResponse>, Status> {
         let reference = &request.get_ref().image_ref;
         Ok(Response::new(m::ImageServiceVerifyResponse {
             verified: false,
@@ -141,7 +160,10 @@ impl ImageService for Api {
 
 #[tonic::async_trait]
 impl LifecycleService for Api {
-    async fn install(&self, request: Request<m::LifecycleServiceInstallRequest>) -> Result<Response<Frames<m::LifecycleServiceInstallResponse>>, Status> {
+    async fn install(
+        &self,
+        request: Request<m::LifecycleServiceInstallRequest>,
+    ) -> Result<Response<Frames<m::LifecycleServiceInstallResponse>>, Status> {
         let request = request.into_inner();
         if self.boot.disk.is_installed() {
             return Err(Status::already_exists("machine is already installed"));
@@ -153,13 +175,15 @@ impl LifecycleService for Api {
         let index = device_names(&self.boot.machine).iter().position(|known| *known == disk);
         let index = index.ok_or_else(|| Status::invalid_argument(format!("disk {disk:?} not found")))?;
         let slot = Slot::take(&self.boot)?;
-        let frames = run_installer(slot, image, Target::Install(index, disk)).map(|progress| {
-            Ok(m::LifecycleServiceInstallResponse { progress: Some(progress) })
-        });
+        let frames = run_installer(slot, image, Target::Install(index, disk))
+            .map(|progress| Ok(m::LifecycleServiceInstallResponse { progress: Some(progress) }));
         Ok(Response::new(frames.boxed()))
     }
 
-    async fn upgrade(&self, request: Request<m::LifecycleServiceUpgradeRequest>) -> Result<Response<Frames<m::LifecycleServiceUpgradeResponse>>, Status> {
+    async fn upgrade(
+        &self,
+        request: Request<m::LifecycleServiceUpgradeRequest>,
+    ) -> Result<Response<Frames<m::LifecycleServiceUpgradeResponse>>, Status> {
         let request = request.into_inner();
         if !self.boot.disk.is_installed() {
             return Err(Status::failed_precondition("machine is not installed"));
@@ -180,11 +204,14 @@ impl Api {
         if name.is_empty() {
             return Err(Status::invalid_argument("installer image name is required"));
         }
-        let known = self.pulled(namespace).into_iter().find(|(known, digest)| {
-            known == name || format!("{}@{digest}", repository(known)) == name
-        });
+        let known = self
+            .pulled(namespace)
+            .into_iter()
+            .find(|(known, digest)| known == name || format!("{}@{digest}", repository(known)) == name);
         let Some((reference, _)) = known else {
-            let text = format!("{verb} failed: installer image {name:?} not found in containerd store, please pull the image first");
+            let text = format!(
+                "{verb} failed: installer image {name:?} not found in containerd store, please pull the image first"
+            );
             return Err(Status::internal(text));
         };
         install::image_of(&reference, &self.boot.image).map_err(Status::internal)
@@ -216,7 +243,11 @@ enum Target {
 }
 
 /// The installer's output and exit code; it finishes even when nobody reads.
-fn run_installer(slot: Slot, image: ImageRef, target: Target) -> impl futures::Stream<Item = m::LifecycleServiceInstallProgress> + Send {
+fn run_installer(
+    slot: Slot,
+    image: ImageRef,
+    target: Target,
+) -> impl futures::Stream<Item = m::LifecycleServiceInstallProgress> + Send {
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
     let boot = Arc::clone(&slot.0);
     boot.spawn(async move {

@@ -1,10 +1,9 @@
 //! The table of contents of MachineService: every method and where it is done.
 
-
 use talos::proto::common::Data;
+use talos::proto::machine as m;
 use talos::proto::machine::machine_service_server::MachineService;
 use talos::proto::machine::{self as api};
-use talos::proto::machine as m;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Api, Frames, plain};
@@ -20,7 +19,10 @@ macro_rules! single {
 
 #[tonic::async_trait]
 impl MachineService for Api {
-    async fn apply_configuration(&self, request: Request<m::ApplyConfigurationRequest>) -> Reply<m::ApplyConfigurationResponse> {
+    async fn apply_configuration(
+        &self,
+        request: Request<m::ApplyConfigurationRequest>,
+    ) -> Reply<m::ApplyConfigurationResponse> {
         single!(ApplyConfigurationResponse { self.apply(request).await? })
     }
 

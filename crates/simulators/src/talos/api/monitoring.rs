@@ -49,7 +49,9 @@ impl Api {
             available: 0,
             mounted_on: "/".into(),
         }];
-        for (filesystem, size, mounted_on) in [(partition(3), 100u64 << 20, "/system/state"), (partition(4), ephemeral, "/var")] {
+        for (filesystem, size, mounted_on) in
+            [(partition(3), 100u64 << 20, "/system/state"), (partition(4), ephemeral, "/var")]
+        {
             let Some(filesystem) = filesystem else { continue };
             stats.push(m::MountStat { filesystem, size, available: size * 9 / 10, mounted_on: mounted_on.into() });
         }
@@ -58,10 +60,15 @@ impl Api {
 
     pub(super) fn system_statistics(&self) -> m::SystemStat {
         let uptime = self.uptime();
-        let cpu = m::CpuStat { user: uptime * 0.05, system: uptime * 0.03, idle: uptime * 0.92, ..m::CpuStat::default() };
+        let cpu =
+            m::CpuStat { user: uptime * 0.05, system: uptime * 0.03, idle: uptime * 0.92, ..m::CpuStat::default() };
         let count = f64::from(self.boot.machine.cpus);
-        let cpu_total =
-            m::CpuStat { user: cpu.user * count, system: cpu.system * count, idle: cpu.idle * count, ..m::CpuStat::default() };
+        let cpu_total = m::CpuStat {
+            user: cpu.user * count,
+            system: cpu.system * count,
+            idle: cpu.idle * count,
+            ..m::CpuStat::default()
+        };
         m::SystemStat {
             boot_time: self.boot.started.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
             cpu_total: Some(cpu_total),
@@ -103,7 +110,8 @@ impl Api {
     }
 
     pub(super) fn disk_statistics(&self) -> m::DiskStats {
-        let stat = |name: String| m::DiskStat { name, read_completed: 900, write_completed: 2500, ..m::DiskStat::default() };
+        let stat =
+            |name: String| m::DiskStat { name, read_completed: 900, write_completed: 2500, ..m::DiskStat::default() };
         let devices = publish::disks(&self.boot).into_iter().map(|disk| stat(disk.name)).collect();
         m::DiskStats { metadata: None, total: Some(stat(String::new())), devices }
     }
@@ -120,8 +128,17 @@ impl Api {
             args: service.id,
             ..m::ProcessInfo::default()
         };
-        let init = m::ProcessInfo { pid: 1, state: "S".into(), command: "init".into(), executable: "/sbin/init".into(), ..m::ProcessInfo::default() };
-        m::Process { metadata: None, processes: std::iter::once(init).chain(running.enumerate().map(process)).collect() }
+        let init = m::ProcessInfo {
+            pid: 1,
+            state: "S".into(),
+            command: "init".into(),
+            executable: "/sbin/init".into(),
+            ..m::ProcessInfo::default()
+        };
+        m::Process {
+            metadata: None,
+            processes: std::iter::once(init).chain(running.enumerate().map(process)).collect(),
+        }
     }
 
     pub(super) fn container_list(&self, request: &m::ContainersRequest) -> m::Container {

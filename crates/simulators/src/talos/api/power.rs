@@ -41,7 +41,9 @@ impl Api {
     pub(super) fn request_reset(&self, request: &ResetRequest) -> Result<String, Status> {
         let system = request.mode() == WipeMode::SystemDisk;
         if system && !request.user_disks_to_wipe.is_empty() {
-            return Err(plain("reset failed: invalid input, wipe mode SYSTEM_DISK doesn't support UserDisksToWipe parameter"));
+            return Err(plain(
+                "reset failed: invalid input, wipe mode SYSTEM_DISK doesn't support UserDisksToWipe parameter",
+            ));
         }
         if request.mode() == WipeMode::UserDisks && !request.system_partitions_to_wipe.is_empty() {
             return Err(plain(

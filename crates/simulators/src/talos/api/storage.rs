@@ -59,7 +59,9 @@ impl StorageService for Api {
                 return Err(Status::not_found(format!("blockdevice {name:?} not found")));
             };
             if self.boot.disk.device().as_deref() == Some(name) && !device.skip_volume_check {
-                return Err(Status::failed_precondition(format!("blockdevice {name:?} is in use by volume \"EPHEMERAL\"")));
+                return Err(Status::failed_precondition(format!(
+                    "blockdevice {name:?} is in use by volume \"EPHEMERAL\""
+                )));
             }
             wiped.push(index);
         }

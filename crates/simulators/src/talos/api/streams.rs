@@ -54,7 +54,10 @@ impl Api {
     }
 
     /// Streams end when the node reboots; a power cut breaks them with the connection.
-    fn until_boot_ends<T: Send + 'static>(&self, frames: Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>) -> Frames<T> {
+    fn until_boot_ends<T: Send + 'static>(
+        &self,
+        frames: Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>,
+    ) -> Frames<T> {
         let stop = self.boot.stop.clone();
         frames.take_until(async move { stop.cancelled().await }).boxed()
     }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use base64::Engine as _;
-use prost::encoding::{encode_key, encode_varint, WireType};
+use prost::encoding::{WireType, encode_key, encode_varint};
 use serde_json::Value;
 
 use super::schema::{self, Field, Kind};
@@ -277,7 +277,8 @@ mod tests {
         assert!(decoded.control_plane.is_none());
         assert!(!yaml("cluster.MemberSpec", &value, Line::V1_13).write().contains("controlPlane"));
         let link = json!({"index": 2, "hardwareAddr": "aa:bb:cc:00:11:22", "linkState": true});
-        let decoded = network::LinkStatusSpec::decode(&*protobuf("network.LinkStatusSpec", &link, Line::V1_13)).unwrap();
+        let decoded =
+            network::LinkStatusSpec::decode(&*protobuf("network.LinkStatusSpec", &link, Line::V1_13)).unwrap();
         assert_eq!(decoded.hardware_addr, [0xaa, 0xbb, 0xcc, 0, 0x11, 0x22]);
     }
 }

@@ -104,7 +104,18 @@ mod tests {
 
     #[test]
     fn every_kind_has_a_definition_and_a_shape() {
-        for kind in [NAMESPACES, SYSTEM_INFORMATION, DISKS, MEMBERS, UNATTENDED_INSTALLS, ETCD_ROOTS, CERT_SANS, EXTENSION_STATUSES, VERSIONS, STATIC_PODS] {
+        for kind in [
+            NAMESPACES,
+            SYSTEM_INFORMATION,
+            DISKS,
+            MEMBERS,
+            UNATTENDED_INSTALLS,
+            ETCD_ROOTS,
+            CERT_SANS,
+            EXTENSION_STATUSES,
+            VERSIONS,
+            STATIC_PODS,
+        ] {
             assert!(schema::definition(kind.name, Line::V1_14).is_some(), "{}", kind.name);
             assert!(schema::fields(kind.structure, Line::V1_14).count() > 0, "{}", kind.structure);
         }

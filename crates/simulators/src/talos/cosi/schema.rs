@@ -200,7 +200,8 @@ mod tests {
     #[test]
     fn aliases_are_made_as_cosi_makes_them() {
         let statuses = definition("machinestatuses.runtime.talos.dev", Line::V1_13).unwrap();
-        let expected = ["machinestatuses", "machinestatuses.runtime", "machinestatuses.runtime.talos", "machinestatus", "ms"];
+        let expected =
+            ["machinestatuses", "machinestatuses.runtime", "machinestatuses.runtime.talos", "machinestatus", "ms"];
         assert_eq!(statuses.all_aliases(), [&expected[..], &["mss"]].concat()[..].to_vec()[..5].to_vec());
         let disks = definition("Disks.block.talos.dev", Line::V1_13).unwrap();
         assert_eq!(disks.all_own_aliases(), ["disk"]);

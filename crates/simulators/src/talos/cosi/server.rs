@@ -91,7 +91,10 @@ impl State for StateService {
                         }
                     }
                     Err(RecvError::Lagged(_)) => {
-                        return Some((Err(Status::aborted("buffer overrun: watch channel is too slow")), (watch, changes)));
+                        return Some((
+                            Err(Status::aborted("buffer overrun: watch channel is too slow")),
+                            (watch, changes),
+                        ));
                     }
                     Err(RecvError::Closed) => return None,
                 }

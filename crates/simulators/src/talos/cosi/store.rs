@@ -182,7 +182,10 @@ impl Store {
 
 impl Change {
     pub(crate) fn is_of(&self, namespace: &str, kind: &str) -> bool {
-        self.resource.metadata.as_ref().is_some_and(|metadata| metadata.namespace == namespace && metadata.r#type == kind)
+        self.resource
+            .metadata
+            .as_ref()
+            .is_some_and(|metadata| metadata.namespace == namespace && metadata.r#type == kind)
     }
 }
 

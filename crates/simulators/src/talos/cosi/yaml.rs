@@ -149,8 +149,7 @@ fn write_block(out: &mut String, text: &str, indent: usize) {
 
 /// Whether a YAML 1.1 or 1.2 reader would take the plain text for something else than a string.
 fn reads_otherwise(text: &str) -> bool {
-    const WORDS: [&str; 12] =
-        ["true", "false", "null", "~", "yes", "no", "on", "off", "y", "n", ".inf", ".nan"];
+    const WORDS: [&str; 12] = ["true", "false", "null", "~", "yes", "no", "on", "off", "y", "n", ".inf", ".nan"];
     if WORDS.contains(&text.to_ascii_lowercase().as_str()) {
         return true;
     }
@@ -199,7 +198,24 @@ mod tests {
 
     #[test]
     fn what_is_written_reads_back_as_the_same_strings() {
-        for text in ["yes", "10", "1e3", "- x", "a: b", "#x", "x #y", "2024-01-01", "fe80::1", "127.0.0.1/8", "'q'", "a\n\nb", "@", "v1.13.9", "1_000", "key:"] {
+        for text in [
+            "yes",
+            "10",
+            "1e3",
+            "- x",
+            "a: b",
+            "#x",
+            "x #y",
+            "2024-01-01",
+            "fe80::1",
+            "127.0.0.1/8",
+            "'q'",
+            "a\n\nb",
+            "@",
+            "v1.13.9",
+            "1_000",
+            "key:",
+        ] {
             let written = Yaml::Map(vec![("k".into(), Yaml::Text(text.into()))]).write();
             let read: serde_json::Value = serde_saphyr::from_str(&written).unwrap();
             assert_eq!(read["k"], *text, "{written}");

@@ -48,13 +48,7 @@ pub(crate) struct Membership {
 impl Membership {
     /// A cluster of one, as a bootstrap makes it; ids derive from `seed`.
     pub(crate) fn bootstrap(seed: u64, name: &str, address: IpAddr) -> (Self, u64) {
-        let mut cluster = Self {
-            members: BTreeMap::new(),
-            leader: None,
-            term: 1,
-            index: 4,
-            next: seed | 1,
-        };
+        let mut cluster = Self { members: BTreeMap::new(), leader: None, term: 1, index: 4, next: seed | 1 };
         let id = cluster.next_id();
         let member = Member { id, name: name.to_owned(), address, learner: false, running: false };
         cluster.members.insert(id, member);
@@ -97,7 +91,8 @@ impl Membership {
         let member = self.members.get(&id).ok_or(Refusal::NotFound)?;
         // The strict check of etcd: a removal may not cost the quorum of those that are up.
         if !member.learner && member.running {
-            let others = |running: bool| self.voters().filter(|voter| voter.id != id && (voter.running || !running)).count();
+            let others =
+                |running: bool| self.voters().filter(|voter| voter.id != id && (voter.running || !running)).count();
             if others(false) > 0 && others(true) < others(false) / 2 + 1 {
                 return Err(Refusal::NotEnoughStarted);
             }

@@ -69,7 +69,9 @@ impl Service {
         let mut running = self.running.subscribe();
         loop {
             if let Some(data) = self.running() {
-                let votes = data.cluster.read(|membership| membership.member(data.member).is_some_and(|member| !member.learner));
+                let votes = data
+                    .cluster
+                    .read(|membership| membership.member(data.member).is_some_and(|member| !member.learner));
                 if votes {
                     return data;
                 }
@@ -92,7 +94,11 @@ impl Service {
 
 /// Runs etcd until the boot ends or it is stopped.
 pub(crate) async fn run(boot: Arc<Boot>) {
-    boot.services.set("etcd", State::Waiting, "Waiting for service \"cri\" to be \"up\", time sync, network, etcd spec");
+    boot.services.set(
+        "etcd",
+        State::Waiting,
+        "Waiting for service \"cri\" to be \"up\", time sync, network, etcd spec",
+    );
     join::until_up(&boot, "cri").await;
     boot.services.set("etcd", State::Preparing, "Running pre state");
     boot.world.work(3.0).await;
@@ -154,7 +160,8 @@ fn bootstrap(boot: &Boot, request: Bootstrap) -> Result<Data, String> {
     let address = boot.address().ok_or("no address")?;
     let control_plane = ControlPlane::new(join::cluster_identity(&config), boot.world.speed());
     if request.recover {
-        let stored = boot.disk.read(|saved| saved.snapshot.clone()).ok_or("error recovering from the snapshot: no snapshot")?;
+        let stored =
+            boot.disk.read(|saved| saved.snapshot.clone()).ok_or("error recovering from the snapshot: no snapshot")?;
         let objects = snapshot::read(&stored, request.skip_hash_check)
             .map_err(|damage| format!("error recovering from the snapshot: {damage}"))?;
         control_plane.restore(&objects).map_err(|error| format!("error recovering from the snapshot: {error}"))?;
@@ -180,8 +187,11 @@ fn try_join(boot: &Boot) -> Option<Data> {
     }
     let name = boot.name();
     let joined = cluster.change(|membership| {
-        let stale: Vec<u64> =
-            membership.members().filter(|member| member.name == name || member.address == address).map(|member| member.id).collect();
+        let stale: Vec<u64> = membership
+            .members()
+            .filter(|member| member.name == name || member.address == address)
+            .map(|member| member.id)
+            .collect();
         for id in stale {
             membership.remove(id)?;
         }
@@ -205,7 +215,8 @@ async fn supervise(boot: &Arc<Boot>, data: &Data) {
     boot.world.work(5.0).await;
     let mut changes = data.cluster.changes();
     loop {
-        let (state, leader) = data.cluster.read(|membership| (membership.member(data.member).cloned(), membership.leader()));
+        let (state, leader) =
+            data.cluster.read(|membership| (membership.member(data.member).cloned(), membership.leader()));
         let Some(state) = state else {
             boot.services.set("etcd", State::Failed, "the member has been permanently removed from the cluster");
             return;

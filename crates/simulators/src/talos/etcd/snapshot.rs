@@ -78,7 +78,10 @@ fn elements(body: &[u8], page: usize) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
             let element = page + 16 + index * 16;
             let position = element + u32_at(body, element + 4)? as usize;
             let (key, value) = (u32_at(body, element + 8)? as usize, u32_at(body, element + 12)? as usize);
-            Some((body.get(position..position + key)?.to_vec(), body.get(position + key..position + key + value)?.to_vec()))
+            Some((
+                body.get(position..position + key)?.to_vec(),
+                body.get(position + key..position + key + value)?.to_vec(),
+            ))
         })
         .collect()
 }

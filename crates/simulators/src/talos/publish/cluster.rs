@@ -58,7 +58,8 @@ fn publish(boot: &Boot) {
     let raw: Vec<String> = nodes.iter().map(|id| format!("service/{id}")).collect();
     boot.cosi.retain(kinds::AFFILIATES.within("cluster-raw"), &raw);
     let control_planes = known.iter().filter(|affiliate| affiliate.machine_type == MachineType::ControlPlane);
-    let addresses: Vec<String> = control_planes.flat_map(|known| known.addresses.iter().map(ToString::to_string)).collect();
+    let addresses: Vec<String> =
+        control_planes.flat_map(|known| known.addresses.iter().map(ToString::to_string)).collect();
     boot.cosi.put(kinds::ENDPOINTS, "discovery", &json!({"addresses": addresses}));
 }
 

@@ -157,7 +157,12 @@ fn disk_spec(disk: &DiskView) -> Value {
 pub(crate) fn volumes(boot: &Boot) {
     let Some(device) = boot.disk.device() else { return };
     let ephemeral = boot.ephemeral_bytes();
-    let parts = [("EFI", EFI, "vfat", 2), ("META", META, "none", 0), ("STATE", STATE, "xfs", 1), ("EPHEMERAL", ephemeral, "xfs", 1)];
+    let parts = [
+        ("EFI", EFI, "vfat", 2),
+        ("META", META, "none", 0),
+        ("STATE", STATE, "xfs", 1),
+        ("EPHEMERAL", ephemeral, "xfs", 1),
+    ];
     for (index, (label, size, filesystem, number)) in parts.into_iter().enumerate() {
         let partition = index + 1;
         let location = format!("/dev/{device}{partition}");

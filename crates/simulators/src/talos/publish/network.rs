@@ -22,7 +22,8 @@ pub(crate) fn network(boot: &Boot) {
     boot.cosi.put(kinds::RESOLVER_STATUSES, "resolvers", &spec);
     boot.cosi.put(kinds::TIME_SERVER_STATUSES, "timeservers", &json!({"timeServers": ["time.cloudflare.com"]}));
     let ready = network.primary().is_some();
-    let status = json!({"addressReady": ready, "connectivityReady": ready, "hostnameReady": true, "etcFilesReady": true});
+    let status =
+        json!({"addressReady": ready, "connectivityReady": ready, "hostnameReady": true, "etcFilesReady": true});
     boot.cosi.put(kinds::NETWORK_STATUSES, "status", &status);
 }
 
@@ -84,7 +85,9 @@ fn addresses(boot: &Boot, network: &Network) {
     let shared = network.virtual_addresses.iter().map(|address| IpNet::from(*address).to_string());
     let current: Vec<String> = own.iter().cloned().chain(shared).collect();
     let algorithm = named("v1", 0);
-    for (id, list) in [("default", &own[..own.len().min(1)]), ("current", &current), ("accumulative", &current), ("routed", &current)] {
+    for (id, list) in
+        [("default", &own[..own.len().min(1)]), ("current", &current), ("accumulative", &current), ("routed", &current)]
+    {
         boot.cosi.put(kinds::NODE_ADDRESSES, id, &json!({"addresses": list, "sortAlgorithm": algorithm}));
     }
 }

@@ -36,7 +36,8 @@ pub(super) fn platform(boot: &Boot) {
     let hostname = boot.machine.network.as_ref().and_then(|network| network.hostname.clone());
     let metadata = json!({"platform": boot.image.platform, "hostname": hostname, "instanceId": instance});
     boot.cosi.put(kinds::PLATFORM_METADATAS, "platformmetadata", &metadata);
-    let security = json!({"secureBoot": boot.machine.secure_boot, "bootedWithUKI": true, "moduleSignatureEnforced": true});
+    let security =
+        json!({"secureBoot": boot.machine.secure_boot, "bootedWithUKI": true, "moduleSignatureEnforced": true});
     boot.cosi.put(kinds::SECURITY_STATES, "securitystate", &security);
     let cmdline = format!(
         "talos.platform={} console=tty1 console=ttyS0 init_on_alloc=1 slab_nomerge pti=on consoleblank=0 nvme_core.io_timeout=4294967295 printk.devkmsg=on selinux=1",
@@ -55,7 +56,11 @@ fn extensions(boot: &Boot) {
     let schematic = boot.image.schematic.as_deref().map(|id| ("schematic", id, "Image Factory"));
     for (index, (name, version, author)) in layers.chain(schematic).enumerate() {
         let short = name.rsplit('/').next().unwrap_or(name);
-        let image = if name == "schematic" { String::new() } else { format!("{index:03}.ghcr.io-{}-{version}.sqsh", name.replace('/', "-")) };
+        let image = if name == "schematic" {
+            String::new()
+        } else {
+            format!("{index:03}.ghcr.io-{}-{version}.sqsh", name.replace('/', "-"))
+        };
         let spec = json!({
             "image": image,
             "metadata": {
@@ -88,7 +93,12 @@ pub(crate) fn config(boot: &Boot) {
     }
     if let Some(machine_type) = config.machine_type() {
         let spec = MachineTypeSpec { machine_type: i32::try_from(machine_type.number()).unwrap_or(0) };
-        boot.cosi.put_as(kinds::MACHINE_TYPES, "machine-type", spec.encode_to_vec(), &Yaml::Text(machine_type.name().into()));
+        boot.cosi.put_as(
+            kinds::MACHINE_TYPES,
+            "machine-type",
+            spec.encode_to_vec(),
+            &Yaml::Text(machine_type.name().into()),
+        );
     }
     let info = json!({"clusterId": config.cluster_id(), "clusterName": config.cluster_name()});
     boot.cosi.put(kinds::INFOS, "current", &info);
@@ -111,7 +121,11 @@ pub(crate) fn unattended_install(boot: &Boot, phase: u64) {
     let Some(image) = boot.active_config().and_then(|config| config.install_image()) else { return };
     let name = ["pending", "installing", "installed", "waiting-for-reboot", "failed"];
     let name = name.get(usize::try_from(phase).unwrap_or(0)).copied().unwrap_or("pending");
-    boot.cosi.put(kinds::UNATTENDED_INSTALLS, "unattended-install", &json!({"image": image, "phase": named(name, phase)}));
+    boot.cosi.put(
+        kinds::UNATTENDED_INSTALLS,
+        "unattended-install",
+        &json!({"image": image, "phase": named(name, phase)}),
+    );
 }
 
 /// Standard base64 of a PEM text, as YAML shows it.

@@ -15,9 +15,11 @@ pub(crate) fn secrets(boot: &Boot, config: &Config) {
     let names = apid::names(boot, config);
     let sans = json!({"ips": names.addresses, "dnsNames": names.dns, "fqdn": names.common_name});
     boot.cosi.put(kinds::CERT_SANS, "api", &sans);
-    let server = boot.state().api_certificate.as_ref().map(|certificate| {
-        json!({"crt": pem(&certificate.crt), "key": pem(certificate.key.expose_secret())})
-    });
+    let server = boot
+        .state()
+        .api_certificate
+        .as_ref()
+        .map(|certificate| json!({"crt": pem(&certificate.crt), "key": pem(certificate.key.expose_secret())}));
     let certificates = json!({"acceptedCAs": accepted, "server": server, "skipVerifyingClientCert": false});
     boot.cosi.put(kinds::API_CERTIFICATES, "api", &certificates);
     let os = json!({

@@ -18,8 +18,18 @@ pub(super) fn of_kind(resource: &Resource) -> (Vec<Column>, Cells) {
     }
     let (names, cells): (&[&'static str], Cells) = match resource.kind.as_str() {
         "Node" => (
-            &["Name", "Status", "Roles", "Age", "Version", "+Internal-IP", "+External-IP", "+OS-Image", "+Kernel-Version",
-              "+Container-Runtime"],
+            &[
+                "Name",
+                "Status",
+                "Roles",
+                "Age",
+                "Version",
+                "+Internal-IP",
+                "+External-IP",
+                "+OS-Image",
+                "+Kernel-Version",
+                "+Container-Runtime",
+            ],
             node,
         ),
         "Service" => (&["Name", "Type", "Cluster-IP", "External-IP", "Port(s)", "Age", "+Selector"], service),
@@ -30,17 +40,48 @@ pub(super) fn of_kind(resource: &Resource) -> (Vec<Column>, Cells) {
         "Secret" => (&["Name", "Type", "Data", "Age"], secret),
         "ServiceAccount" => (&["Name", "Secrets", "Age"], service_account),
         "Event" => (
-            &["Last Seen", "Type", "Reason", "Object", "+Subobject", "+Source", "Message", "+First Seen", "+Count", "+Name"],
+            &[
+                "Last Seen",
+                "Type",
+                "Reason",
+                "Object",
+                "+Subobject",
+                "+Source",
+                "Message",
+                "+First Seen",
+                "+Count",
+                "+Name",
+            ],
             event,
         ),
         "PersistentVolume" => (
-            &["Name", "Capacity", "Access Modes", "Reclaim Policy", "Status", "Claim", "StorageClass", "VolumeAttributesClass",
-              "Reason", "Age", "+VolumeMode"],
+            &[
+                "Name",
+                "Capacity",
+                "Access Modes",
+                "Reclaim Policy",
+                "Status",
+                "Claim",
+                "StorageClass",
+                "VolumeAttributesClass",
+                "Reason",
+                "Age",
+                "+VolumeMode",
+            ],
             volume,
         ),
         "PersistentVolumeClaim" => (
-            &["Name", "Status", "Volume", "Capacity", "Access Modes", "StorageClass", "VolumeAttributesClass", "Age",
-              "+VolumeMode"],
+            &[
+                "Name",
+                "Status",
+                "Volume",
+                "Capacity",
+                "Access Modes",
+                "StorageClass",
+                "VolumeAttributesClass",
+                "Age",
+                "+VolumeMode",
+            ],
             claim,
         ),
         "StorageClass" => (
@@ -49,10 +90,9 @@ pub(super) fn of_kind(resource: &Resource) -> (Vec<Column>, Cells) {
         ),
         "PodDisruptionBudget" => (&["Name", "Min Available", "Max Unavailable", "Allowed Disruptions", "Age"], budget),
         "Lease" => (&["Name", "Holder", "Age"], lease),
-        "CertificateSigningRequest" => (
-            &["Name", "Age", "SignerName", "Requestor", "RequestedDuration", "Condition"],
-            signing_request,
-        ),
+        "CertificateSigningRequest" => {
+            (&["Name", "Age", "SignerName", "Requestor", "RequestedDuration", "Condition"], signing_request)
+        }
         "CustomResourceDefinition" => (&["Name", "Created At"], definition),
         "APIService" => (&["Name", "Service", "Available", "Age"], api_service),
         "RoleBinding" | "ClusterRoleBinding" => (&["Name", "Role", "Age"], binding),
@@ -100,8 +140,15 @@ fn node(object: &Value) -> Vec<Value> {
     };
     let info = |key: &str| json!(text(object, &format!("/status/nodeInfo/{key}")));
     vec![
-        json!(name(object)), json!(status), or_none(&roles.join(",")), born(object), info("kubeletVersion"),
-        address("InternalIP"), address("ExternalIP"), info("osImage"), info("kernelVersion"),
+        json!(name(object)),
+        json!(status),
+        or_none(&roles.join(",")),
+        born(object),
+        info("kubeletVersion"),
+        address("InternalIP"),
+        address("ExternalIP"),
+        info("osImage"),
+        info("kernelVersion"),
         info("containerRuntimeVersion"),
     ]
 }
@@ -129,8 +176,13 @@ fn service(object: &Value) -> Vec<Value> {
         .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
         .collect();
     vec![
-        json!(name(object)), json!(kind), or_none(text(object, "/spec/clusterIP")), json!(external),
-        or_none(&ports.join(",")), born(object), or_none(&selector.join(",")),
+        json!(name(object)),
+        json!(kind),
+        or_none(text(object, "/spec/clusterIP")),
+        json!(external),
+        or_none(&ports.join(",")),
+        born(object),
+        or_none(&selector.join(",")),
     ]
 }
 
@@ -180,15 +232,19 @@ fn service_account(object: &Value) -> Vec<Value> {
 }
 
 fn event(object: &Value) -> Vec<Value> {
-    let about = format!(
-        "{}/{}",
-        text(object, "/involvedObject/kind").to_lowercase(),
-        text(object, "/involvedObject/name")
-    );
+    let about =
+        format!("{}/{}", text(object, "/involvedObject/kind").to_lowercase(), text(object, "/involvedObject/name"));
     vec![
-        json!(age(object, "/lastTimestamp")), object["type"].clone(), object["reason"].clone(), json!(about),
-        json!(text(object, "/involvedObject/fieldPath")), json!(text(object, "/source/component")),
-        object["message"].clone(), json!(age(object, "/firstTimestamp")), object["count"].clone(), json!(name(object)),
+        json!(age(object, "/lastTimestamp")),
+        object["type"].clone(),
+        object["reason"].clone(),
+        json!(about),
+        json!(text(object, "/involvedObject/fieldPath")),
+        json!(text(object, "/source/component")),
+        object["message"].clone(),
+        json!(age(object, "/firstTimestamp")),
+        object["count"].clone(),
+        json!(name(object)),
     ]
 }
 
@@ -209,13 +265,23 @@ fn phase(object: &Value) -> Value {
 
 fn volume(object: &Value) -> Vec<Value> {
     let claim = &object["spec"]["claimRef"];
-    let claim = if claim.is_object() { format!("{}/{}", text(claim, "/namespace"), text(claim, "/name")) } else { String::new() };
+    let claim = if claim.is_object() {
+        format!("{}/{}", text(claim, "/namespace"), text(claim, "/name"))
+    } else {
+        String::new()
+    };
     vec![
-        json!(name(object)), json!(text(object, "/spec/capacity/storage")),
+        json!(name(object)),
+        json!(text(object, "/spec/capacity/storage")),
         json!(access_modes(items(object, "/spec/accessModes"))),
-        object["spec"]["persistentVolumeReclaimPolicy"].clone(), phase(object), json!(claim),
-        json!(text(object, "/spec/storageClassName")), json!("<unset>"), json!(text(object, "/status/reason")),
-        born(object), object["spec"]["volumeMode"].clone(),
+        object["spec"]["persistentVolumeReclaimPolicy"].clone(),
+        phase(object),
+        json!(claim),
+        json!(text(object, "/spec/storageClassName")),
+        json!("<unset>"),
+        json!(text(object, "/status/reason")),
+        born(object),
+        object["spec"]["volumeMode"].clone(),
     ]
 }
 
@@ -223,10 +289,15 @@ fn claim(object: &Value) -> Vec<Value> {
     let bound = !text(object, "/spec/volumeName").is_empty();
     let when_bound = |value: String| json!(if bound { value } else { String::new() });
     vec![
-        json!(name(object)), phase(object), json!(text(object, "/spec/volumeName")),
+        json!(name(object)),
+        phase(object),
+        json!(text(object, "/spec/volumeName")),
         when_bound(text(object, "/status/capacity/storage").to_owned()),
-        when_bound(access_modes(items(object, "/status/accessModes"))), json!(text(object, "/spec/storageClassName")),
-        json!("<unset>"), born(object), object["spec"]["volumeMode"].clone(),
+        when_bound(access_modes(items(object, "/status/accessModes"))),
+        json!(text(object, "/spec/storageClassName")),
+        json!("<unset>"),
+        born(object),
+        object["spec"]["volumeMode"].clone(),
     ]
 }
 
@@ -234,8 +305,12 @@ fn storage_class(object: &Value) -> Vec<Value> {
     let default = annotation(object, "storageclass.kubernetes.io/is-default-class") == Some("true");
     let shown = if default { format!("{} (default)", name(object)) } else { name(object).to_owned() };
     vec![
-        json!(shown), object["provisioner"].clone(), object["reclaimPolicy"].clone(), object["volumeBindingMode"].clone(),
-        json!(flag(object, "/allowVolumeExpansion")), born(object),
+        json!(shown),
+        object["provisioner"].clone(),
+        object["reclaimPolicy"].clone(),
+        object["volumeBindingMode"].clone(),
+        json!(flag(object, "/allowVolumeExpansion")),
+        born(object),
     ]
 }
 
@@ -246,8 +321,11 @@ fn budget(object: &Value) -> Vec<Value> {
         other => json!(other.to_string()),
     };
     vec![
-        json!(name(object)), limit("minAvailable"), limit("maxUnavailable"),
-        json!(object["status"]["disruptionsAllowed"].as_i64().unwrap_or(0)), born(object),
+        json!(name(object)),
+        limit("minAvailable"),
+        limit("maxUnavailable"),
+        json!(object["status"]["disruptionsAllowed"].as_i64().unwrap_or(0)),
+        born(object),
     ]
 }
 
@@ -256,7 +334,8 @@ fn lease(object: &Value) -> Vec<Value> {
 }
 
 fn signing_request(object: &Value) -> Vec<Value> {
-    let mut words: Vec<&str> = ["Approved", "Denied", "Failed"].into_iter().filter(|kind| condition_is_true(object, kind)).collect();
+    let mut words: Vec<&str> =
+        ["Approved", "Denied", "Failed"].into_iter().filter(|kind| condition_is_true(object, kind)).collect();
     if words.is_empty() {
         words.push("Pending");
     }
@@ -266,8 +345,12 @@ fn signing_request(object: &Value) -> Vec<Value> {
     let seconds = object["spec"]["expirationSeconds"].as_i64();
     let requested = seconds.map_or_else(|| "<none>".to_owned(), super::duration);
     vec![
-        json!(name(object)), born(object), object["spec"]["signerName"].clone(), object["spec"]["username"].clone(),
-        json!(requested), json!(words.join(",")),
+        json!(name(object)),
+        born(object),
+        object["spec"]["signerName"].clone(),
+        object["spec"]["username"].clone(),
+        json!(requested),
+        json!(words.join(",")),
     ]
 }
 
@@ -277,8 +360,11 @@ fn definition(object: &Value) -> Vec<Value> {
 
 fn api_service(object: &Value) -> Vec<Value> {
     let service = &object["spec"]["service"];
-    let service =
-        if service.is_object() { format!("{}/{}", text(service, "/namespace"), text(service, "/name")) } else { "Local".into() };
+    let service = if service.is_object() {
+        format!("{}/{}", text(service, "/namespace"), text(service, "/name"))
+    } else {
+        "Local".into()
+    };
     let available = if condition_is_true(object, "Available") { "True" } else { "False" };
     vec![json!(name(object)), json!(service), json!(available), born(object)]
 }
@@ -290,7 +376,10 @@ fn binding(object: &Value) -> Vec<Value> {
 
 fn priority_class(object: &Value) -> Vec<Value> {
     vec![
-        json!(name(object)), object["value"].clone(), json!(flag(object, "/globalDefault")), born(object),
+        json!(name(object)),
+        object["value"].clone(),
+        json!(flag(object, "/globalDefault")),
+        born(object),
         json!(object["preemptionPolicy"].as_str().unwrap_or("PreemptLowerPriority")),
     ]
 }

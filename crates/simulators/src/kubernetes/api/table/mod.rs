@@ -36,10 +36,8 @@ pub(crate) fn of(resource: &Resource, objects: &[Arc<Value>], include_object: Op
     };
     let (definitions, rows): (Vec<Value>, Vec<Value>) = if let Some(version) = &resource.custom {
         let definitions = custom_columns(version);
-        let rows = objects
-            .iter()
-            .map(|it| json!({"cells": custom_cells(version, it), "object": row_object(it)}))
-            .collect();
+        let rows =
+            objects.iter().map(|it| json!({"cells": custom_cells(version, it), "object": row_object(it)})).collect();
         (definitions, rows)
     } else {
         let (columns, cells) = cells::of_kind(resource);
@@ -159,9 +157,15 @@ mod tests {
 
     #[test]
     fn ages_read_as_kubectl_prints_them() {
-        for (seconds, expected) in
-            [(5, "5s"), (119, "119s"), (130, "2m10s"), (600, "10m"), (11_000, "3h3m"), (90_000, "25h"), (200_000, "2d7h")]
-        {
+        for (seconds, expected) in [
+            (5, "5s"),
+            (119, "119s"),
+            (130, "2m10s"),
+            (600, "10m"),
+            (11_000, "3h3m"),
+            (90_000, "25h"),
+            (200_000, "2d7h"),
+        ] {
             assert_eq!(duration(seconds), expected);
         }
     }

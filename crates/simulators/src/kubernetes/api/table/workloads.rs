@@ -4,9 +4,7 @@ use serde_json::{Value, json};
 
 use super::cells::Cells;
 use super::{Column, age, columns, duration};
-use crate::kubernetes::object::{
-    condition_is_true, integer, is_terminating, items, map, name, seconds_since, text,
-};
+use crate::kubernetes::object::{condition_is_true, integer, is_terminating, items, map, name, seconds_since, text};
 
 /// The columns and cells of a workload kind.
 pub(super) fn of_kind(kind: &str) -> Option<(Vec<Column>, Cells)> {
@@ -22,14 +20,36 @@ pub(super) fn of_kind(kind: &str) -> Option<(Vec<Column>, Cells)> {
             (&["Name", "Desired", "Current", "Ready-count", "Age", "+Containers", "+Images", "+Selector"], replica_set)
         }
         "DaemonSet" => (
-            &["Name", "Desired", "Current", "Ready-count", "Up-to-date", "Available", "Node Selector", "Age", "+Containers",
-              "+Images", "+Selector"],
+            &[
+                "Name",
+                "Desired",
+                "Current",
+                "Ready-count",
+                "Up-to-date",
+                "Available",
+                "Node Selector",
+                "Age",
+                "+Containers",
+                "+Images",
+                "+Selector",
+            ],
             daemon_set,
         ),
         "StatefulSet" => (&["Name", "Ready", "Age", "+Containers", "+Images"], stateful_set),
         "Job" => (&["Name", "Status", "Completions", "Duration", "Age", "+Containers", "+Images", "+Selector"], job),
         "CronJob" => (
-            &["Name", "Schedule", "Timezone", "Suspend", "Active", "Last Schedule", "Age", "+Containers", "+Images", "+Selector"],
+            &[
+                "Name",
+                "Schedule",
+                "Timezone",
+                "Suspend",
+                "Active",
+                "Last Schedule",
+                "Age",
+                "+Containers",
+                "+Images",
+                "+Selector",
+            ],
             cron_job,
         ),
         "ControllerRevision" => (&["Name", "Controller", "Revision", "Age"], revision),
@@ -99,8 +119,14 @@ fn pod(object: &Value) -> Vec<Value> {
     let or_none = |text: &str| json!(if text.is_empty() { "<none>" } else { text });
     let total = items(object, "/spec/containers").len();
     vec![
-        json!(name(object)), json!(format!("{ready}/{total}")), json!(pod_status(object)), json!(restarts.to_string()),
-        born(object), or_none(text(object, "/status/podIP")), or_none(text(object, "/spec/nodeName")), json!("<none>"),
+        json!(name(object)),
+        json!(format!("{ready}/{total}")),
+        json!(pod_status(object)),
+        json!(restarts.to_string()),
+        born(object),
+        or_none(text(object, "/status/podIP")),
+        or_none(text(object, "/spec/nodeName")),
+        json!("<none>"),
         json!("<none>"),
     ]
 }
@@ -109,16 +135,28 @@ fn deployment(object: &Value) -> Vec<Value> {
     let [containers, images] = images(object, "/spec/template/spec");
     let ready = format!("{}/{}", count(object, "/status/readyReplicas"), count(object, "/spec/replicas"));
     vec![
-        json!(name(object)), json!(ready), json!(count(object, "/status/updatedReplicas")),
-        json!(count(object, "/status/availableReplicas")), born(object), containers, images, selector(object),
+        json!(name(object)),
+        json!(ready),
+        json!(count(object, "/status/updatedReplicas")),
+        json!(count(object, "/status/availableReplicas")),
+        born(object),
+        containers,
+        images,
+        selector(object),
     ]
 }
 
 fn replica_set(object: &Value) -> Vec<Value> {
     let [containers, images] = images(object, "/spec/template/spec");
     vec![
-        json!(name(object)), json!(count(object, "/spec/replicas")), json!(count(object, "/status/replicas")),
-        json!(count(object, "/status/readyReplicas")), born(object), containers, images, selector(object),
+        json!(name(object)),
+        json!(count(object, "/spec/replicas")),
+        json!(count(object, "/status/replicas")),
+        json!(count(object, "/status/readyReplicas")),
+        born(object),
+        containers,
+        images,
+        selector(object),
     ]
 }
 
@@ -132,8 +170,16 @@ fn daemon_set(object: &Value) -> Vec<Value> {
         .collect();
     let nodes = if nodes.is_empty() { "<none>".to_owned() } else { nodes.join(",") };
     vec![
-        json!(name(object)), of("desiredNumberScheduled"), of("currentNumberScheduled"), of("numberReady"),
-        of("updatedNumberScheduled"), of("numberAvailable"), json!(nodes), born(object), containers, images,
+        json!(name(object)),
+        of("desiredNumberScheduled"),
+        of("currentNumberScheduled"),
+        of("numberReady"),
+        of("updatedNumberScheduled"),
+        of("numberAvailable"),
+        json!(nodes),
+        born(object),
+        containers,
+        images,
         selector(object),
     ]
 }
@@ -154,7 +200,16 @@ fn job(object: &Value) -> Vec<Value> {
         (Some(start), None) => duration(start),
         _ => String::new(),
     };
-    vec![json!(name(object)), json!(status), json!(done), json!(elapsed), born(object), containers, images, selector(object)]
+    vec![
+        json!(name(object)),
+        json!(status),
+        json!(done),
+        json!(elapsed),
+        born(object),
+        containers,
+        images,
+        selector(object),
+    ]
 }
 
 fn cron_job(object: &Value) -> Vec<Value> {
@@ -170,14 +225,22 @@ fn cron_job(object: &Value) -> Vec<Value> {
     };
     let suspended = if object["spec"]["suspend"] == true { "True" } else { "False" };
     vec![
-        json!(name(object)), object["spec"]["schedule"].clone(), json!(zone), json!(suspended),
-        json!(items(object, "/status/active").len()), json!(last), born(object), containers, images, json!("<none>"),
+        json!(name(object)),
+        object["spec"]["schedule"].clone(),
+        json!(zone),
+        json!(suspended),
+        json!(items(object, "/status/active").len()),
+        json!(last),
+        born(object),
+        containers,
+        images,
+        json!("<none>"),
     ]
 }
 
 fn revision(object: &Value) -> Vec<Value> {
-    let owner = items(object, "/metadata/ownerReferences").first().map_or(String::new(), |it| {
-        format!("{}.apps/{}", text(it, "/kind").to_lowercase(), text(it, "/name"))
-    });
+    let owner = items(object, "/metadata/ownerReferences")
+        .first()
+        .map_or(String::new(), |it| format!("{}.apps/{}", text(it, "/kind").to_lowercase(), text(it, "/name")));
     vec![json!(name(object)), json!(owner), object["revision"].clone(), born(object)]
 }
