@@ -34,6 +34,8 @@ pub(crate) enum Found {
         /// What is not as the inventory says.
         differences: Vec<Difference>,
     },
+    /// Something that we may not see: a VM joins its pool, where our rights are, only when it is made (proxmox.md 3.1).
+    Hidden,
     /// Nothing.
     Absent,
 }
@@ -52,10 +54,13 @@ pub(crate) async fn look(deps: &Deps, machine: &Machine) -> Result<Found, Error>
     let vmid = VmId(machine.vmid);
     match deps.proxmox.vm_config(&machine.host, vmid).await {
         Ok(config) => return Ok(judge(machine, machine.host.clone(), config)),
-        Err(error) if matches!(error.kind, Kind::NotFound(Missing::Vm | Missing::Node)) => {}
+        // Proxmox checks rights before it looks: with rights on a pool only, what is not there is forbidden.
+        Err(error) if matches!(error.kind, Kind::NotFound(Missing::Vm | Missing::Node) | Kind::Permission { .. }) => {}
         Err(error) => return Err(error),
     }
-    let Some(row) = deps.proxmox.locate_vm(vmid).await? else { return Ok(Found::Absent) };
+    let Some(row) = deps.proxmox.locate_vm(vmid).await? else {
+        return Ok(if deps.proxmox.is_free(vmid).await? { Found::Absent } else { Found::Hidden });
+    };
     let host = row.node.unwrap_or_default();
     if row.kind != "qemu" {
         let difference = Difference { what: "kind of guest", expected: "qemu".into(), found: row.kind };
@@ -96,7 +101,18 @@ pub(crate) async fn prove(deps: &Deps, machine: &Machine) -> Result<Option<Ours>
             Err(refuse(deps, machine, &ours.host, &differences).await)
         }
         Found::Foreign { host, differences } => Err(refuse(deps, machine, &host, &differences).await),
+        Found::Hidden => Err(hidden(deps, machine).await),
     }
+}
+
+/// Quarantines: the id is taken by what we may not see, so nothing about it can be proven.
+pub(crate) async fn hidden(deps: &Deps, machine: &Machine) -> StepError {
+    let message =
+        format!("VM {} ({}) is there and we may not see it; it was not touched", machine.vmid, machine.hostname);
+    deps.quarantine(machine, &message).await;
+    let pool = deps.sections.proxmox.pool.as_deref().unwrap_or("…");
+    StepError::fail(message)
+        .with_hint(format!("if it is the node, put it back: pveum pool modify {pool} --vms {}", machine.vmid))
 }
 
 /// Like [`prove`], where the VM must be there.

@@ -64,7 +64,7 @@ pub(crate) async fn destroy(
     match fence::look(deps, machine).await.map_err(failed)? {
         Found::Absent => Ok(()),
         // Only what answers to our name counts; another VM may have taken the id at once.
-        Found::Foreign { .. } => Ok(()),
+        Found::Foreign { .. } | Found::Hidden => Ok(()),
         _ => Err(StepError::retry(format!("{} is still there after it was destroyed", machine.title()))),
     }
 }
@@ -81,6 +81,7 @@ async fn proven(deps: &Deps, machine: &Machine, consent: Consent) -> Result<Opti
         }
         Found::Unfinished { host, lock } => Err(fence::unfinished(machine, &host, &lock)),
         Found::Foreign { host, differences } => Err(fence::refuse(deps, machine, &host, &differences).await),
+        Found::Hidden => Err(fence::hidden(deps, machine).await),
     }
 }
 

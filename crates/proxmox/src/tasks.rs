@@ -53,6 +53,16 @@ impl TaskStatus {
     }
 }
 
+/// A row of `/nodes/N/tasks`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct TaskRow {
+    /// Its id.
+    pub upid: Upid,
+    /// Unix seconds; absent while it runs.
+    #[serde(default, deserialize_with = "lenient::opt_u64")]
+    pub endtime: Option<u64>,
+}
+
 #[derive(Deserialize)]
 struct Line {
     #[serde(deserialize_with = "lenient::u64")]
@@ -64,6 +74,13 @@ impl Client {
     /// One look at a task.
     pub async fn task_status(&self, upid: &Upid) -> Result<TaskStatus> {
         self.get(&task_path(upid, "status"), &Params::default()).await
+    }
+
+    /// Our own recent tasks of one kind on a node, newest first; tasks of others are shown to auditors only.
+    pub async fn recent_tasks(&self, node: &str, kind: &str) -> Result<Vec<TaskRow>> {
+        let params = Params::default().with("source", "all").with("typefilter", kind).with("limit", 50);
+        let rows: Vec<TaskRow> = self.get(&form::path(&["nodes", node, "tasks"]), &params).await?;
+        Ok(rows.into_iter().filter(|row| row.upid.user == self.identity()).collect())
     }
 
     /// The last lines of a task's log.

@@ -106,10 +106,17 @@ impl Action for CreateVm {
                     let words = ownership::in_words(&differences);
                     self.leave_id(cx, &mut machine, &format!("on {host}: {words}")).await?;
                 }
+                Found::Hidden => match self.own_task(&machine, &input.images).await? {
+                    Some(upid) => drop(self.0.proxmox.wait_for_task(&upid, PATIENCE).await),
+                    None if matches!(self.look(&machine).await?, Found::Hidden) => {
+                        self.leave_id(cx, &mut machine, "a guest that we may not see").await?;
+                    }
+                    None => {}
+                },
                 Found::Absent => match self.make(cx, &machine, &input.images).await {
                     Ok(()) => {}
                     Err(Unmade::Taken) if matches!(self.look(&machine).await?, Found::Absent) => {
-                        self.leave_id(cx, &mut machine, "a guest that we may not see").await?;
+                        self.leave_id(cx, &mut machine, "a guest that comes and goes").await?;
                     }
                     Err(Unmade::Taken) => {}
                     Err(Unmade::Step(error)) => return Err(error),
@@ -144,6 +151,14 @@ impl Action for CreateVm {
         match self.look(&machine).await? {
             // We never asked for a VM, and what stands there is not ours.
             Found::Foreign { .. } if progress.is_none() && output.is_none() => {}
+            Found::Hidden => match self.own_task(&machine, &input.images).await? {
+                Some(upid) => {
+                    let reason = format!("a task of ours still makes VM {} ({upid})", machine.vmid);
+                    return Err(StepError::wait(reason, Duration::from_secs(2)));
+                }
+                None if progress.is_none() && output.is_none() => {}
+                None => teardown::destroy(&self.0, cx, &machine, consent).await?,
+            },
             _ => teardown::destroy(&self.0, cx, &machine, consent).await?,
         }
         Ok(Effects { inventory: vec![record(&cx.store, &machine, VmState::Reserved)?], ..Effects::default() })
@@ -165,6 +180,22 @@ impl CreateVm {
 
     async fn look(&self, machine: &Machine) -> Result<Found, StepError> {
         fence::look(&self.0, machine).await.map_err(|error| failure::of(&self.0.proxmox, &error))
+    }
+
+    /// A task of ours that may be making this VM although we know nothing of it: its reply was lost.
+    ///
+    /// A clone's task is named after the template, so any clone of it that still runs may be the one.
+    async fn own_task(&self, machine: &Machine, images: &[AvailableImage]) -> Result<Option<Upid>, StepError> {
+        let image = images.iter().find(|image| image.host == machine.host);
+        let template = image.and_then(|image| Some((image.template_host.as_deref()?, image.template?)));
+        let (node, kind, subject) = match template {
+            Some((host, template)) => (host, "qmclone", template),
+            None => (machine.host.as_str(), "qmcreate", machine.vmid),
+        };
+        let rows = self.0.proxmox.recent_tasks(node, kind).await;
+        let rows = rows.map_err(|error| failure::of(&self.0.proxmox, &error))?;
+        let running = |row: &&proxmox::tasks::TaskRow| row.endtime.is_none() && row.upid.subject == subject.to_string();
+        Ok(rows.iter().find(running).map(|row| row.upid.clone()))
     }
 
     /// Asks for the VM and waits until it stands.
