@@ -114,6 +114,27 @@ async fn a_rejected_message_reaches_the_dead_letter_stream_by_the_servers_adviso
 }
 
 #[tokio::test]
+async fn a_message_that_nobody_can_take_reaches_the_dead_letter_stream_after_its_deliveries() {
+    let (_folder, server) = server().await;
+    let infrastructure = server.connect(Identity::Infrastructure).await.unwrap();
+    let talos = server.connect(Identity::Talos).await.unwrap();
+    let operator = server.connect(Identity::Operator).await.unwrap();
+    let published = infrastructure.publish(&message("m", "cortex.handoff.talos.vm_provisioned")).await.unwrap();
+    let mut deliveries = handoffs(&talos, Party::Talos).await;
+    let spec = streams::consumers().into_iter().find(|spec| spec.name == "handoffs-talos").unwrap();
+    for attempt in 1..=spec.max_deliver {
+        let delivery = deliveries.next_within(PATIENCE).await.unwrap();
+        assert_eq!(delivery.attempt, attempt.unsigned_abs());
+        delivery.retry_later(Duration::from_millis(1)).await.unwrap();
+    }
+    let mut dead = operator.tail(streams::DEADLETTER, TailFrom::Start, &[]).await.unwrap();
+    let advisory = dead.next_within(PATIENCE).await.unwrap().unwrap();
+    assert!(advisory.subject.contains("MAX_DELIVERIES.CORTEX_HANDOFFS.handoffs-talos"), "{}", advisory.subject);
+    let body: serde_json::Value = serde_json::from_slice(&advisory.body).unwrap();
+    assert_eq!(body["stream_seq"], published.sequence);
+}
+
+#[tokio::test]
 async fn killing_the_server_loses_nothing_and_everybody_comes_back() {
     let (_folder, mut server) = server().await;
     let infrastructure = server.connect(Identity::Infrastructure).await.unwrap();
@@ -144,6 +165,19 @@ async fn killing_the_server_loses_nothing_and_everybody_comes_back() {
         delivery.ack().await.unwrap();
     }
     assert_eq!(seen, (0..21).map(|id| format!("m{id}")).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_server_can_ask_for_certificates_besides_nkeys() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = NatsServer::start_verifying(folder.path()).unwrap();
+    server.init().await.unwrap();
+    let mut options = server.options(Identity::Operator).unwrap();
+    assert!(options.client_certificate.take().is_some());
+    options.connect_timeout = Duration::from_secs(2);
+    let error = Bus::connect(options).await.unwrap_err();
+    assert!(matches!(error, ::bus::ConnectError::Unreachable { .. }), "{error}");
+    server.connect(Identity::Operator).await.unwrap();
 }
 
 #[tokio::test]

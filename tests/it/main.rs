@@ -1,4 +1,5 @@
 //! Scenarios against real parts: a real `nats-server`, the real daemons, the lab.
+#![expect(clippy::unwrap_used, reason = "what helps tests panics as tests do")]
 
 mod bus;
 mod canary;

@@ -119,11 +119,20 @@ pub struct NatsServer {
 impl NatsServer {
     /// Starts one on a free port of loopback, with everything it keeps below `folder`. Streams are not made yet.
     pub fn start(folder: &Path) -> anyhow::Result<Self> {
+        Self::start_somewhere(folder, false)
+    }
+
+    /// Like [`start`](Self::start), and clients must show a certificate besides their nkey.
+    pub fn start_verifying(folder: &Path) -> anyhow::Result<Self> {
+        Self::start_somewhere(folder, true)
+    }
+
+    fn start_somewhere(folder: &Path, verify_clients: bool) -> anyhow::Result<Self> {
         let mut last = None;
         // A port that was free a moment ago may be taken by somebody else.
         for _ in 0..5 {
             let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-            match Self::start_at(folder, SocketAddr::from((Ipv4Addr::LOCALHOST, port))) {
+            match Self::start_with(folder, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), verify_clients) {
                 Ok(server) => return Ok(server),
                 Err(error) => last = Some(error),
             }
@@ -133,12 +142,16 @@ impl NatsServer {
 
     /// Starts one at a given address.
     pub fn start_at(folder: &Path, listen: SocketAddr) -> anyhow::Result<Self> {
+        Self::start_with(folder, listen, false)
+    }
+
+    fn start_with(folder: &Path, listen: SocketAddr, verify_clients: bool) -> anyhow::Result<Self> {
         let options = server_config::Options {
             listen,
             names: Vec::new(),
             monitor_port: None,
             store_folder: folder.join("jetstream"),
-            verify_clients: false,
+            verify_clients,
         };
         let setup = server_config::generate(folder, &options)?;
         let mut server = Self { binary: find_or_install()?, setup, listen, child: None };
@@ -209,7 +222,7 @@ impl NatsServer {
             seed: read_seed(&self.setup.keys[&identity])?,
             identity: identity.to_string(),
             root_ca: Some(self.setup.root_ca.clone()),
-            client_certificate: None,
+            client_certificate: self.setup.client_certificates.get(&identity).cloned(),
             connect_timeout: Duration::from_secs(10),
         })
     }

@@ -174,6 +174,7 @@ impl Store {
             min_free_bytes: options.min_free_bytes,
             cache_bytes: options.cache_bytes,
             event_backlog: options.event_backlog,
+            trimmed: 0,
             jobs: queue,
         };
         let thread = std::thread::Builder::new().name("store-writer".to_owned());

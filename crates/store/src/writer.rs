@@ -24,6 +24,8 @@ use crate::{
 
 /// sled can hang when thousands of transactions share one flush (crates.md, trap 1).
 const GROUP: usize = 64;
+/// Events beyond the backlog that are dropped together.
+const TRIM_EVERY: u64 = 256;
 /// A group also ends at so many rows.
 const GROUP_ROWS: usize = 2_000;
 
@@ -48,6 +50,8 @@ pub(crate) struct Writer {
     pub(crate) min_free_bytes: u64,
     pub(crate) cache_bytes: u64,
     pub(crate) event_backlog: u64,
+    /// Up to which event the backlog was last trimmed.
+    pub(crate) trimmed: u64,
     pub(crate) jobs: mpsc::Receiver<Job>,
 }
 
@@ -197,9 +201,10 @@ impl Writer {
     /// Events are never needed for correctness: the oldest fall out when the bus is away for very long.
     fn trim_events(&mut self) {
         let keep_from = self.counters.event.saturating_sub(self.event_backlog);
-        if keep_from == 0 || keep_from % 256 != 0 {
+        if keep_from < self.trimmed + TRIM_EVERY {
             return;
         }
+        self.trimmed = keep_from;
         let change = outbox::Change::Published { lane: Lane::Event, seq: keep_from };
         match self.apply(|draft, counters| change.draft(draft, counters), &mut 0) {
             Ok(dropped) if !dropped.is_empty() => {

@@ -76,6 +76,23 @@ async fn the_outbox_drains_in_order_and_a_poisonous_message_holds_up_nothing() {
     assert!(reader.parked().unwrap().is_empty());
 }
 
+#[tokio::test]
+async fn events_that_nobody_fetches_do_not_fill_the_disk_and_handoffs_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { min_free_bytes: 0, event_backlog: 100, ..Options::default() };
+    let store = Store::open(folder.path(), options).unwrap();
+    for n in 0..70 {
+        let events = (0..10).map(|e| message(&format!("{n}.{e}"), Lane::Event));
+        let outgoing = events.chain([message(&n.to_string(), Lane::Handoff)]).collect();
+        store.commit(Commit { outgoing, ..Commit::default() }).await.unwrap();
+    }
+    let reader = store.reader();
+    let events = reader.outbox(Lane::Event, 1_000).unwrap();
+    assert!(events.len() < 100 + 256 + 10, "{} events are left", events.len());
+    assert_eq!(events.last().unwrap().message.id, "69.9");
+    assert_eq!(reader.outbox(Lane::Handoff, 1_000).unwrap().len(), 70);
+}
+
 #[test]
 fn secrets_are_sealed_keep_generations_and_open_only_with_their_key() {
     let folder = tempfile::tempdir().unwrap();

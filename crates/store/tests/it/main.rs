@@ -1,4 +1,5 @@
 //! What the store promises, against real folders and real processes.
+#![expect(clippy::unwrap_used, reason = "what helps tests panics as tests do")]
 
 mod behaviour;
 mod crash;
