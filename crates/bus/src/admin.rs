@@ -146,8 +146,7 @@ fn consumer(spec: &ConsumerSpec) -> pull::Config {
         durable_name: Some(spec.name.clone()),
         filter_subject: spec.filter.clone(),
         ack_policy: AckPolicy::Explicit,
-        ack_wait: spec.backoff.first().copied().unwrap_or_default(),
-        backoff: spec.backoff.clone(),
+        ack_wait: spec.ack_wait,
         max_deliver: spec.max_deliver,
         max_ack_pending: spec.max_ack_pending,
         ..pull::Config::default()
@@ -195,7 +194,8 @@ fn compare_consumer(spec: &ConsumerSpec, known: &async_nats::jetstream::consumer
     };
     compare("filter_subject", spec.filter.clone(), known.filter_subject.clone());
     compare("ack_policy", format!("{:?}", AckPolicy::Explicit), format!("{:?}", known.ack_policy));
-    compare("backoff", format!("{:?}", spec.backoff), format!("{:?}", known.backoff));
+    compare("ack_wait", format!("{:?}", spec.ack_wait), format!("{:?}", known.ack_wait));
+    compare("backoff", "[]".to_owned(), format!("{:?}", known.backoff));
     compare("max_deliver", spec.max_deliver.to_string(), known.max_deliver.to_string());
     compare("max_ack_pending", spec.max_ack_pending.to_string(), known.max_ack_pending.to_string());
     found

@@ -16,6 +16,8 @@ const EXPIRES: Duration = Duration::from_secs(30);
 /// Two missed heartbeats end the pull; it is renewed.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
+/// Longest wait of a message that was put off.
+const MAX_PUT_OFF: Duration = Duration::from_secs(120);
 const MAX_DELAY: Duration = Duration::from_secs(5);
 
 /// The messages of one durable consumer, for ever.
@@ -166,8 +168,11 @@ impl Delivery {
         self.acker.double_ack().await.map_err(|error| AckError(error.to_string()))
     }
 
-    /// Send it again after `delay`; counts as a delivery.
-    pub async fn retry_later(self, delay: Duration) -> Result<(), AckError> {
+    /// Send it again: after `first`, then after twice as long each time, at most two minutes, as every delivery counts
+    /// towards the last one.
+    pub async fn retry_later(self, first: Duration) -> Result<(), AckError> {
+        let doublings = u32::try_from(self.attempt.saturating_sub(1).min(16)).unwrap_or(16);
+        let delay = first.saturating_mul(2_u32.pow(doublings)).min(MAX_PUT_OFF);
         self.acker.ack_with(AckKind::Nak(Some(delay))).await.map_err(|error| AckError(error.to_string()))
     }
 
