@@ -10,7 +10,7 @@ use super::etcd::{Cluster, Data};
 use super::node::Boot;
 use super::release::Line;
 use super::services::State;
-use super::{apid, publish};
+use super::{apid, publish, tls};
 use crate::kubernetes::{
     ApiServer, ApiServerOptions, BootstrapManifests, ClusterIdentity, Cni, ControlPlane, Kubelet, KubeletOptions,
     ServingIdentity, StaticPod, Taint,
@@ -34,8 +34,8 @@ pub(crate) fn cluster_identity(config: &Config) -> ClusterIdentity {
     ClusterIdentity {
         cluster_name: config.cluster_name(),
         ca_certificate_pem: ca.crt,
-        ca_key_pem: ca.key.unwrap_or_default(),
-        service_account_key_pem: config.service_account_key(),
+        ca_key_pem: ca.key.as_deref().map(tls::standard_pem).unwrap_or_default(),
+        service_account_key_pem: tls::standard_pem(&config.service_account_key()),
         bootstrap_token: config.bootstrap_token(),
         endpoint: config.endpoint(),
         pod_subnet: config.pod_subnets().remove(0),

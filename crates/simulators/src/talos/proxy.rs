@@ -156,11 +156,10 @@ impl Forwarder {
         if let Some(channel) = channels.get(&address) {
             return Ok(channel.clone());
         }
-        let identity = tls::tonic_identity(&self.client).map_err(|error| Status::internal(error.to_string()))?;
         let tls = ClientTlsConfig::new()
             .domain_name(address.to_string())
             .ca_certificate(Certificate::from_pem(&self.authority))
-            .identity(identity);
+            .identity(tls::tonic_identity(&self.client));
         let endpoint = Endpoint::from_shared(format!("https://{}", std::net::SocketAddr::new(address, 50000)))
             .and_then(|endpoint| endpoint.tls_config(tls))
             .map_err(|error| Status::internal(error.to_string()))?;

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use talos::pki::{self, Algorithm, CertificateAndKey, PrivateKey, ServerNames};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -78,15 +78,19 @@ pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// A certificate and key for tonic, which reads standard PEM labels only.
-pub(crate) fn tonic_identity(certificate: &CertificateAndKey) -> Result<tonic::transport::Identity> {
-    let PrivateKeyDer::Pkcs8(key) = certificate.private_key()?.to_rustls() else {
-        return Err("the key is not PKCS#8".into());
+/// A key under the standard PEM label, which is all that most libraries read; an RSA key stays as it is.
+pub(crate) fn standard_pem(key: &str) -> String {
+    let Ok(PrivateKeyDer::Pkcs8(der)) = PrivateKey::from_pem(key).map(|key| key.to_rustls()) else {
+        return key.to_owned();
     };
-    let body = base64::engine::general_purpose::STANDARD.encode(key.secret_pkcs8_der());
+    let body = base64::engine::general_purpose::STANDARD.encode(der.secret_pkcs8_der());
     let lines: Vec<&str> = (0..body.len()).step_by(64).map(|at| &body[at..(at + 64).min(body.len())]).collect();
-    let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", lines.join("\n"));
-    Ok(tonic::transport::Identity::from_pem(&certificate.crt, pem))
+    format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", lines.join("\n"))
+}
+
+/// A certificate and key for tonic.
+pub(crate) fn tonic_identity(certificate: &CertificateAndKey) -> tonic::transport::Identity {
+    tonic::transport::Identity::from_pem(&certificate.crt, standard_pem(certificate.key.expose_secret()))
 }
 
 /// The organizations of a certificate, if it may be used by clients of apid: EKU exactly clientAuth.
