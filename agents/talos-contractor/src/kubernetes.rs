@@ -84,6 +84,8 @@ pub fn client(deps: &Deps, store: &Reader, cluster: &Cluster, server: &str) -> R
     config.connect_timeout = Some(PROBE);
     config.read_timeout = Some(READ_TIMEOUT);
     config.reset_reader_on_write = true;
+    // kube would repeat the 429 of an eviction for up to 163 s; what to do about it is the step's decision.
+    config.default_retry = false;
     config.auth_info = AuthInfo {
         client_certificate_data: Some(STANDARD.encode(&certificate.crt)),
         client_key_data: Some(STANDARD.encode(certificate.key.expose_secret()).into()),

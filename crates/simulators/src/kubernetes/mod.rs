@@ -12,6 +12,7 @@ mod drain;
 mod kubelet;
 mod object;
 mod patch;
+mod pod_security;
 mod quantity;
 mod resources;
 mod selectors;

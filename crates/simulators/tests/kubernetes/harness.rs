@@ -18,17 +18,17 @@ use simulators::kubernetes::{
 };
 
 /// How much faster than the real thing these tests run.
-pub const SPEED: f64 = 50.0;
+pub(crate) const SPEED: f64 = 50.0;
 
-pub struct World {
-    pub identity: ClusterIdentity,
-    pub control_plane: ControlPlane,
-    pub server: ApiServer,
-    pub client: Client,
-    pub kubelets: Vec<Kubelet>,
+pub(crate) struct World {
+    pub(crate) identity: ClusterIdentity,
+    pub(crate) control_plane: ControlPlane,
+    pub(crate) server: ApiServer,
+    pub(crate) client: Client,
+    pub(crate) kubelets: Vec<Kubelet>,
 }
 
-pub fn identity() -> ClusterIdentity {
+pub(crate) fn identity() -> ClusterIdentity {
     let key = KeyPair::generate().expect("key");
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::OrganizationName, "kubernetes");
@@ -50,11 +50,11 @@ pub fn identity() -> ClusterIdentity {
 
 impl World {
     /// A cluster with one API server and no nodes.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(identity()).await
     }
 
-    pub async fn start_with(identity: ClusterIdentity) -> Self {
+    pub(crate) async fn start_with(identity: ClusterIdentity) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let control_plane = ControlPlane::new(identity.clone(), SPEED);
         let server = start_server(&control_plane, &identity, "127.0.0.1:0").await;
@@ -62,7 +62,7 @@ impl World {
         Self { identity, control_plane, server, client, kubelets: Vec::new() }
     }
 
-    pub fn bootstrap(&self, cni: Cni) {
+    pub(crate) fn bootstrap(&self, cni: Cni) {
         self.control_plane.apply_bootstrap_manifests(&BootstrapManifests {
             cni,
             kube_proxy_image: Some("registry.k8s.io/kube-proxy:v1.36.2".into()),
@@ -71,19 +71,19 @@ impl World {
     }
 
     /// Adds a node; control planes carry the usual label, taint and static pods.
-    pub fn add_node(&mut self, name: &str, control_plane: bool) {
+    pub(crate) fn add_node(&mut self, name: &str, control_plane: bool) {
         let number = u8::try_from(self.kubelets.len()).expect("few nodes") + 10;
         let found = self.control_plane.clone();
         let options = node(name, IpAddr::from([127, 20, 0, number]), control_plane);
         self.kubelets.push(Kubelet::start(options, Arc::new(move || Some(found.clone())), SPEED));
     }
 
-    pub async fn client_as(&self, name: &str, groups: &[&str]) -> Client {
+    pub(crate) async fn client_as(&self, name: &str, groups: &[&str]) -> Client {
         client(&self.identity, &self.server, name, groups).await
     }
 }
 
-pub async fn start_server(control_plane: &ControlPlane, identity: &ClusterIdentity, address: &str) -> ApiServer {
+pub(crate) async fn start_server(control_plane: &ControlPlane, identity: &ClusterIdentity, address: &str) -> ApiServer {
     let serving =
         ServingIdentity::issue(identity, &["kubernetes".into()], &[IpAddr::from([127, 0, 0, 1])]).expect("issues");
     let options = ApiServerOptions {
@@ -95,7 +95,7 @@ pub async fn start_server(control_plane: &ControlPlane, identity: &ClusterIdenti
     control_plane.start_api_server(options).await.expect("binds")
 }
 
-pub fn node(name: &str, address: IpAddr, control_plane: bool) -> KubeletOptions {
+pub(crate) fn node(name: &str, address: IpAddr, control_plane: bool) -> KubeletOptions {
     let mut labels = BTreeMap::new();
     let mut taints = Vec::new();
     let mut static_pods = Vec::new();
@@ -131,7 +131,7 @@ pub fn node(name: &str, address: IpAddr, control_plane: bool) -> KubeletOptions 
 }
 
 /// A kubeconfig whose client certificate the cluster CA signed.
-pub fn kubeconfig(identity: &ClusterIdentity, server: &ApiServer, name: &str, groups: &[&str]) -> Kubeconfig {
+pub(crate) fn kubeconfig(identity: &ClusterIdentity, server: &ApiServer, name: &str, groups: &[&str]) -> Kubeconfig {
     let issuer_key = KeyPair::from_pem(&identity.ca_key_pem).expect("key");
     let issuer = Issuer::from_ca_cert_pem(&identity.ca_certificate_pem, issuer_key).expect("CA");
     let key = KeyPair::generate().expect("key");
@@ -166,14 +166,16 @@ pub fn kubeconfig(identity: &ClusterIdentity, server: &ApiServer, name: &str, gr
     }
 }
 
-pub async fn client(identity: &ClusterIdentity, server: &ApiServer, name: &str, groups: &[&str]) -> Client {
+pub(crate) async fn client(identity: &ClusterIdentity, server: &ApiServer, name: &str, groups: &[&str]) -> Client {
     let kubeconfig = kubeconfig(identity, server, name, groups);
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("config");
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("config");
+    // kube repeats a 429 fifteen times with doubling pauses (163 s in all) before an eviction's refusal is seen.
+    config.default_retry = false;
     Client::try_from(config).expect("client")
 }
 
 /// Waits until the check holds, looking again with every write; panics with what it waited for after half a minute.
-pub async fn eventually(control_plane: &ControlPlane, what: &str, mut check: impl FnMut() -> bool) {
+pub(crate) async fn eventually(control_plane: &ControlPlane, what: &str, mut check: impl FnMut() -> bool) {
     let mut changes = control_plane.changes();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     while !check() {

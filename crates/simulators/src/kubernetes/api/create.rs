@@ -39,10 +39,22 @@ pub(crate) fn create(cx: &Context, request: &ObjectRequest, mut object: Value) -
     if !problems.is_empty() {
         return Err(ApiError::invalid(&request.resource, name(&object), &problems));
     }
+    admit(cx, &request.resource, &object)?;
     let writer = Writer { manager: &cx.manager(&request.query), operation: "Update", subresource: "" };
     remove(&mut object, &["metadata", "managedFields"]);
     track_update(rules(&request.resource), &Value::Null, &mut object, writer);
     store(cx, request, object)
+}
+
+/// The admission plugin PodSecurity.
+pub(crate) fn admit(cx: &Context, resource: &Resource, object: &Value) -> Result<(), ApiError> {
+    if resource.id() != "pods" {
+        return Ok(());
+    }
+    match crate::kubernetes::pod_security::violation(&cx.cluster, namespace(object), object) {
+        Some(why) => Err(ApiError::forbidden(resource, name(object), &why)),
+        None => Ok(()),
+    }
 }
 
 /// How lists of this resource merge under server-side apply.
@@ -102,9 +114,8 @@ pub(crate) fn identify(request: &ObjectRequest, object: &mut Value) -> Result<()
         if given.is_empty() {
             set(object, &["metadata", "namespace"], json!(of_url));
         } else if given != of_url {
-            return Err(ApiError::bad_request(format!(
-                "the namespace of the provided object does not match the namespace sent on the request"
-            )));
+            const MESSAGE: &str = "the namespace of the provided object does not match the namespace sent on the request";
+            return Err(ApiError::bad_request(MESSAGE));
         }
     } else {
         remove(object, &["metadata", "namespace"]);

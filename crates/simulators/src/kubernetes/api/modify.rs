@@ -147,6 +147,7 @@ fn apply_new(
     if !problems.is_empty() {
         return Err(ApiError::invalid(resource, request.name(), &problems));
     }
+    create::admit(cx, resource, &object)?;
     create::store(cx, request, object)
 }
 

@@ -64,9 +64,14 @@ pub(super) fn create_pod(
         pod["spec"]["priority"] = found["value"].clone();
     }
     adjust(&mut pod);
+    let component = format!("{}-controller", text(owner, "/kind").to_lowercase());
+    if let Some(why) = crate::kubernetes::pod_security::violation(cluster, namespace(owner), &pod) {
+        let message = format!("Error creating: pods \"{generate}\" is forbidden: {why}");
+        cluster.event(owner, &Event { kind: "Warning", reason: "FailedCreate", message: &message, component: &component });
+        return false;
+    }
     let made = cluster.ensure("pods", pod);
     if made {
-        let component = format!("{}-controller", text(owner, "/kind").to_lowercase());
         let message = format!("Created pod: {chosen}");
         cluster.event(
             owner,

@@ -68,6 +68,11 @@ pub(super) fn exit_code(pod: &Value) -> i64 {
     i64::from(command.split(' ').any(|word| word == "false"))
 }
 
+/// True when the pod's command resolves names before it is ready.
+pub(super) fn asks_dns(pod: &Value) -> bool {
+    ["nslookup", "getent hosts", "dig "].iter().any(|tool| command_line(pod).contains(tool))
+}
+
 fn command_line(pod: &Value) -> String {
     let container = &pod["spec"]["containers"][0];
     let words = items(container, "/command").iter().chain(items(container, "/args"));

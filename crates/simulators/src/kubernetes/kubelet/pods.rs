@@ -144,6 +144,9 @@ impl PodAgent<'_> {
                 memory.step = Step::Starting;
             }
             Step::Starting => {
+                if containers::asks_dns(pod) && !dns_answers(self.cluster) {
+                    return retry;
+                }
                 self.cluster.change("pods", pod, |it| ready(it));
                 memory.step = Step::Ready;
             }
@@ -267,6 +270,12 @@ impl PodAgent<'_> {
         self.cluster.event(pod, &Event { kind, reason, message, component: "kubelet" });
         let _ = self.node;
     }
+}
+
+/// True when a ready pod of CoreDNS stands behind the service `kube-dns`.
+fn dns_answers(cluster: &Cluster) -> bool {
+    let endpoints = cluster.store.get("endpoints", "kube-system", "kube-dns");
+    endpoints.is_some_and(|it| !items(&it, "/subsets/0/addresses").is_empty())
 }
 
 fn host_address(options: &KubeletOptions) -> String {
