@@ -1,7 +1,8 @@
-//! What demo and tests share: a bus of one's own, and the world built on it.
+//! What demo and tests share: a bus of one's own, the world built on it, and the harness over playbooks.
 
 pub mod binaries;
 pub mod demo;
 pub mod nats;
 pub mod process;
+pub mod survive;
 pub mod world;

@@ -254,14 +254,20 @@ pub struct Actions {
 impl Actions {
     /// The registry with `action` added.
     #[must_use]
-    pub fn with<A: Action>(mut self, action: A) -> Self {
+    pub fn with<A: Action>(self, action: A) -> Self {
         let spec = ActionSpec {
             name: A::NAME,
             undo: A::UNDO,
             input: schemars::schema_for!(A::Input).to_value(),
             output: schemars::schema_for!(A::Output).to_value(),
         };
-        self.by_name.insert(A::NAME, (spec, Arc::new(Erased(action))));
+        self.with_any(spec, Arc::new(Erased(action)))
+    }
+
+    /// The registry with an action whose types are erased already, for stand-ins.
+    #[must_use]
+    pub fn with_any(mut self, spec: ActionSpec, action: Arc<dyn AnyAction>) -> Self {
+        self.by_name.insert(spec.name, (spec, action));
         self
     }
 

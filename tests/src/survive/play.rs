@@ -1,0 +1,248 @@
+//! Plays a scenario on the real driver: as many lives as it has crashes, on one disk and in one world.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use contractor::{
+    action::Actions,
+    driver::{Clock, Driver, Happened, Hooks, Journal, NewRun, Parts},
+};
+use engine::{
+    event::{Failure, run_id},
+    report::{EmissionKind, Report, Status},
+    run::Command,
+};
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use store::{Commit, InboxKey, Lane, Outgoing};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{
+    Scenario, Subject,
+    journal::MemoryJournal,
+    world::{Fake, World},
+};
+
+/// Virtual time after which a run that does nothing any more is called hung.
+const EVER: Duration = Duration::from_secs(30 * 24 * 3600);
+/// No scenario has more lives.
+const MAX_LIVES: usize = 64;
+
+/// How it went.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    /// Where the run stands.
+    pub status: Status,
+    /// How it looks.
+    pub report: Report,
+    /// What is in the world.
+    pub objects: BTreeSet<String>,
+    /// What was sent, by type and body.
+    pub messages: BTreeSet<(String, String)>,
+    /// Ids of what was sent, in order.
+    pub sent: Vec<String>,
+    /// How many runs there are.
+    pub runs: usize,
+    /// Commits made.
+    pub commits: u64,
+    /// How often the process started.
+    pub lives: usize,
+}
+
+impl Ending {
+    /// A message that was committed twice.
+    pub fn first_repeated_message(&self) -> Option<&str> {
+        let mut seen = BTreeSet::new();
+        self.sent.iter().find(|id| !seen.insert(id.as_str())).map(String::as_str)
+    }
+}
+
+/// Plays it; an error says how it broke off.
+pub fn play(subject: &Subject, scenario: &Scenario) -> Result<Ending, String> {
+    let journal = MemoryJournal::new(&scenario.crashes);
+    let world = World::new(&scenario.faults, scenario.repeats);
+    let mut stage = Stage {
+        subject,
+        scenario,
+        journal: journal.clone(),
+        world: world.clone(),
+        now: Arc::new(Mutex::new(Timestamp::UNIX_EPOCH)),
+        acknowledged: false,
+        asked: BTreeSet::new(),
+    };
+    for lives in 1..=MAX_LIVES {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        // Dropping the runtime is the death of the process: every task is gone where it stood.
+        let report = runtime.block_on(async {
+            let life = tokio::time::timeout(EVER, stage.live()).await;
+            life.map_err(|_| "the run hangs".to_owned())?
+        })?;
+        if let Some(report) = report {
+            let outgoing = journal.outgoing();
+            return Ok(Ending {
+                status: report.status,
+                report,
+                objects: world.objects(),
+                messages: outgoing.iter().map(|it| (it.subject.clone(), it.body.clone())).collect(),
+                sent: outgoing.into_iter().map(|it| it.id).collect(),
+                runs: journal.runs(),
+                commits: journal.progress().borrow().commits,
+                lives,
+            });
+        }
+    }
+    Err(format!("still not ended after {MAX_LIVES} lives"))
+}
+
+struct Stage<'s> {
+    subject: &'s Subject,
+    scenario: &'s Scenario,
+    journal: MemoryJournal,
+    world: World,
+    now: Arc<Mutex<Timestamp>>,
+    /// The bus delivers again until the message is acknowledged.
+    acknowledged: bool,
+    /// Commands that were answered.
+    asked: BTreeSet<usize>,
+}
+
+impl Stage<'_> {
+    /// One life of the process; none when it died.
+    async fn live(&mut self) -> Result<Option<Report>, String> {
+        let mut deaths = self.journal.progress();
+        let before = deaths.borrow().deaths;
+        let died = async move {
+            // The sender lives as long as the journal.
+            let _ = deaths.wait_for(|progress| progress.deaths > before).await;
+        };
+        tokio::select! {
+            biased;
+            () = died => Ok(None),
+            report = self.work() => report.map(Some),
+        }
+    }
+
+    async fn work(&mut self) -> Result<Report, String> {
+        let driver = Driver::start(self.parts()).await.map_err(|error| error.to_string())?;
+        let (run, flow) = (self.run(), Uuid::from_u128(1));
+        if !self.acknowledged || self.scenario.redelivers {
+            driver.submit(self.new_run(run, flow)).await.map_err(|error| error.to_string())?;
+            self.acknowledged = true;
+        }
+        let mut progress = self.journal.progress();
+        loop {
+            let commits = progress.borrow_and_update().commits;
+            let due = self.scenario.commands.iter().enumerate();
+            let due = due.filter(|(at, (when, _))| *when <= commits && !self.asked.contains(at)).next();
+            if let Some((at, (_, command))) = due {
+                // A refusal is an answer.
+                match command {
+                    Command::Cancel => drop(driver.cancel(flow, "test").await),
+                    Command::Undo => drop(driver.request_undo(flow, "test").await),
+                    Command::Resume => drop(driver.resume(run, "test").await),
+                }
+                self.asked.insert(at);
+                continue;
+            }
+            tokio::select! {
+                () = driver.idle() => {}
+                _ = progress.changed() => continue,
+            }
+            let report = driver.report(run).map_err(|error| error.to_string())?.ok_or("the run is gone")?;
+            if report.status == Status::Stuck && self.scenario.mends {
+                self.world.mend();
+                driver.resume(run, "test").await.map_err(|error| error.to_string())?;
+                continue;
+            }
+            if let Some((run, reason)) = driver.unreadable().into_iter().next() {
+                return Err(format!("run {run} cannot go on: {reason}"));
+            }
+            return Ok(report);
+        }
+    }
+
+    fn parts(&self) -> Parts {
+        let mut actions = Actions::default();
+        for spec in &self.subject.specs {
+            actions = actions.with_any(spec.clone(), Arc::new(Fake { spec: spec.clone(), world: self.world.clone() }));
+        }
+        Parts {
+            journal: Arc::new(self.journal.clone()) as Arc<dyn Journal>,
+            actions,
+            playbooks: self.subject.library.clone(),
+            clock: Arc::new(PausedClock::new(self.now.clone())),
+            hooks: Arc::new(Messages),
+        }
+    }
+
+    fn run(&self) -> Uuid {
+        run_id("/test", "1", &self.subject.playbook)
+    }
+
+    fn new_run(&self, run: Uuid, flow: Uuid) -> NewRun {
+        NewRun {
+            run,
+            flow,
+            cause: "/test/1".to_owned(),
+            playbook: self.subject.playbook.clone(),
+            subject: Some("prod-k8s".to_owned()),
+            input: self.subject.input.clone(),
+            plan: None,
+            with: Commit {
+                inbox: Some(InboxKey { source: "/test".to_owned(), id: "1".to_owned() }),
+                ..Commit::default()
+            },
+        }
+    }
+}
+
+/// Wall-clock time that goes with tokio's paused time and on through all lives.
+struct PausedClock {
+    base: Timestamp,
+    started: Instant,
+    latest: Arc<Mutex<Timestamp>>,
+}
+
+impl PausedClock {
+    fn new(latest: Arc<Mutex<Timestamp>>) -> Self {
+        let base = *latest.lock().unwrap_or_else(PoisonError::into_inner);
+        Self { base, started: Instant::now(), latest }
+    }
+}
+
+impl Clock for PausedClock {
+    fn now(&self) -> Timestamp {
+        let now = self.base.saturating_add(self.started.elapsed()).unwrap_or(Timestamp::MAX);
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        now
+    }
+
+    fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'_, ()> {
+        let left = Duration::try_from(deadline.duration_since(self.base)).unwrap_or_default();
+        Box::pin(tokio::time::sleep_until(self.started + left))
+    }
+}
+
+/// Every message goes out as it is.
+struct Messages;
+
+impl Hooks for Messages {
+    fn outgoing(&self, happened: &Happened<'_>) -> Result<Vec<Outgoing>, Failure> {
+        let message = |emission: &engine::report::Emission| Outgoing {
+            id: emission.id.to_string(),
+            lane: match emission.kind {
+                EmissionKind::Handoff => Lane::Handoff,
+                EmissionKind::Event => Lane::Event,
+            },
+            subject: emission.name.clone(),
+            headers: std::collections::BTreeMap::new(),
+            body: emission.body.to_string(),
+        };
+        Ok(happened.emissions.iter().map(message).collect())
+    }
+}

@@ -1,0 +1,103 @@
+//! What is put to the test: a playbook with its contractor's actions.
+
+use std::sync::Arc;
+
+use contractor::action::Actions;
+use engine::{
+    catalog::{ActionSpec, Catalog, Undo},
+    library::{Definition, Library, MessageKind, World},
+    playbook::Policy,
+    yaml::Problems,
+};
+use serde_json::{Value, json};
+
+use super::example;
+
+/// A playbook, an input for it, and the surfaces of the actions that it may name.
+#[derive(Clone)]
+pub struct Subject {
+    /// The playbook's name.
+    pub playbook: String,
+    /// What its run is given.
+    pub input: Value,
+    /// The contractor's actions.
+    pub specs: Vec<ActionSpec>,
+    /// All playbooks of the contractor.
+    pub library: Library,
+}
+
+/// Playbooks made to be mean: fan-outs, calls, conditions, a commit point, each failure policy.
+const MEAN: [&str; 5] = [
+    include_str!("playbooks/diamond.yaml"),
+    include_str!("playbooks/roll.yaml"),
+    include_str!("playbooks/node.yaml"),
+    include_str!("playbooks/burn.yaml"),
+    include_str!("playbooks/careless.yaml"),
+];
+
+impl Subject {
+    /// Every playbook there is.
+    pub fn every() -> anyhow::Result<Vec<Self>> {
+        Ok(Self::mean()?)
+    }
+
+    /// The playbooks of this harness.
+    pub fn mean() -> Result<Vec<Self>, Problems> {
+        let output = json!({"type": "object", "properties": {"name": {"type": "string"}}});
+        let spec = |name, undo| ActionSpec { name, undo, input: json!({"type": "object"}), output: output.clone() };
+        let specs = vec![spec("make", Undo::Yes), spec("look", Undo::Nothing), spec("burn", Undo::Irreversible)];
+        let files: Vec<_> = MEAN.iter().map(|text| ("playbook.yaml".to_owned(), (*text).to_owned())).collect();
+        Self::all(&files, &specs, &|_, _| Some(json!({"type": "object"})))
+    }
+
+    /// Every playbook of a contractor that can be started, with an input made from its schema.
+    pub fn all(
+        files: &[(String, String)],
+        specs: &[ActionSpec],
+        messages: &dyn Fn(MessageKind, &str) -> Option<Value>,
+    ) -> Result<Vec<Self>, Problems> {
+        // Outputs are made up, so only the real actions can say whether they fit the next step's input.
+        let specs: Vec<_> = specs.iter().map(|spec| ActionSpec { input: json!({"type": "object"}), ..spec.clone() }).collect();
+        let catalog = Specs(&specs);
+        let library = Library::load(files, &World { catalog: &catalog, messages })?;
+        let subject = |definition: &Arc<Definition>| Self {
+            playbook: definition.playbook.name.value.clone(),
+            input: definition.input.as_ref().map_or_else(|| json!({}), |schema| example::of(schema, "")),
+            specs: specs.clone(),
+            library: library.clone(),
+        };
+        Ok(library.iter().map(subject).collect())
+    }
+
+    /// The surfaces of a contractor's actions.
+    pub fn specs_of(actions: &Actions) -> Vec<ActionSpec> {
+        actions.names().into_iter().filter_map(|name| actions.action(name).cloned()).collect()
+    }
+
+    /// What undoing an action means.
+    pub fn undo_of(&self, action: &str) -> Option<Undo> {
+        self.specs.iter().find(|spec| spec.name == action).map(|spec| spec.undo)
+    }
+
+    /// Whether a failure before the commit point takes everything back.
+    pub fn rolls_back(&self) -> bool {
+        self.definition().playbook.on_failure == Policy::Rollback
+    }
+
+    /// The playbook, linked.
+    pub fn definition(&self) -> &Arc<Definition> {
+        self.library.get(&self.playbook).expect("the subject was made from its library")
+    }
+}
+
+struct Specs<'s>(&'s [ActionSpec]);
+
+impl Catalog for Specs<'_> {
+    fn action(&self, name: &str) -> Option<&ActionSpec> {
+        self.0.iter().find(|spec| spec.name == name)
+    }
+
+    fn names(&self) -> Vec<&'static str> {
+        self.0.iter().map(|spec| spec.name).collect()
+    }
+}
