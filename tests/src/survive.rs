@@ -151,13 +151,13 @@ fn shorter(scenario: &Scenario) -> Vec<Scenario> {
         shorter
     };
     for at in 0..scenario.faults.len() {
-        found.push(with(&|it| drop(it.faults.remove(at))));
+        found.push(with(&|it| _ = it.faults.remove(at)));
         if scenario.faults[at].times > 1 {
             found.push(with(&|it| it.faults[at].times = 1));
         }
     }
-    found.extend((0..scenario.crashes.len()).map(|at| with(&|it| drop(it.crashes.remove(at)))));
-    found.extend((0..scenario.commands.len()).map(|at| with(&|it| drop(it.commands.remove(at)))));
+    found.extend((0..scenario.crashes.len()).map(|at| with(&|it| _ = it.crashes.remove(at))));
+    found.extend((0..scenario.commands.len()).map(|at| with(&|it| _ = it.commands.remove(at))));
     found.extend(scenario.repeats.then(|| with(&|it| it.repeats = false)));
     found.extend(scenario.redelivers.then(|| with(&|it| it.redelivers = false)));
     found

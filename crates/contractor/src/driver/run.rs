@@ -269,6 +269,8 @@ impl RunTask {
             return Ok(Err(CommandError::Refused(refusal.to_string())));
         }
         self.record(vec![command.event(by, self.now())]).await?;
+        // Whoever has the answer may wait for the run to be idle again.
+        self.shared.set_busy(self.state.opened().run, true);
         if self.state.interrupts() {
             self.in_hand.values().filter(|in_hand| !in_hand.undo).for_each(|in_hand| in_hand.cancel.cancel());
         }
