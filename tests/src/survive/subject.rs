@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use contractor::action::Actions;
+use contractor::{action::Actions, runtime::message_schema};
 use engine::{
     catalog::{ActionSpec, Catalog, Undo},
     library::{Definition, Library, MessageKind, World},
@@ -10,6 +10,7 @@ use engine::{
     yaml::Problems,
 };
 use serde_json::{Value, json};
+use store::Store;
 
 use super::example;
 
@@ -36,9 +37,25 @@ const MEAN: [&str; 5] = [
 ];
 
 impl Subject {
-    /// Every playbook there is.
+    /// Every playbook that ships, and those of this harness.
     pub fn every() -> anyhow::Result<Vec<Self>> {
-        Ok(Self::mean()?)
+        let mut subjects = Self::shipped()?;
+        subjects.extend(Self::mean()?);
+        Ok(subjects)
+    }
+
+    /// Every playbook that ships, with stand-ins for the actions of its contractor.
+    pub fn shipped() -> anyhow::Result<Vec<Self>> {
+        let deps = talos_contractor::reach::Deps::new(
+            talos_contractor::settings::TalosSettings::default(),
+            talos_contractor::settings::AddonSettings::default(),
+            talos::api::AllowedTargets::loopback(),
+        );
+        let talos = Self::specs_of(&talos_contractor::actions::actions(&deps));
+        let mut subjects = Self::all(&talos_contractor::playbooks::playbooks(), &talos, &message_schema)?;
+        let infrastructure = Self::specs_of(&infrastructure()?);
+        subjects.extend(Self::all(&infrastructure_contractor::playbooks::shipped(), &infrastructure, &message_schema)?);
+        Ok(subjects)
     }
 
     /// The playbooks of this harness.
@@ -88,6 +105,35 @@ impl Subject {
     pub fn definition(&self) -> &Arc<Definition> {
         self.library.get(&self.playbook).expect("the subject was made from its library")
     }
+}
+
+/// The actions of infrastructure-contractor, which connect to nothing before they run.
+fn infrastructure() -> anyhow::Result<Actions> {
+    // A second call finds it installed, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let folder = tempfile::tempdir()?;
+    let token = folder.path().join("token");
+    std::fs::write(&token, "cortex@pve!survive=00000000-0000-0000-0000-000000000000")?;
+    let sections = toml::from_str(&format!(
+        r#"
+        [proxmox]
+        endpoints = ["https://127.0.0.1:8006"]
+        credential_file = "{}"
+        pool = "cortex"
+
+        [[network]]
+        name = "lan"
+        cidr = "127.9.0.0/16"
+        gateway = "127.9.0.1"
+        dns_servers = ["127.9.0.1"]
+        ranges = ["127.9.1.10-127.9.1.60"]
+        bridge = "vmbr0"
+        "#,
+        token.display(),
+    ))?;
+    let store = Store::open(&folder.path().join("store"), store::Options::default())?;
+    let deps = infrastructure_contractor::Deps::new(sections, &["127.0.0.0/8".to_owned()], store)?;
+    Ok(infrastructure_contractor::actions(&deps))
 }
 
 struct Specs<'s>(&'s [ActionSpec]);
