@@ -54,6 +54,8 @@ pub struct RunState {
     /// Cancelled while paused: it ends as it is.
     given_up: bool,
     outcome: Option<(Outcome, Timestamp)>,
+    /// It ended otherwise than well before, and has told so.
+    told_failure: bool,
 }
 
 /// A journal entry that cannot follow those before it.
@@ -84,6 +86,7 @@ impl RunState {
             undo_requested: false,
             given_up: false,
             outcome: None,
+            told_failure: false,
         })
     }
 
@@ -189,7 +192,10 @@ impl RunState {
                     self.root.go_on(*at);
                 }
             },
-            Event::Finished { outcome, at } => self.outcome = Some((*outcome, *at)),
+            Event::Finished { outcome, at } => {
+                self.outcome = Some((*outcome, *at));
+                self.told_failure |= *outcome != Outcome::Succeeded;
+            }
             Event::Started { step, .. }
             | Event::Checkpointed { step, .. }
             | Event::Waiting { step, .. }

@@ -22,7 +22,9 @@ use crate::{
 
 /// JSON Schema of a playbook file, for editors and `schemas/playbook.v1.json`.
 pub fn schema() -> Value {
-    schemars::schema_for!(File).to_value()
+    let mut schema = schemars::schema_for!(File);
+    schema.insert("$id".to_owned(), "urn:cortex:schema:playbook:v1".into());
+    schema.to_value()
 }
 
 /// A playbook: a versioned DAG of steps that a contractor executes durably.
@@ -132,6 +134,7 @@ struct StepText {
     #[schemars(with = "Option<String>")]
     key: Option<Spanned<String>>,
     /// How many instances at once: a number or a percentage.
+    #[serde(default)]
     #[schemars(schema_with = "parallel_schema")]
     parallel: Option<Spanned<Node>>,
     /// What happens after an attempt that failed and may be repeated.

@@ -2,5 +2,6 @@
 
 mod crash;
 mod machine;
+mod schema;
 mod semantics;
 mod simulation;

@@ -21,7 +21,8 @@ impl Decide<'_> {
         let failed = (after == After::Failure).then(|| self.failure(outcome));
         let (mut emissions, mut unsent) = (Vec::new(), Vec::new());
         for (index, emit) in self.state.root.definition.playbook.emits.iter().enumerate() {
-            if emit.after == after {
+            // One that was kept and is undone later has told so before.
+            if emit.after == after && !self.state.told_failure {
                 match self.emissions(index, emit, failed.as_ref()) {
                     Ok(more) => emissions.extend(more),
                     Err(error) => unsent.push(error),
