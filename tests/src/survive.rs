@@ -114,10 +114,9 @@ pub fn judge(subject: &Subject, scenario: &Scenario, ending: &Ending, untroubled
         return Err(format!("{} runs of one message", ending.runs));
     }
     match status {
-        Status::Succeeded if ending.objects != untroubled.objects => Err(format!(
-            "succeeds with another world: {}",
-            difference(&untroubled.objects, &ending.objects)
-        )),
+        Status::Succeeded if ending.objects != untroubled.objects => {
+            Err(format!("succeeds with another world: {}", difference(&untroubled.objects, &ending.objects)))
+        }
         Status::Succeeded if ending.messages != untroubled.messages => Err("succeeds with other messages".to_owned()),
         Status::Undone if !ending.objects.is_empty() => Err(format!("is undone and leaves {:?}", ending.objects)),
         Status::Cancelled if subject.rolls_back() && scenario.commands.len() < 2 && !ending.objects.is_empty() => {

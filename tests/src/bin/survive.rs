@@ -3,11 +3,13 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write},
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Instant,
 };
 
 use clap::Parser;
+use serde_json::{Value, json};
 use tests::survive::{
     Ending, Scenario, Subject,
     cases::{self, Case},
@@ -26,6 +28,9 @@ struct Options {
     /// Only playbooks with this in their name.
     #[arg(long, default_value = "")]
     playbook: String,
+    /// Writes the journal of each playbook version that has none yet into this folder, and does nothing else.
+    #[arg(long)]
+    record: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -43,6 +48,9 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<bool> {
+    if let Some(folder) = &options.record {
+        return record(folder, out);
+    }
     let subjects = Subject::every()?;
     let (mut total, started, mut failures) = (0, Instant::now(), 0);
     for subject in subjects.iter().filter(|subject| subject.playbook.contains(&options.playbook)) {
@@ -65,7 +73,13 @@ fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<bool> {
         }
         total += all.len();
         let steps = untroubled.report.steps.len();
-        writeln!(out, "{}: {steps} steps, {} cases, {:.1} s", subject.playbook, all.len(), began.elapsed().as_secs_f64())?;
+        writeln!(
+            out,
+            "{}: {steps} steps, {} cases, {:.1} s",
+            subject.playbook,
+            all.len(),
+            began.elapsed().as_secs_f64()
+        )?;
         for (group, count) in groups {
             writeln!(out, "    {count:5}  {group}")?;
         }
@@ -74,6 +88,24 @@ fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<bool> {
     let rate = total as f64 / seconds * 60.0;
     writeln!(out, "{total} cases in {seconds:.1} s ({rate:.0} a minute), {failures} failed")?;
     Ok(failures == 0)
+}
+
+/// Journals of untroubled runs, one per shipped playbook and version: later programs must still read them.
+fn record(folder: &Path, out: &mut dyn Write) -> anyhow::Result<bool> {
+    for subject in Subject::shipped()? {
+        let definition = subject.definition();
+        let file = folder.join(format!("{}.v{}.json", subject.playbook, definition.playbook.version));
+        if file.exists() {
+            continue;
+        }
+        let ending = play(&subject, &Scenario::default()).map_err(anyhow::Error::msg)?;
+        let texts = definition.texts().into_iter().map(|(pin, text)| json!({"playbook": pin.playbook, "text": text}));
+        let texts: Vec<Value> = texts.collect();
+        let recorded = json!({"texts": texts, "events": ending.journal, "status": ending.status});
+        std::fs::write(&file, format!("{}\n", serde_json::to_string_pretty(&recorded)?))?;
+        writeln!(out, "{}", file.display())?;
+    }
+    Ok(true)
 }
 
 fn check(subject: &Subject, scenario: &Scenario, untroubled: &Ending) -> Result<(), String> {

@@ -34,16 +34,17 @@ fn value(document: &Value, schema: &Value, name: &str, depth: usize) -> Value {
         }
     }
     let parts = schema.get("allOf").and_then(Value::as_array).into_iter().flatten();
-    let base = parts.fold(plain(document, schema, name, depth), |base, part| {
-        merged(base, value(document, part, name, depth + 1))
-    });
+    let base = parts
+        .fold(plain(document, schema, name, depth), |base, part| merged(base, value(document, part, name, depth + 1)));
     base
 }
 
 fn plain(document: &Value, schema: &Value, name: &str, depth: usize) -> Value {
     let kind = match schema.get("type") {
         Some(Value::String(kind)) => kind.as_str(),
-        Some(Value::Array(kinds)) => kinds.iter().filter_map(Value::as_str).find(|kind| *kind != "null").unwrap_or("null"),
+        Some(Value::Array(kinds)) => {
+            kinds.iter().filter_map(Value::as_str).find(|kind| *kind != "null").unwrap_or("null")
+        }
         _ if schema.get("properties").is_some() => "object",
         _ => "null",
     };

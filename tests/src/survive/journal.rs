@@ -117,7 +117,8 @@ impl Disk {
         let mut run_seq = None;
         if let Some(append) = commit.run {
             if let Some(summary) = append.summary {
-                let run = self.runs.entry(append.run).or_insert_with(|| Run { summary: summary.clone(), events: Vec::new() });
+                let run =
+                    self.runs.entry(append.run).or_insert_with(|| Run { summary: summary.clone(), events: Vec::new() });
                 run.summary = summary;
                 run.events.extend(append.events);
                 run_seq = Some(run.events.len() as u64);
@@ -160,7 +161,11 @@ impl Disk {
                 Precondition::Revision(revision) => actual == Some(revision),
             };
             if !holds {
-                return Err(CommitError::Precondition { key: change.key.clone(), expected: change.precondition, actual });
+                return Err(CommitError::Precondition {
+                    key: change.key.clone(),
+                    expected: change.precondition,
+                    actual,
+                });
             }
         }
         Ok(())

@@ -17,6 +17,7 @@ use engine::{
 };
 use futures::future::BoxFuture;
 use jiff::Timestamp;
+use serde_json::Value;
 use store::{Commit, InboxKey, Lane, Outgoing};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -51,6 +52,8 @@ pub struct Ending {
     pub commits: u64,
     /// How often the process started.
     pub lives: usize,
+    /// The run's journal.
+    pub journal: Vec<Value>,
 }
 
 impl Ending {
@@ -93,6 +96,7 @@ pub fn play(subject: &Subject, scenario: &Scenario) -> Result<Ending, String> {
                 runs: journal.runs(),
                 commits: journal.progress().borrow().commits,
                 lives,
+                journal: journal.events(stage.run()).map_err(|error| error.to_string())?,
             });
         }
     }

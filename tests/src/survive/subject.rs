@@ -74,7 +74,8 @@ impl Subject {
         messages: &dyn Fn(MessageKind, &str) -> Option<Value>,
     ) -> Result<Vec<Self>, Problems> {
         // Outputs are made up, so only the real actions can say whether they fit the next step's input.
-        let specs: Vec<_> = specs.iter().map(|spec| ActionSpec { input: json!({"type": "object"}), ..spec.clone() }).collect();
+        let specs: Vec<_> =
+            specs.iter().map(|spec| ActionSpec { input: json!({"type": "object"}), ..spec.clone() }).collect();
         let catalog = Specs(&specs);
         let library = Library::load(files, &World { catalog: &catalog, messages })?;
         let subject = |definition: &Arc<Definition>| Self {

@@ -304,7 +304,9 @@ impl RunTask {
     }
 
     fn note(&mut self, event: &Event) -> Result<(), Stop> {
-        self.state.note(event).map_err(|error| Stop::Journal(error.to_string()))
+        self.state.note(event).map_err(|error| Stop::Journal(error.to_string()))?;
+        self.mind_locks(self.state.status());
+        Ok(())
     }
 
     /// The last entry, together with the messages of the run's end.
@@ -344,7 +346,15 @@ impl RunTask {
         let report = after.report();
         let before = self.published.borrow().clone();
         let told = (before.as_ref(), effects.events.as_slice(), emissions);
-        let outgoing = outgoing(&self.shared, after.opened(), &report, &events, told).map_err(Refused::Never)?;
+        let outgoing = match outgoing(&self.shared, after.opened(), &report, &events, told) {
+            Ok(outgoing) => outgoing,
+            // Telling about the journal itself is never worth stopping for.
+            Err(failure) if effects.events.is_empty() && emissions.is_empty() => {
+                error!(%failure, "an event about the run could not be made");
+                Vec::new()
+            }
+            Err(failure) => return Err(Refused::Never(failure)),
+        };
         let mut run = append(after.opened(), self.state.events(), &events, &report);
         let handed_over: Vec<&str> =
             emissions.iter().filter(|of| of.kind == EmissionKind::Handoff).map(|of| of.name.as_str()).collect();

@@ -1,6 +1,6 @@
 //! From YAML text to a [`Playbook`]; every problem of a file is reported at once, with its place.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
 use jiff::SignedDuration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -118,7 +118,7 @@ struct StepText {
     #[schemars(with = "Option<String>")]
     call: Option<Spanned<String>>,
     /// The input; `${…}` is CEL over `input`, `steps`, `item`, `key` and `run`.
-    #[schemars(with = "Option<BTreeMap<String, Value>>")]
+    #[schemars(with = "Option<WithText>")]
     with: Option<Spanned<Node>>,
     /// Steps that must be done or skipped before, besides those that it refers to.
     #[serde(default)]
@@ -134,8 +134,7 @@ struct StepText {
     #[schemars(with = "Option<String>")]
     key: Option<Spanned<String>>,
     /// How many instances at once: a number or a percentage.
-    #[serde(default)]
-    #[schemars(schema_with = "parallel_schema")]
+    #[schemars(with = "Option<ParallelText>")]
     parallel: Option<Spanned<Node>>,
     /// What happens after an attempt that failed and may be repeated.
     #[schemars(with = "Option<RetryText>")]
@@ -148,8 +147,32 @@ struct StepText {
     deadline: Option<Spanned<String>>,
 }
 
-fn parallel_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[1-9][0-9]?%$|^100%$"}]})
+/// A number from 1, or a percentage such as `20%`: only its schema is used.
+struct ParallelText;
+
+impl JsonSchema for ParallelText {
+    fn schema_name() -> Cow<'static, str> {
+        "Parallel".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^([1-9][0-9]?|100)%$"}]
+        })
+    }
+}
+
+/// A mapping, or one `${…}` that gives one: only its schema is used.
+struct WithText;
+
+impl JsonSchema for WithText {
+    fn schema_name() -> Cow<'static, str> {
+        "With".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"anyOf": [{"type": "object"}, {"type": "string", "pattern": r"^\$\{.*\}$"}]})
+    }
 }
 
 /// Attempts and the pauses between them.
@@ -185,7 +208,7 @@ struct EmitText {
     #[schemars(with = "Option<String>")]
     key: Option<Spanned<String>>,
     /// The body.
-    #[schemars(with = "Option<BTreeMap<String, Value>>")]
+    #[schemars(with = "Option<WithText>")]
     with: Option<Spanned<Node>>,
 }
 
