@@ -73,6 +73,10 @@ pub(crate) async fn serve(sim: Arc<Sim>, listener: TcpListener, tls: TlsAcceptor
 
 async fn connection(sim: Arc<Sim>, stream: TcpStream, tls: TlsAcceptor) {
     let _ = stream.set_nodelay(true);
+    // With every node off nobody answers at the cluster's address.
+    if sim.world().entry_host().is_none() {
+        return;
+    }
     let mut first = [0_u8; 1];
     // A TLS handshake begins with 0x16; anything else is plain HTTP and is sent to https.
     match stream.peek(&mut first).await {

@@ -1,6 +1,6 @@
 //! A client that shows every byte: raw HTTP/1.1 over TLS, trusting only the cluster's CA.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, ops::Deref, sync::Arc, time::Duration};
 
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
@@ -18,12 +18,19 @@ use tokio_rustls::TlsConnector;
 
 pub(crate) const TOKEN: &str = "PVEAPIToken=cortex@pve!infrastructure=11111111-2222-4333-8444-555555555555";
 
-/// A cluster, its machines, and how to talk to it.
+/// How to talk to an API, and as whom.
+pub(crate) struct Api {
+    address: SocketAddr,
+    ca_pem: String,
+    /// The whole header line.
+    pub(crate) authorization: String,
+}
+
+/// A cluster and its machines.
 pub(crate) struct Cluster {
     pub(crate) proxmox: Proxmox,
     pub(crate) machines: Arc<InertMachines>,
-    /// The whole header line.
-    pub(crate) authorization: String,
+    pub(crate) api: Api,
 }
 
 #[derive(Debug)]
@@ -55,29 +62,46 @@ impl Cluster {
         change(&mut options);
         let machines = Arc::new(InertMachines::default());
         let proxmox = Proxmox::start(options, machines.clone(), pace, Faults::default()).await.unwrap();
-        Self { proxmox, machines, authorization: format!("Authorization: {TOKEN}") }
+        let api = Api::new(&proxmox, TOKEN);
+        Self { proxmox, machines, api }
     }
 
     /// Everything as root with a ticket would see it.
     pub(crate) async fn as_root(mut self) -> Self {
-        self.authorization = "X-None: 1".to_owned();
+        self.api.authorization = "X-None: 1".to_owned();
         let answer = self.post("/access/ticket", "username=root@pam&password=lab").await;
         let data = answer.data();
         let (ticket, csrf) = (data["ticket"].as_str().unwrap(), data["CSRFPreventionToken"].as_str().unwrap());
-        self.authorization = format!("Cookie: PVEAuthCookie={ticket}\r\nCSRFPreventionToken: {csrf}");
+        self.api.authorization = format!("Cookie: PVEAuthCookie={ticket}\r\nCSRFPreventionToken: {csrf}");
         self
+    }
+}
+
+impl Deref for Cluster {
+    type Target = Api;
+
+    fn deref(&self) -> &Api {
+        &self.api
+    }
+}
+
+impl Api {
+    /// The API of a cluster, with the value of an Authorization header.
+    pub(crate) fn new(proxmox: &Proxmox, authorization: &str) -> Self {
+        let authorization = format!("Authorization: {authorization}");
+        Self { address: proxmox.address(), ca_pem: proxmox.ca_pem().to_owned(), authorization }
     }
 
     pub(crate) async fn connect(&self) -> tokio_rustls::client::TlsStream<TcpStream> {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.proxmox.ca_pem().as_bytes()).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).unwrap()).unwrap();
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let stream = TcpStream::connect(self.proxmox.address()).await.unwrap();
-        let name = ServerName::from(self.proxmox.address().ip());
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::from(self.address.ip());
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
     }
 

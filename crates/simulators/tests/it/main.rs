@@ -1,4 +1,5 @@
 //! The simulators as a foreign client sees them.
 
 mod client;
+mod lab;
 mod proxmox;

@@ -105,13 +105,13 @@ async fn framing_is_as_strict_as_pveproxy() {
 #[tokio::test]
 async fn credentials_are_checked_as_pve_checks_them() {
     let mut cluster = Cluster::start(|_| {}).await;
-    cluster.authorization = "X-None: 1".to_owned();
+    cluster.api.authorization = "X-None: 1".to_owned();
     let none = cluster.get("/version").await;
     assert_eq!((refused(&none), none.body.as_str()), ((401, "No ticket"), ""));
     assert_eq!(cluster.get("/access/domains").await.code, 200);
-    cluster.authorization = "Authorization: PVEAPIToken=cortex@pve!infrastructure=wrong".to_owned();
+    cluster.api.authorization = "Authorization: PVEAPIToken=cortex@pve!infrastructure=wrong".to_owned();
     assert_eq!(refused(&cluster.get("/version").await), (401, "Authentication failed!"));
-    cluster.authorization = "X-None: 1".to_owned();
+    cluster.api.authorization = "X-None: 1".to_owned();
     let wrong = cluster.post("/access/ticket", "username=root@pam&password=nope").await;
     assert_eq!(
         (refused(&wrong), &wrong.json()["message"]),
@@ -121,9 +121,9 @@ async fn credentials_are_checked_as_pve_checks_them() {
     assert_eq!(cluster.get("/version").await.data()["release"], "9.1");
     assert_eq!(cluster.post("/pools", "poolid=a").await.code, 200);
     let with_csrf = cluster.authorization.clone();
-    cluster.authorization = with_csrf.split("\r\n").next().unwrap().to_owned();
+    cluster.api.authorization = with_csrf.split("\r\n").next().unwrap().to_owned();
     assert_eq!(refused(&cluster.post("/pools", "poolid=b").await), (401, "Permission denied - invalid csrf token"));
-    cluster.authorization = with_csrf;
+    cluster.api.authorization = with_csrf;
     cluster.proxmox.set_ticket_lifetime(0);
     assert_eq!(refused(&cluster.get("/version").await), (401, "Authentication failed!"));
     let old = Cluster::start(|options| options.version = Version::V8).await;

@@ -29,6 +29,7 @@ pub(crate) async fn dispatch(call: &Call, method: &str, template: &str) -> ApiRe
             storage::dispatch(call, method, template).await
         }
         Some("nodes") if template.starts_with("/nodes/{node}/tasks") => task::dispatch(call, method, template),
+        Some("nodes") if template == "/nodes/{node}/query-url-metadata" => Some(transfer::metadata(call).await),
         Some("nodes") => node::dispatch(call, method, template),
         _ => None,
     };

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use serde_json::json;
 use sha1::Sha1;
 use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 
@@ -165,22 +166,48 @@ async fn fetch(worker: &Worker, order: Order) -> Result<(), String> {
     Ok(())
 }
 
-/// Fetches over loopback only; the error is what wget's exit code would be.
-async fn get(order: &Order) -> Result<Bytes, String> {
+/// `query-url-metadata`: what a server says about a file before it is downloaded.
+pub(super) async fn metadata(call: &Call) -> ApiResult<Reply> {
+    let verify = call.params.get("verify-certificates") != Some("0");
+    let failed = |_| ApiError::die("invalid server response: '500 Can't connect'");
+    let response = request(reqwest::Method::HEAD, call.params.need("url"), verify).await.map_err(failed)?;
+    let status = response.status();
+    if !status.is_success() {
+        return Err(ApiError::die(format!("invalid server response: '{status}'")));
+    }
+    let file = response.url().path().rsplit('/').next().unwrap_or_default().to_owned();
+    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let mut answer = json!({ "filename": file });
+    if let Some(size) = header(http::header::CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok()) {
+        answer["size"] = size.into();
+    }
+    if let Some(kind) = header(http::header::CONTENT_TYPE) {
+        answer["mimetype"] = kind.into();
+    }
+    Ok(answer.into())
+}
+
+/// Asks over loopback only; the error is what wget's exit code would be.
+async fn request(method: reqwest::Method, url: &str, verify: bool) -> Result<reqwest::Response, String> {
     let failed = |code: u8| format!("download failed: exit code {code}");
-    let url: reqwest::Url = order.url.parse().map_err(|_| failed(1))?;
+    let url: reqwest::Url = url.parse().map_err(|_| failed(1))?;
     let address = (url.host_str().unwrap_or_default().to_owned(), url.port_or_known_default().unwrap_or(80));
     let mut resolved = tokio::net::lookup_host(address).await.map_err(|_| failed(4))?;
     if !resolved.all(|address| address.ip().is_loopback()) {
         return Err(failed(4));
     }
     let client = reqwest::Client::builder()
-        .tls_danger_accept_invalid_certs(!order.verify)
+        .tls_danger_accept_invalid_certs(!verify)
         .connect_timeout(Duration::from_secs(10))
         .no_proxy()
         .build()
         .map_err(|_| failed(1))?;
-    let response = client.get(url).send().await.map_err(|error| failed(if error.is_connect() { 4 } else { 5 }))?;
+    client.request(method, url).send().await.map_err(|error| failed(if error.is_connect() { 4 } else { 5 }))
+}
+
+async fn get(order: &Order) -> Result<Bytes, String> {
+    let failed = |code: u8| format!("download failed: exit code {code}");
+    let response = request(reqwest::Method::GET, &order.url, order.verify).await?;
     if !response.status().is_success() {
         return Err(failed(8));
     }
