@@ -92,7 +92,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let told = runtime.block_on(async {
         tokio::select! {
             told = tell(arguments, &world) => told,
-            interrupted = tokio::signal::ctrl_c() => {
+            interrupted = interruption() => {
                 interrupted?;
                 bail!("interrupted; everything that was started is being ended")
             }
@@ -105,7 +105,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.keep {
         say(&exports(&world)?);
         say("everything runs until Ctrl-C");
-        runtime.block_on(tokio::signal::ctrl_c())?;
+        runtime.block_on(interruption())?;
     }
     for process in [&mut world.infrastructure, &mut world.talos] {
         let name = process.name().to_owned();
@@ -116,6 +116,15 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     say(&format!("done after {}", seconds(millis(begun))));
     Ok(())
+}
+
+/// Ctrl-C, or a supervisor that has had enough.
+async fn interruption() -> std::io::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminate.recv() => Ok(()),
+    }
 }
 
 async fn tell(arguments: &Arguments, world: &World) -> anyhow::Result<()> {
@@ -186,10 +195,10 @@ async fn ask(client: &Client, name: &str, body: &Value, verbose: bool) -> anyhow
 
 /// What a person wants to see go by.
 fn worth_telling(told: &Told) -> bool {
-    let quiet = ["step_started", "step_skipped", "run_started", "flow_started", "vm_reserved"];
-    told.kind.starts_with("step_succeeded")
-        || (!told.kind.starts_with("step_") && !quiet.contains(&told.kind.as_str()))
-        || matches!(told.kind.as_str(), "step_failed" | "step_retrying" | "step_undone" | "step_undo_failed")
+    const STEPS: [&str; 6] =
+        ["step_succeeded", "step_waiting", "step_retrying", "step_failed", "step_undone", "step_undo_failed"];
+    let run = told.kind.starts_with("run_") && told.kind != "run_started";
+    run || STEPS.contains(&told.kind.as_str()) || told.kind.starts_with("flow_fail")
 }
 
 fn exports(world: &World) -> anyhow::Result<String> {

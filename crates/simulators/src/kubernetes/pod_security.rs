@@ -7,8 +7,19 @@ use super::object::{items, label, map, text};
 
 /// Capabilities that `baseline` lets a container add.
 const BASELINE_CAPABILITIES: &[&str] = &[
-    "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "SETFCAP", "SETGID",
-    "SETPCAP", "SETUID", "SYS_CHROOT",
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
 ];
 /// Volume types that `restricted` allows.
 const RESTRICTED_VOLUMES: &[&str] =
@@ -32,7 +43,10 @@ pub(super) fn violation(cluster: &Cluster, namespace: &str, pod: &Value) -> Opti
 }
 
 fn containers(pod: &Value) -> Vec<&Value> {
-    ["/spec/initContainers", "/spec/containers", "/spec/ephemeralContainers"].iter().flat_map(|it| items(pod, it)).collect()
+    ["/spec/initContainers", "/spec/containers", "/spec/ephemeralContainers"]
+        .iter()
+        .flat_map(|it| items(pod, it))
+        .collect()
 }
 
 /// `container "a"` or `containers "a", "b"` of those that the check finds guilty.
@@ -76,7 +90,9 @@ fn baseline(pod: &Value) -> Vec<String> {
     if let Some(who) = guilty(pod, adds) {
         problems.push(format!("non-default capabilities ({who} must not include capabilities beyond the baseline in securityContext.capabilities.add)"));
     }
-    if let Some(who) = guilty(pod, |it| items(it, "/ports").iter().any(|port| port["hostPort"].as_i64().unwrap_or(0) > 0)) {
+    if let Some(who) =
+        guilty(pod, |it| items(it, "/ports").iter().any(|port| port["hostPort"].as_i64().unwrap_or(0) > 0))
+    {
         problems.push(format!("hostPort ({who} uses hostPorts)"));
     }
     problems
@@ -85,14 +101,20 @@ fn baseline(pod: &Value) -> Vec<String> {
 fn restricted(pod: &Value) -> Vec<String> {
     let mut problems = Vec::new();
     if let Some(who) = guilty(pod, |it| it["securityContext"]["allowPrivilegeEscalation"] != false) {
-        problems.push(format!("allowPrivilegeEscalation != false ({who} must set securityContext.allowPrivilegeEscalation=false)"));
+        problems.push(format!(
+            "allowPrivilegeEscalation != false ({who} must set securityContext.allowPrivilegeEscalation=false)"
+        ));
     }
     let keeps = |it: &Value| !items(it, "/securityContext/capabilities/drop").iter().any(|it| it == "ALL");
     if let Some(who) = guilty(pod, keeps) {
-        problems.push(format!("unrestricted capabilities ({who} must set securityContext.capabilities.drop=[\"ALL\"])"));
+        problems
+            .push(format!("unrestricted capabilities ({who} must set securityContext.capabilities.drop=[\"ALL\"])"));
     }
     let forbidden = |volume: &Value| {
-        map(volume, "").into_iter().flatten().any(|(key, _)| key != "name" && !RESTRICTED_VOLUMES.contains(&key.as_str()))
+        map(volume, "")
+            .into_iter()
+            .flatten()
+            .any(|(key, _)| key != "name" && !RESTRICTED_VOLUMES.contains(&key.as_str()))
     };
     if items(pod, "/spec/volumes").iter().any(forbidden) {
         problems.push("restricted volume types".into());
@@ -102,9 +124,7 @@ fn restricted(pod: &Value) -> Vec<String> {
     if let Some(who) = guilty(pod, root) {
         problems.push(format!("runAsNonRoot != true (pod or {who} must set securityContext.runAsNonRoot=true)"));
     }
-    let profiled = |context: &Value| {
-        matches!(text(context, "/seccompProfile/type"), "RuntimeDefault" | "Localhost")
-    };
+    let profiled = |context: &Value| matches!(text(context, "/seccompProfile/type"), "RuntimeDefault" | "Localhost");
     if let Some(who) = guilty(pod, |it| !profiled(&it["securityContext"]) && !profiled(of_pod)) {
         problems.push(format!(
             "seccompProfile (pod or {who} must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\")"

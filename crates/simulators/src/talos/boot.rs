@@ -212,7 +212,7 @@ async fn report_readiness(boot: &Arc<Boot>) {
         let stage = boot.stage();
         if matches!(stage, Stage::Booting | Stage::Running) {
             let (ready, unmet) = readiness(boot);
-            boot.set_status(stage, ready, unmet);
+            boot.set_readiness(stage, ready, unmet);
         }
         tokio::select! {
             () = boot.world.idle(std::time::Duration::from_secs(1)) => {}

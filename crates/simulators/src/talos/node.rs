@@ -153,8 +153,20 @@ impl Boot {
 
     /// Publishes stage and readiness where they changed.
     pub(crate) fn set_status(&self, stage: Stage, ready: bool, unmet: Vec<(String, String)>) {
+        self.change_status(None, stage, ready, unmet);
+    }
+
+    /// Publishes readiness, unless the stage has moved on since it was computed.
+    pub(crate) fn set_readiness(&self, stage: Stage, ready: bool, unmet: Vec<(String, String)>) {
+        self.change_status(Some(stage), stage, ready, unmet);
+    }
+
+    fn change_status(&self, only_in: Option<Stage>, stage: Stage, ready: bool, unmet: Vec<(String, String)>) {
         {
             let mut state = self.state();
+            if only_in.is_some_and(|only_in| only_in != state.stage) {
+                return;
+            }
             if state.stage == stage && state.ready == ready && state.unmet == unmet {
                 return;
             }

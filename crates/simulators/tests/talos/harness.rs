@@ -45,7 +45,8 @@ impl Lab {
         let bundle = Bundle::generate(minor, key, jiff::Timestamp::now()).unwrap();
         let kubernetes = minor.default_kubernetes().trim_start_matches('v').parse().unwrap();
         let endpoint = format!("https://127.250.{net}.9:6443");
-        let mut cluster = ClusterInput::new("demo", endpoint, version.trim_start_matches('v').parse().unwrap(), kubernetes);
+        let mut cluster =
+            ClusterInput::new("demo", endpoint, version.trim_start_matches('v').parse().unwrap(), kubernetes);
         cluster.vip = Some(IpAddr::from([127, 250, net, 9]));
         Self { nodes: Nodes::new(options), faults, cluster, bundle, net }
     }
@@ -226,4 +227,3 @@ pub async fn channel(lab: &Lab, number: u8, credentials: &Credentials) -> tonic:
     let uri = format!("https://{}:50000", lab.address(number));
     tonic::transport::Endpoint::from_shared(uri).unwrap().tls_config(tls).unwrap().connect().await.unwrap()
 }
-

@@ -114,7 +114,8 @@ pub(crate) fn identify(request: &ObjectRequest, object: &mut Value) -> Result<()
         if given.is_empty() {
             set(object, &["metadata", "namespace"], json!(of_url));
         } else if given != of_url {
-            const MESSAGE: &str = "the namespace of the provided object does not match the namespace sent on the request";
+            const MESSAGE: &str =
+                "the namespace of the provided object does not match the namespace sent on the request";
             return Err(ApiError::bad_request(MESSAGE));
         }
     } else {

@@ -67,7 +67,8 @@ pub(super) fn create_pod(
     let component = format!("{}-controller", text(owner, "/kind").to_lowercase());
     if let Some(why) = crate::kubernetes::pod_security::violation(cluster, namespace(owner), &pod) {
         let message = format!("Error creating: pods \"{generate}\" is forbidden: {why}");
-        cluster.event(owner, &Event { kind: "Warning", reason: "FailedCreate", message: &message, component: &component });
+        cluster
+            .event(owner, &Event { kind: "Warning", reason: "FailedCreate", message: &message, component: &component });
         return false;
     }
     let made = cluster.ensure("pods", pod);
