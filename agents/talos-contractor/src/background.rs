@@ -25,7 +25,7 @@ use crate::{failure::chain, inventory, key_pool, pressure, reach::Deps};
 pub const UNSCHEDULABLE_PODS: &str = "unschedulable_pods";
 const SOURCE: &str = "/talos";
 /// How often conditions are looked at.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(15);
 
 /// A playbook that a schedule or a condition starts.
 #[derive(Clone, Debug)]

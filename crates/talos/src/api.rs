@@ -135,6 +135,18 @@ impl Error {
         }
     }
 
+    /// The same with the first line of the node's message only: what follows may be a diff of configurations, with keys.
+    fn shortened(self) -> Self {
+        const LONGEST: usize = 300;
+        match self {
+            Self::Rpc { rpc, node, code, message } => {
+                let message = message.lines().next().unwrap_or_default().chars().take(LONGEST).collect();
+                Self::Rpc { rpc, node, code, message }
+            }
+            other => other,
+        }
+    }
+
     /// Whether the node could not be reached or went away: worth trying again when it is back.
     pub fn is_unreachable(&self) -> bool {
         match self {

@@ -7,7 +7,9 @@ use k8s_openapi::api::core::v1::Node;
 use kube::{Api, api::ListParams};
 use serde_json::{Value, json};
 use simulators::{
-    machine::{Addressing, Disk, DiskContent, ImageRef, Lease, Machine, Machines, Nic, NocloudInterface, NocloudNetwork},
+    machine::{
+        Addressing, Disk, DiskContent, ImageRef, Lease, Machine, Machines, Nic, NocloudInterface, NocloudNetwork,
+    },
     pace::Pace,
     talos::{Nodes, Options},
 };
@@ -61,7 +63,14 @@ impl Rack {
                 content: DiskContent::from_image(image),
             }],
             cdrom: None,
-            nics: vec![Nic { mac: mac.clone(), bridge: "vmbr0".into(), vlan: None, mtu: None, connected: true, dhcp: None }],
+            nics: vec![Nic {
+                mac: mac.clone(),
+                bridge: "vmbr0".into(),
+                vlan: None,
+                mtu: None,
+                connected: true,
+                dhcp: None,
+            }],
             network: Some(NocloudNetwork {
                 hostname: Some(hostname.into()),
                 interfaces: vec![interface],

@@ -48,8 +48,12 @@ impl World {
         let address = SocketAddr::new(nodes[0].ip, kubernetes::PORT);
         let serving = ServingIdentity::issue(&identity, &["kubernetes".into()], &[address.ip()]).unwrap();
         let version = format!("v{}", cluster.kubernetes_version);
-        let options =
-            ApiServerOptions { node_name: nodes[0].hostname.to_string(), address, serving, kubernetes_version: version };
+        let options = ApiServerOptions {
+            node_name: nodes[0].hostname.to_string(),
+            address,
+            serving,
+            kubernetes_version: version,
+        };
         let server = control_plane.start_api_server(options).await.unwrap();
         control_plane.apply_bootstrap_manifests(&BootstrapManifests {
             cni: Cni::None,
@@ -100,13 +104,10 @@ fn node(net: u8, hostname: &str, number: u8) -> Node {
 }
 
 async fn remember(store: &Store, cluster: &Cluster, nodes: &[Node], bundle: &Bundle) {
-    let mut inventory =
-        vec![InventoryChange::create(inventory::cluster_key(&cluster.name), inventory::json(cluster))];
+    let mut inventory = vec![InventoryChange::create(inventory::cluster_key(&cluster.name), inventory::json(cluster))];
     for node in nodes {
-        inventory.push(InventoryChange::create(
-            inventory::node_key(&node.cluster, &node.hostname),
-            inventory::json(node),
-        ));
+        inventory
+            .push(InventoryChange::create(inventory::node_key(&node.cluster, &node.hostname), inventory::json(node)));
     }
     let text = bundle.to_yaml().unwrap();
     let plain = SecretSlice::from(text.expose_secret().as_bytes().to_vec());

@@ -122,8 +122,10 @@ impl Client {
             dry_run,
             try_mode_timeout: revert_after.and_then(|after| after.try_into().ok()),
         });
-        let reply = self.machine().apply_configuration(request).await.map_err(self.failed(RPC))?.into_inner();
-        let applied = self.single(RPC, reply.messages)?;
+        let failed = |error: Error| error.shortened();
+        let reply = self.machine().apply_configuration(request).await;
+        let reply = reply.map_err(self.failed(RPC)).map_err(failed)?.into_inner();
+        let applied = self.single(RPC, reply.messages).map_err(failed)?;
         Ok(Applied { rebooting: applied.mode() == Mode::Reboot, warnings: applied.warnings })
     }
 
