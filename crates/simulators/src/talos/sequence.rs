@@ -200,6 +200,8 @@ async fn perform(boot: &Arc<Boot>, request: &Request) -> End {
             end_phase(boot, phase, task, &request.actor);
         }
     }
+    // Who follows the events has seen the last of them, however fast the lab runs.
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     request.action.end()
 }
 

@@ -56,6 +56,8 @@ where
             let (acceptor, make, stop) = (acceptor.clone(), make.clone(), stop.clone());
             tokio::spawn(async move {
                 tokio::select! {
+                    // Nothing more may leave the machine once its power is gone.
+                    biased;
                     () = stop.cancelled() => {}
                     result = connection(stream, acceptor, make) => {
                         if let Err(error) = result {

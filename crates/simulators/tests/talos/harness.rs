@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
@@ -22,19 +21,19 @@ use talos::version::Minor;
 /// How much faster than real hardware.
 const SPEED: f64 = 60.0;
 
-pub const DISK_BYTES: u64 = 32 << 30;
+pub(crate) const DISK_BYTES: u64 = 32 << 30;
 
 /// A lab with its own /24 and the secrets of one cluster.
-pub struct Lab {
-    pub nodes: Nodes,
-    pub faults: Faults,
-    pub cluster: ClusterInput,
-    pub bundle: Bundle,
+pub(crate) struct Lab {
+    pub(crate) nodes: Nodes,
+    pub(crate) faults: Faults,
+    pub(crate) cluster: ClusterInput,
+    pub(crate) bundle: Bundle,
     net: u8,
 }
 
 impl Lab {
-    pub fn new(version: &str) -> Self {
+    pub(crate) fn new(version: &str) -> Self {
         static NEXT: AtomicU8 = AtomicU8::new(1);
         let _ = rustls::crypto::ring::default_provider().install_default();
         let net = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -52,21 +51,21 @@ impl Lab {
     }
 
     /// Address of the machine with this number.
-    pub fn address(&self, number: u8) -> IpAddr {
+    pub(crate) fn address(&self, number: u8) -> IpAddr {
         IpAddr::from([127, 250, self.net, number])
     }
 
-    pub fn vip(&self) -> IpAddr {
+    pub(crate) fn vip(&self) -> IpAddr {
         self.address(9)
     }
 
     /// A machine whose disk holds a nocloud image of this version.
-    pub fn machine(&self, number: u8, version: &str) -> Machine {
+    pub(crate) fn machine(&self, number: u8, version: &str) -> Machine {
         let image = image("nocloud-amd64.raw", version);
         self.machine_with(number, DiskContent::from_image(image), None)
     }
 
-    pub fn machine_with(&self, number: u8, content: DiskContent, cdrom: Option<ImageRef>) -> Machine {
+    pub(crate) fn machine_with(&self, number: u8, content: DiskContent, cdrom: Option<ImageRef>) -> Machine {
         let mac = format!("BC:24:11:00:{:02X}:{number:02X}", self.net);
         let lease = Lease { address: self.address(number), prefix: 24, gateway: Some(self.address(254)) };
         let interface = NocloudInterface { mac: mac.clone(), addressing: Addressing::Static(lease) };
@@ -101,7 +100,7 @@ impl Lab {
     }
 
     /// The configuration of a node, with a name of its own.
-    pub fn config(&self, number: u8, role: Role) -> secrecy::SecretString {
+    pub(crate) fn config(&self, number: u8, role: Role) -> secrecy::SecretString {
         let image = format!("ghcr.io/siderolabs/installer:v{}", self.cluster.talos_version);
         let install = Install { disk: InstallDisk::Path("/dev/sda".into()), image, wipe: false };
         let mut node = NodeInput::new(role, install);
@@ -116,19 +115,19 @@ impl Lab {
         talos::config::generate(&self.cluster, &node, &self.bundle).unwrap().to_yaml()
     }
 
-    pub fn credentials(&self, role: pki::Role) -> Credentials {
+    pub(crate) fn credentials(&self, role: pki::Role) -> Credentials {
         let client = client_certificate(&self.bundle.os, role);
         Credentials { authority: self.bundle.os.crt.clone(), client }
     }
 
-    pub async fn maintenance(&self, number: u8) -> Client {
+    pub(crate) async fn maintenance(&self, number: u8) -> Client {
         let connector = Connector::new(AllowedTargets::loopback());
         let address = self.address(number);
         until("maintenance mode answers", || async { connector.maintenance(address, None).await.ok() }).await
     }
 
     /// A client with a role, once the node speaks mutual TLS.
-    pub async fn secure_as(&self, number: u8, role: pki::Role) -> Client {
+    pub(crate) async fn secure_as(&self, number: u8, role: pki::Role) -> Client {
         let connector = Connector::new(AllowedTargets::loopback());
         let (address, credentials) = (self.address(number), self.credentials(role));
         until("apid answers", || async {
@@ -138,19 +137,19 @@ impl Lab {
         .await
     }
 
-    pub async fn secure(&self, number: u8) -> Client {
+    pub(crate) async fn secure(&self, number: u8) -> Client {
         self.secure_as(number, pki::Role::Admin).await
     }
 
     /// Powers a machine on and gives it its configuration.
-    pub async fn join(&self, machine: Machine, number: u8, role: Role) {
+    pub(crate) async fn join(&self, machine: Machine, number: u8, role: Role) {
         self.nodes.power_on(machine);
         let client = self.maintenance(number).await;
         client.apply_configuration(&self.config(number, role), ApplyMode::Auto).await.unwrap();
     }
 
     /// Three control planes, bootstrapped on the first, and workers after them.
-    pub async fn cluster(&self, version: &str, workers: u8) {
+    pub(crate) async fn cluster(&self, version: &str, workers: u8) {
         for number in 1..=3 {
             self.join(self.machine(number, version), number, Role::ControlPlane).await;
         }
@@ -164,7 +163,7 @@ impl Lab {
     }
 
     /// Waits until a node runs, as the hypervisor's console would tell.
-    pub async fn running(&self, number: u8) {
+    pub(crate) async fn running(&self, number: u8) {
         let vmid = 100 + u32::from(number);
         let state = || self.nodes.guest(vmid).map(|guest| guest.state).unwrap_or_default();
         let start = Instant::now();
@@ -175,12 +174,12 @@ impl Lab {
         }
     }
 
-    pub fn cut(&self, number: u8) {
+    pub(crate) fn cut(&self, number: u8) {
         self.nodes.power_off(100 + u32::from(number), PowerOff::Cut);
     }
 }
 
-pub fn image(file_name: &str, version: &str) -> ImageRef {
+pub(crate) fn image(file_name: &str, version: &str) -> ImageRef {
     ImageRef {
         file_name: file_name.into(),
         talos_version: Some(version.into()),
@@ -190,7 +189,7 @@ pub fn image(file_name: &str, version: &str) -> ImageRef {
 }
 
 /// Bootstraps as soon as the node takes it.
-pub async fn bootstrap(client: &Client) {
+pub(crate) async fn bootstrap(client: &Client) {
     until("bootstrap is taken", || async {
         match client.bootstrap().await {
             Ok(()) => Some(()),
@@ -206,7 +205,7 @@ fn client_certificate(authority: &CertificateAndKey, role: pki::Role) -> Certifi
 }
 
 /// Polls a condition of the outside world; half a minute is far more than any of them needs.
-pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
+pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = condition().await {
@@ -218,7 +217,7 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut condition: 
 }
 
 /// A raw channel to a node, for calls our client does not make.
-pub async fn channel(lab: &Lab, number: u8, credentials: &Credentials) -> tonic::transport::Channel {
+pub(crate) async fn channel(lab: &Lab, number: u8, credentials: &Credentials) -> tonic::transport::Channel {
     let key = credentials.client.key.expose_secret().replace("ED25519 PRIVATE KEY", "PRIVATE KEY");
     let tls = tonic::transport::ClientTlsConfig::new()
         .domain_name(lab.address(number).to_string())

@@ -1,0 +1,79 @@
+//! Power loss, quorum and the shared address.
+
+use std::net::SocketAddr;
+
+use simulators::machine::Machines as _;
+use talos::config::generate::Role;
+use tokio::net::TcpStream;
+
+use crate::harness::{Lab, bootstrap, until};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_shared_address_moves_and_quorum_is_lost_and_found() {
+    let lab = Lab::new("v1.13.9");
+    lab.cluster("v1.13.9", 0).await;
+    let vip = SocketAddr::new(lab.vip(), 6443);
+    until("the shared address answers", || async { TcpStream::connect(vip).await.ok() }).await;
+    let holder = holder(&lab).await;
+    lab.cut(holder);
+    until("another control plane answers on the shared address", || async { TcpStream::connect(vip).await.ok() }).await;
+    let next = self::holder(&lab).await;
+    assert_ne!(next, holder);
+
+    // With the second control plane gone there is no leader, and nobody may hold the address.
+    lab.cut(next);
+    let last = (1..=3).find(|number| ![holder, next].contains(number)).unwrap();
+    let client = lab.secure(last).await;
+    until("the member list is refused", || async {
+        client.etcd_members(true).await.err().filter(|error| error.to_string().contains("no leader")).map(drop)
+    })
+    .await;
+    until("the shared address is silent", || async { TcpStream::connect(vip).await.is_err().then_some(()) }).await;
+    assert!(lab.secure(last).await.etcd_status().await.unwrap().errors.iter().any(|error| error.contains("no leader")));
+}
+
+async fn holder(lab: &Lab) -> u8 {
+    until("somebody holds the shared address", || async {
+        (1..=3u8).find(|number| lab.nodes.console(100 + u32::from(*number)).iter().any(|line| line.contains("enabled shared IP")))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replaced_control_plane_takes_the_place_of_its_stale_member() {
+    let lab = Lab::new("v1.13.9");
+    lab.cluster("v1.13.9", 0).await;
+    let first = lab.secure(1).await;
+    let before = first.etcd_members(false).await.unwrap();
+    lab.cut(3);
+    // A new disk and the same name: Talos removes the old member before it joins.
+    lab.join(lab.machine(3, "v1.13.9"), 3, Role::ControlPlane).await;
+    lab.running(3).await;
+    let after = until("three voters again", || async {
+        let members = first.etcd_members(false).await.ok()?;
+        (members.len() == 3 && members.iter().all(|member| !member.is_learner)).then_some(members)
+    })
+    .await;
+    let id = |members: &[talos::api::EtcdMember]| members.iter().find(|member| member.hostname == "demo-3").unwrap().id;
+    assert_ne!(id(&before), id(&after));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_machine_breaks_open_streams_and_forgets_a_pending_bootstrap() {
+    let lab = Lab::new("v1.13.9");
+    let machine = lab.machine(1, "v1.13.9");
+    lab.join(machine.clone(), 1, Role::ControlPlane).await;
+    let client = lab.secure(1).await;
+    let mut events = client.events(-1, None).await.unwrap();
+    bootstrap(&client).await;
+    lab.cut(1);
+    until("the stream ends", || async { Some(()) }).await;
+    let mut last = None;
+    while let Some(event) = futures::StreamExt::next(&mut events).await {
+        last = Some(event);
+    }
+    assert!(last.unwrap().is_err(), "a power cut is no orderly end");
+    assert!(TcpStream::connect(SocketAddr::new(lab.address(1), 50000)).await.is_err());
+    lab.nodes.power_on(machine);
+    lab.secure(1).await;
+}
