@@ -4,7 +4,10 @@
 
 use contractor::action::{Action, Change, Done, Effects, PreviewContext, StepContext, StepError};
 use engine::catalog::Undo;
-use messages::name::ClusterName;
+use messages::{
+    handoff::{ClusterRemoved, Unknown},
+    name::ClusterName,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -37,6 +40,8 @@ pub struct Output {
     /// False where nothing was known: its making may have failed before it came here.
     pub known: bool,
     pub nodes: usize,
+    /// What to hand over.
+    pub handoff: ClusterRemoved,
 }
 
 impl Action for ForgetCluster {
@@ -68,7 +73,13 @@ impl Action for ForgetCluster {
             let facts = json!({ "nodes": nodes.len() });
             effects.events.push(told::event("cluster_forgotten", name, name.as_str(), facts));
         }
-        Ok(Done::with_effects(Output { known: known.is_some(), nodes: nodes.len() }, effects))
+        let handoff = ClusterRemoved {
+            handoff_type: "cluster_removed".to_owned(),
+            cluster_name: name.clone(),
+            cluster_uid: input.cluster_uid.or(known.as_ref().map(|known| known.value.uid)),
+            unknown: Unknown::default(),
+        };
+        Ok(Done::with_effects(Output { known: known.is_some(), nodes: nodes.len(), handoff }, effects))
     }
 
     async fn preview(&self, cx: &PreviewContext, input: &Value) -> Result<Vec<Change>, StepError> {
