@@ -1,8 +1,10 @@
 //! Scenarios against real parts: a real `nats-server`, the real daemons, the lab.
 #![expect(clippy::unwrap_used, reason = "what helps tests panics as tests do")]
 
+mod architecture;
 mod bus;
 mod canary;
+mod deploy;
 mod kill;
 mod life;
 mod refusal;

@@ -23,11 +23,14 @@ const VM: [&str; 12] = [
     "VM.PowerMgmt",
 ];
 
-/// The line that gives `privileges` at `path` to a user or token.
+/// The line that gives `privileges` at `path` to a user, or to a token and its user: a token has the rights that both have.
 pub(crate) fn grant(identity: &str, path: &str, privileges: &[impl AsRef<str>]) -> String {
     let privileges: Vec<&str> = privileges.iter().map(AsRef::as_ref).collect();
     let role = format!("Cortex{}", path.split('/').filter(|part| !part.is_empty()).map(capital).collect::<String>());
-    let whom = if identity.contains('!') { format!("--tokens '{identity}'") } else { format!("--users {identity}") };
+    let whom = match identity.split_once('!') {
+        Some((user, _)) => format!("--users {user} --tokens '{identity}'"),
+        None => format!("--users {identity}"),
+    };
     format!("pveum role add {role} --privs '{}' && pveum acl modify {path} {whom} --roles {role}", privileges.join(" "))
 }
 
@@ -110,7 +113,7 @@ mod tests {
             found.unwrap().to_string(),
             "cortex@pve!infra lacks Datastore.AllocateTemplate on /storage/local\n    mend: pveum role add \
              CortexStorageLocal --privs 'Datastore.AllocateTemplate Datastore.Audit' && pveum acl modify \
-             /storage/local --tokens 'cortex@pve!infra' --roles CortexStorageLocal"
+             /storage/local --users cortex@pve --tokens 'cortex@pve!infra' --roles CortexStorageLocal"
         );
     }
 }

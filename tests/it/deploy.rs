@@ -1,0 +1,196 @@
+//! What `deploy/` and `compose.yaml` refer to exists: programs, settings, files, services, images.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
+
+use contractor::config::{self, Sections};
+use messages::schema::Checker;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+/// What can be started in the image.
+const PROGRAMS: [&str; 4] = ["infrastructure-contractor", "talos-contractor", "lab", "cortexctl"];
+
+#[test]
+fn the_example_configurations_are_accepted_and_name_every_setting() {
+    check_example::<infrastructure_contractor::config::Sections>("deploy/infrastructure-contractor.toml");
+    check_example::<talos_contractor::settings::Sections>("deploy/talos-contractor.toml");
+}
+
+#[test]
+fn the_configurations_of_the_compose_file_are_accepted_and_pin_the_stand_ins() {
+    let nothing = BTreeMap::new();
+    let machines = root().join("deploy/compose/infrastructure-contractor.toml");
+    config::load::<infrastructure_contractor::config::Sections>(&machines, &nothing).expect("it is accepted");
+    let clusters = root().join("deploy/compose/talos-contractor.toml");
+    let clusters = config::load::<talos_contractor::settings::Sections>(&clusters, &nothing).expect("it is accepted");
+    assert_eq!(clusters.own.addons.manifests.len(), 2);
+    for (name, manifest) in clusters.own.addons.manifests {
+        let stand_in = read(&format!("crates/simulators/src/lab/addons/{name}.yaml"));
+        let sha256: String = Sha256::digest(stand_in).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(manifest.sha256, sha256, "put the new hash of {name} into deploy/compose/talos-contractor.toml");
+    }
+}
+
+#[test]
+fn compose_yaml_refers_to_things_that_exist() {
+    let compose: Value = serde_saphyr::from_str(&read("compose.yaml")).expect("compose.yaml is YAML");
+    let services = compose["services"].as_object().expect("there are services");
+    for wanted in ["nats", "lab", "infrastructure-contractor", "talos-contractor"] {
+        assert!(services.contains_key(wanted), "there is no service {wanted}");
+    }
+    for (name, service) in services {
+        check_image(name, service);
+        check_command(name, service);
+        check_neighbours(name, service, services);
+        check_volumes(name, service, &compose["volumes"]);
+        for port in strings(&service["ports"]) {
+            assert!(port.starts_with("127.0.0.1:"), "{name} publishes {port} to everybody");
+        }
+    }
+}
+
+#[test]
+fn the_image_holds_programs_of_the_workspace() {
+    let dockerfile = read("Dockerfile");
+    let copied: BTreeSet<&str> = dockerfile
+        .lines()
+        .filter(|line| line.starts_with("COPY --from=build"))
+        .filter_map(|line| line.split_whitespace().nth(2)?.strip_prefix("/source/target/release/"))
+        .collect();
+    assert_eq!(copied, PROGRAMS.into_iter().collect());
+    let toolchain = format!("FROM rust:{}-", env!("CARGO_PKG_RUST_VERSION"));
+    assert!(dockerfile.contains(&toolchain), "the image is built by the Rust of Cargo.toml: {toolchain}");
+}
+
+#[test]
+fn the_units_start_programs_with_configurations_that_ship() {
+    let mut started = 0;
+    for entry in fs::read_dir(root().join("deploy/systemd")).expect("there are units").flatten() {
+        let path = entry.path();
+        let Some(unit) = path.file_stem().filter(|_| path.extension().is_some_and(|it| it == "service")) else {
+            continue;
+        };
+        let unit = unit.to_string_lossy();
+        let text = fs::read_to_string(&path).expect("a unit can be read");
+        let setting = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        assert_eq!(setting("User"), Some(&*unit), "each daemon has a user of its own");
+        assert_eq!(setting("ProtectSystem"), Some("strict"), "{unit} is not in a sandbox");
+        let users = read("deploy/systemd/cortex.sysusers.conf");
+        assert!(users.contains(&format!("\nu {unit} ")), "nobody makes the user of {unit}");
+        if let Some(daemon) = setting("ExecStart").and_then(|line| line.split('/').find(|it| it.starts_with(&*unit))) {
+            assert_eq!(daemon, format!("{unit} --config "));
+            assert!(root().join(format!("deploy/{unit}.toml")).is_file(), "no example configuration of {unit}");
+            started += 1;
+        }
+    }
+    assert_eq!(started, 2, "a unit for each contractor");
+}
+
+/// The file as it is, and with every `#setting` uncommented, fits the daemon's schema; no setting is left out.
+fn check_example<S: Sections>(path: &str) {
+    if let Err(error) = config::load::<S>(&root().join(path), &BTreeMap::new()) {
+        panic!("{path}: {error}");
+    }
+    let everything: String = read(path)
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|rest| rest.starts_with(char::is_alphabetic) || rest.starts_with('[') || rest.starts_with('"')).unwrap_or(line))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    let value: Value = toml::from_str(&everything).unwrap_or_else(|error| panic!("{path}, uncommented: {error}"));
+    let schema = config::schema_of::<S>();
+    let violations = Checker::new(schema.clone()).expect("the schema compiles").check(&value);
+    assert_eq!(violations, Ok(()), "{path}, uncommented");
+    let mut missing = Vec::new();
+    compare(&schema, &schema, &value, String::new(), &mut missing);
+    assert!(missing.is_empty(), "{path} says nothing of {}", missing.join(", "));
+}
+
+/// Collects the settings of `schema` that `value` does not show.
+fn compare(root: &Value, schema: &Value, value: &Value, at: String, missing: &mut Vec<String>) {
+    if let Some(name) = schema["$ref"].as_str() {
+        let target = root.pointer(name.trim_start_matches('#')).expect("a reference of the schema leads somewhere");
+        return compare(root, target, value, at, missing);
+    }
+    if let (Some(items), Some(first)) = (schema.get("items"), value.get(0)) {
+        return compare(root, items, first, format!("{at}[]"), missing);
+    }
+    if let (Some(entries), Some(first)) =
+        (schema.get("additionalProperties").filter(|it| it.is_object()), value.as_object().and_then(|it| it.values().next()))
+    {
+        return compare(root, entries, first, format!("{at}.*"), missing);
+    }
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+        let at = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+        match value.get(name) {
+            Some(value) => compare(root, inner, value, at, missing),
+            None => missing.push(at),
+        }
+    }
+}
+
+fn check_image(name: &str, service: &Value) {
+    let image = service["image"].as_str().unwrap_or_else(|| panic!("{name} has no image"));
+    if service.get("build").is_some() {
+        return assert!(root().join("Dockerfile").is_file(), "{name} is built, and there is no Dockerfile");
+    }
+    let version = image.strip_prefix("nats:").unwrap_or_else(|| panic!("{name}: {image} is not known here"));
+    let version = version.split('-').next().unwrap_or_default();
+    let numbers: Vec<u64> = version.split('.').filter_map(|number| number.parse().ok()).collect();
+    let [major, minor, patch] = numbers[..] else { panic!("{name}: pin a whole version, not {version}") };
+    assert!((major, minor, patch) >= bus::MINIMUM_SERVER, "{name}: {version} is too old");
+}
+
+fn check_command(name: &str, service: &Value) {
+    let words = [strings(&service["entrypoint"]), strings(&service["command"])].concat();
+    let script = if words.first().is_some_and(|word| word == "sh") {
+        let script = words.last().expect("sh has a script");
+        script.split("exec ").nth(1).unwrap_or_else(|| panic!("{name}: the shell stays in the way of signals")).to_owned()
+    } else {
+        words.join(" ")
+    };
+    let program = script.split_whitespace().next().unwrap_or_default();
+    assert!(PROGRAMS.contains(&program) || program == "nats-server", "{name} starts {program:?}");
+    for file in script.split_whitespace().filter_map(|word| word.strip_prefix("/etc/cortex/")) {
+        assert!(root().join("deploy/compose").join(file).is_file(), "{name} reads {file}, and there is none");
+    }
+}
+
+fn check_neighbours(name: &str, service: &Value, services: &serde_json::Map<String, Value>) {
+    for (other, how) in service["depends_on"].as_object().into_iter().flatten() {
+        let neighbour = services.get(other).unwrap_or_else(|| panic!("{name} waits for {other}, and there is none"));
+        if how["condition"] == "service_healthy" {
+            assert!(neighbour.get("healthcheck").is_some(), "{name} waits for the health of {other}, which has no check");
+        }
+    }
+    if let Some(network) = service["network_mode"].as_str().filter(|mode| *mode != "none") {
+        let other = network.strip_prefix("service:").unwrap_or_else(|| panic!("{name}: network {network} is not known"));
+        assert!(services.contains_key(other), "{name} shares the network of {other}, and there is none");
+    }
+}
+
+fn check_volumes(name: &str, service: &Value, declared: &Value) {
+    for volume in strings(&service["volumes"]) {
+        let source = volume.split(':').next().unwrap_or_default();
+        let known = match source.strip_prefix("./") {
+            Some(path) => root().join(path).exists(),
+            None => declared.as_object().is_some_and(|volumes| volumes.contains_key(source)),
+        };
+        assert!(known, "{name} mounts {source}, and there is none");
+    }
+}
+
+fn strings(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn root() -> PathBuf {
+    crate::architecture::root()
+}
