@@ -154,7 +154,7 @@ impl<'a> Plan<'a> {
         if !apart.is_empty() && !apart.contains(name) {
             return Some("holds a control plane of the cluster already".into());
         }
-        for bridge in ask.bridges.iter().filter(|bridge| !host.bridges.contains_key(*bridge)) {
+        if let Some(bridge) = ask.bridges.iter().find(|bridge| !host.bridges.contains_key(*bridge)) {
             return Some(format!("has no bridge {bridge}"));
         }
         let lacks = i128::from(ask.memory) - room.memory;

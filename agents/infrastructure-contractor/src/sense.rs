@@ -61,7 +61,7 @@ fn pools(request: &ProvisionCluster, found: &mut Found) {
     }
     let pools = request.effective_pools();
     let control_planes: u32 = pools.iter().filter(|pool| pool.role == Role::ControlPlane).map(|pool| pool.count).sum();
-    if control_planes % 2 == 0 || control_planes > 7 {
+    if control_planes.is_multiple_of(2) || control_planes > 7 {
         let path = if request.pools.is_empty() { "/control_plane_nodes" } else { "/pools" };
         let expected = "1, 3, 5 or 7 control planes: etcd decides by majority";
         found.add(path, "odd", expected, control_planes.to_string());

@@ -105,7 +105,7 @@ pub fn objects(text: &str) -> Result<Vec<DynamicObject>, StepError> {
     if objects.len() > MOST_OBJECTS {
         return Err(StepError::fail(format!("the manifest holds more than {MOST_OBJECTS} objects")));
     }
-    objects.sort_by_key(|object| rank(object));
+    objects.sort_by_key(rank);
     Ok(objects)
 }
 

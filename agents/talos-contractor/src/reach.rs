@@ -28,6 +28,9 @@ const CREDENTIAL_LIFETIME: Duration = Duration::from_secs(3600);
 /// And are replaced when less than this is left.
 const CREDENTIAL_MARGIN: Duration = Duration::from_secs(600);
 
+/// Credentials and when they were issued.
+type Issued = (Timestamp, Credentials);
+
 /// What actions work with. A cheap clone.
 #[derive(Clone)]
 pub struct Deps {
@@ -39,7 +42,8 @@ struct Inner {
     addons: AddonSettings,
     allowed: AllowedTargets,
     connector: Connector,
-    credentials: Mutex<HashMap<(String, u64, Role), (Timestamp, Credentials)>>,
+    /// By cluster, generation of its secrets, and role.
+    credentials: Mutex<HashMap<(String, u64, Role), Issued>>,
 }
 
 impl Deps {

@@ -220,7 +220,7 @@ impl Keeper {
         record.state = state;
         record.ended = Some(Timestamp::now());
         if record.reason.is_none() && state != State::Succeeded {
-            let failed = runs.iter().find_map(|run| failure_of(run));
+            let failed = runs.iter().find_map(failure_of);
             record.reason = failed.as_ref().map(|failure| failure.message.clone());
             record.hint = failed.and_then(|failure| failure.hint);
         }

@@ -92,9 +92,9 @@ pub enum Node {
     /// Text, which may hold `${…}`.
     Text(String),
     /// A sequence.
-    List(Vec<Spanned<Node>>),
+    List(Vec<Spanned<Self>>),
     /// A mapping in the order of the file.
-    Map(Vec<(Spanned<String>, Spanned<Node>)>),
+    Map(Vec<(Spanned<String>, Spanned<Self>)>),
 }
 
 impl Node {

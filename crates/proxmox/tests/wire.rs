@@ -39,20 +39,21 @@ struct Script {
 
 impl Script {
     async fn start(answers: Vec<Answer>) -> Self {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".into()]).unwrap().self_signed(&key).unwrap();
+        let key = rcgen::KeyPair::generate().expect("a key is made");
+        let params = rcgen::CertificateParams::new(vec!["127.0.0.1".into()]).expect("an address is a name");
+        let certificate = params.self_signed(&key).expect("a certificate is made");
         let der: CertificateDer<'static> = certificate.der().clone();
         let fingerprint = Fingerprint::of(&der);
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .unwrap()
+            .expect("ring has the default versions")
             .with_no_client_auth()
             .with_single_cert(vec![der], key)
-            .unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("https://{}", listener.local_addr().unwrap());
+            .expect("key and certificate belong together");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let endpoint = format!("https://{}", listener.local_addr().expect("it is bound"));
         let (sender, requests) = mpsc::unbounded_channel();
         let serving = tokio::spawn(serve(listener, TlsAcceptor::from(Arc::new(config)), answers, sender));
         Self { endpoint, fingerprint, requests, _serving: serving }
@@ -60,13 +61,13 @@ impl Script {
 
     /// The next request and the number of the connection it came on.
     async fn request(&mut self) -> (usize, String) {
-        self.requests.recv().await.unwrap()
+        self.requests.recv().await.expect("the server still serves")
     }
 
     fn options(&self) -> Options {
         Options {
-            endpoints: vec![self.endpoint.parse().unwrap()],
-            credentials: Credentials::parse("cortex@pve!infra=0000-secret").unwrap(),
+            endpoints: vec![self.endpoint.parse().expect("it is an endpoint")],
+            credentials: Credentials::parse("cortex@pve!infra=0000-secret").expect("it is a token"),
             trust: Trust::Fingerprints(vec![self.fingerprint]),
             allowed_targets: AllowedTargets::loopback(),
             timeouts: Timeouts { request: Duration::from_secs(10), ..Timeouts::default() },
@@ -83,15 +84,15 @@ async fn serve(
     let mut answers = answers.into_iter().peekable();
     let mut connection = 0;
     while answers.peek().is_some() {
-        let (tcp, _) = listener.accept().await.unwrap();
+        let (tcp, _) = listener.accept().await.expect("a client comes");
         connection += 1;
         let Ok(mut stream) = tls.accept(tcp).await else { continue };
         while let Some(request) = read_request(&mut stream).await {
-            requests.send((connection, request)).unwrap();
+            requests.send((connection, request)).expect("the test listens");
             match answers.next() {
-                Some(Answer::Say(bytes)) => stream.write_all(bytes.as_bytes()).await.unwrap(),
+                Some(Answer::Say(bytes)) => stream.write_all(bytes.as_bytes()).await.expect("the client reads"),
                 Some(Answer::SayAndClose(bytes)) => {
-                    stream.write_all(bytes.as_bytes()).await.unwrap();
+                    stream.write_all(bytes.as_bytes()).await.expect("the client reads");
                     break;
                 }
                 Some(Answer::Drop) | None => break,
@@ -211,7 +212,7 @@ async fn a_read_whose_reply_was_lost_is_asked_again_and_a_change_is_not() {
 async fn another_endpoint_takes_over_when_the_first_is_dead() {
     let script = Script::start(vec![ok(VERSION)]).await;
     let mut options = script.options();
-    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let dead = TcpListener::bind("127.0.0.1:0").await.expect("a port is free").local_addr().unwrap();
     options.endpoints.insert(0, format!("https://{dead}").parse().unwrap());
     Client::new(options).unwrap().version().await.unwrap();
 }

@@ -276,7 +276,7 @@ impl CreateVm {
         machine.host = ours.host;
         let gib = u64::from(machine.shape.disk_gib);
         let volumes = ours.config.volumes();
-        let size = volumes.get(blueprint::SYSTEM_DISK).and_then(|disk| bytes(disk)).unwrap_or_default();
+        let size = volumes.get(blueprint::SYSTEM_DISK).and_then(bytes).unwrap_or_default();
         if size < gib << 30 {
             let failed = |error| failure::of(&self.0.proxmox, &error);
             let vmid = VmId(machine.vmid);

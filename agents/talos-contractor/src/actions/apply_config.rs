@@ -79,7 +79,7 @@ impl Action for ApplyConfig {
         let applied = client.apply_configuration(&config.to_yaml(), ApplyMode::Auto).await.map_err(reached)?;
         cx.progress("configuration taken; waiting for the node to come back with its own certificate");
         waiting::for_node(&self.0, cx, &node, Role::Reader, SWITCH).await?;
-        Ok(self.done(cx, &node, &config, applied.warnings)?)
+        self.done(cx, &node, &config, applied.warnings)
     }
 
     async fn find(&self, cx: &StepContext, input: &Input) -> Result<Option<Done<Output>>, StepError> {

@@ -43,11 +43,11 @@ fn playbook(steps: &[Step], policy: &str) -> String {
             needs.join(", "),
             step.when
         )
-        .unwrap();
+        .expect("a string takes everything");
         if step.fan_out > 0 {
             let items: Vec<_> = (0..step.fan_out).map(|item| format!("'{item}'")).collect();
             write!(text, ", for_each: \"[{}]\", key: \"${{item}}\", parallel: {}", items.join(","), step.parallel)
-                .unwrap();
+                .expect("a string takes everything");
         }
         text.push_str(" }\n");
     }
@@ -65,7 +65,10 @@ fn end() -> impl Strategy<Value = AttemptEnd> {
     ]
 }
 
-fn story() -> impl Strategy<Value = (Vec<Step>, &'static str, Vec<AttemptEnd>, Vec<(usize, Command)>, Vec<usize>)> {
+/// Steps, policy, ends of attempts, commands and crashes with the moment at which they come.
+type Story = (Vec<Step>, &'static str, Vec<AttemptEnd>, Vec<(usize, Command)>, Vec<usize>);
+
+fn story() -> impl Strategy<Value = Story> {
     let steps = (1_usize..6).prop_flat_map(|count| (0..count).map(step).collect::<Vec<_>>());
     let command = prop::sample::select(vec![Command::Cancel, Command::Undo, Command::Resume]);
     (

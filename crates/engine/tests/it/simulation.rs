@@ -41,8 +41,8 @@ pub(crate) fn load(texts: &[&str]) -> Arc<Definition> {
     let files: Vec<_> = texts.iter().enumerate().map(|(at, text)| (format!("{at}.yaml"), (*text).to_owned())).collect();
     let world = World { catalog: &Actions::default(), messages: &|_, _| Some(json!(true)) };
     let library = Library::load(&files, &world).unwrap_or_else(|problems| panic!("{problems}"));
-    let first = texts[0].lines().find_map(|line| line.strip_prefix("playbook: ")).unwrap();
-    library.get(first).unwrap().clone()
+    let first = texts[0].lines().find_map(|line| line.strip_prefix("playbook: ")).expect("a playbook has a name");
+    library.get(first).expect("the library holds what it was given").clone()
 }
 
 /// What an action does when its turn comes; by default it is done.
@@ -90,7 +90,7 @@ impl Simulation {
         Self {
             definition: definition.clone(),
             journal: vec![Event::Opened(Box::new(opened.clone()))],
-            state: RunState::open(opened, definition.clone()).unwrap(),
+            state: RunState::open(opened, definition.clone()).expect("a run opens"),
             now: at,
             world: BTreeSet::new(),
             log: Vec::new(),
@@ -122,11 +122,11 @@ impl Simulation {
     /// The process starts again, later, and knows only the journal.
     pub(crate) fn recover(&mut self) {
         // What is written is what is read: the journal survives as JSON.
-        let rows: Vec<Value> = self.journal.iter().map(|event| serde_json::to_value(event).unwrap()).collect();
-        let events: Vec<Event> = rows.into_iter().map(|row| serde_json::from_value(row).unwrap()).collect();
+        let rows: Vec<Value> = self.journal.iter().map(|event| serde_json::to_value(event).expect("an event is JSON")).collect();
+        let events: Vec<Event> = rows.into_iter().map(|row| serde_json::from_value(row).expect("a row is an event")).collect();
         assert_eq!(events, self.journal);
         self.now += Duration::from_secs(1);
-        self.state = RunState::replay(self.definition.clone(), &events).unwrap();
+        self.state = RunState::replay(self.definition.clone(), &events).expect("a journal replays");
     }
 
     /// Performs everything that should be going on; false when there is nothing.
@@ -170,7 +170,7 @@ impl Simulation {
         let started = if undo { attempt.undo_started(self.now) } else { attempt.started(self.now) };
         match attempt.how {
             How::Fresh => self.append(vec![started])?,
-            How::Again => self.state.note(&started).unwrap(),
+            How::Again => self.state.note(&started).expect("the attempt was asked for"),
             How::Resumed | How::Lost => {}
         }
         let end = self.act(attempt, undo);
@@ -180,7 +180,7 @@ impl Simulation {
         match entry {
             Entry::Append(event) => self.append(vec![event]),
             Entry::Note(event) => {
-                self.state.note(&event).unwrap();
+                self.state.note(&event).expect("what settles an attempt is legal");
                 Ok(())
             }
         }

@@ -29,9 +29,7 @@ pub(crate) fn check(world: &World, call: &Call, identity: &Identity, params: &Pa
     let Some((privileges, path)) = simple(rule) else { return Ok(()) };
     let path = fill(path, params);
     let any: Vec<&str> = privileges.split('|').collect();
-    let one_by_one =
-        if any.len() == 1 { world.check(identity, &path, &any) } else { world.check_any(identity, &path, &any) };
-    one_by_one
+    if any.len() == 1 { world.check(identity, &path, &any) } else { world.check_any(identity, &path, &any) }
 }
 
 fn check_clone(world: &World, identity: &Identity, params: &Params) -> ApiResult<()> {

@@ -29,10 +29,9 @@ pub(crate) async fn run(boot: &Arc<Boot>, config: &Config) -> Result<(), String>
     let index = target(&boot.machine, config)?;
     let image = config.install_image().unwrap_or_else(|| format!("ghcr.io/siderolabs/installer:{}", boot.release));
     let image = image_of(&image, &boot.image)?;
-    if let Some(release) = image.talos_version.as_deref().and_then(Release::parse) {
-        if let Some(reason) = release.refuses_host(&boot.release) {
-            return Err(format!("pre-flight checks failed: {reason}"));
-        }
+    let release = image.talos_version.as_deref().and_then(Release::parse);
+    if let Some(reason) = release.and_then(|release| release.refuses_host(&boot.release)) {
+        return Err(format!("pre-flight checks failed: {reason}"));
     }
     boot.logs.kernel(&format!("installing Talos to disk /dev/{}", device_names(&boot.machine)[index]));
     boot.world.work(25.0).await;

@@ -276,8 +276,7 @@ fn kubelet_options(boot: &Boot, config: &Config) -> Option<KubeletOptions> {
     let control_plane = config.is_control_plane();
     let mut labels = config.node_labels();
     let mut taints: Vec<Taint> = config.node_taints().iter().map(|(key, text)| taint(key, text)).collect();
-    if control_plane && boot.release.line < Line::V1_14 || config.document("KubeNodeConfig").is_none() && control_plane
-    {
+    if control_plane && (boot.release.line < Line::V1_14 || config.document("KubeNodeConfig").is_none()) {
         let role = "node-role.kubernetes.io/control-plane";
         labels.insert(role.to_owned(), String::new());
         if !config.schedulable_control_planes() && !taints.iter().any(|taint| taint.key == role) {

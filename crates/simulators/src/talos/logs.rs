@@ -8,6 +8,9 @@ use tokio::sync::broadcast;
 /// Lines kept per log.
 const KEPT: usize = 2000;
 
+/// Log id and line, as they are written.
+type Lines = broadcast::Receiver<(String, String)>;
+
 /// The logs of a boot; a cheap handle.
 #[derive(Clone)]
 pub(crate) struct Logs {
@@ -50,11 +53,7 @@ impl Logs {
     }
 
     /// The last lines of a log and all that follow; `None` for an unknown log.
-    pub(crate) fn follow(
-        &self,
-        id: &str,
-        tail: Option<usize>,
-    ) -> Option<(Vec<String>, broadcast::Receiver<(String, String)>)> {
+    pub(crate) fn follow(&self, id: &str, tail: Option<usize>) -> Option<(Vec<String>, Lines)> {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let log = lines.get(id)?;
         let skip = tail.map_or(0, |tail| log.len().saturating_sub(tail));

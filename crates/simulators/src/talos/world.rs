@@ -18,6 +18,9 @@ use crate::pace::Pace;
 /// How long discovery remembers a node that stopped talking (talos.md 6.3).
 const AFFILIATE_LIFETIME: Duration = Duration::from_secs(30 * 60);
 
+/// Extensions by schematic id.
+pub type Schematics = Arc<dyn Fn(&str) -> Vec<String> + Send + Sync>;
+
 /// How the simulated nodes of a lab behave.
 #[derive(Clone)]
 pub struct Options {
@@ -27,7 +30,7 @@ pub struct Options {
     /// Calls are named `talos <address> /machine.MachineService/Reboot`; an error's code is a gRPC code.
     pub faults: Faults,
     /// Schematic id to the names of its extensions (`siderolabs/qemu-guest-agent`): what an image factory would know.
-    pub schematics: Arc<dyn Fn(&str) -> Vec<String> + Send + Sync>,
+    pub schematics: Schematics,
 }
 
 impl Default for Options {

@@ -49,10 +49,8 @@ pub(crate) fn problems(resource: &Resource, before: Option<&Value>, object: &Val
         }
         "persistentvolumeclaims" => claim(before, object, &mut found),
         "nodes" => node(before, object, &mut found),
-        "storageclasses.storage.k8s.io" => {
-            if text(object, "/provisioner").is_empty() {
-                found.push(FieldProblem::required("provisioner", ""));
-            }
+        "storageclasses.storage.k8s.io" if text(object, "/provisioner").is_empty() => {
+            found.push(FieldProblem::required("provisioner", ""));
         }
         "secrets" => {
             if let Some(before) = before {

@@ -12,7 +12,7 @@ const RESOURCE: &str = "customresourcedefinitions.apiextensions.k8s.io";
 /// Establishes new definitions and serves exactly those that exist.
 pub(crate) fn sync(cluster: &Cluster) {
     for definition in cluster.store.list(RESOURCE, None) {
-        cluster.change(RESOURCE, &definition, |it| establish(it));
+        cluster.change(RESOURCE, &definition, establish);
     }
     let all: Vec<Arc<Value>> = cluster.store.list(RESOURCE, None);
     cluster.registry.set_custom(&all);

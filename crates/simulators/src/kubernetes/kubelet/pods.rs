@@ -103,7 +103,7 @@ impl PodAgent<'_> {
                 return self.remove(pod);
             }
             self.say(pod, "Normal", "Killing", &format!("Stopping container {}", text(pod, "/spec/containers/0/name")));
-            self.cluster.change("pods", pod, |it| not_ready(it));
+            self.cluster.change("pods", pod, not_ready);
         }
         let due = self.cluster.scaled(self.duration(pod, memory.step)?);
         let left = due.saturating_sub(memory.since.elapsed());
@@ -147,7 +147,7 @@ impl PodAgent<'_> {
                 if containers::asks_dns(pod) && !dns_answers(self.cluster) {
                     return retry;
                 }
-                self.cluster.change("pods", pod, |it| ready(it));
+                self.cluster.change("pods", pod, ready);
                 memory.step = Step::Ready;
             }
             Step::Ready => {

@@ -11,7 +11,7 @@ use super::schema::{ListKind, Rules, is_atomic_map, item_key, list_kind};
 pub(crate) struct FieldSet {
     /// The path that ends here is in the set.
     pub(crate) here: bool,
-    pub(crate) below: BTreeMap<String, FieldSet>,
+    pub(crate) below: BTreeMap<String, Self>,
 }
 
 impl FieldSet {
@@ -204,9 +204,13 @@ fn step<'a>(at: &'a Value, element: &str) -> Option<&'a Value> {
     match element.split_at_checked(2)? {
         ("f:", name) => at.get(name),
         ("k:", key) => at.as_array()?.iter().find(|item| matches_key(item, key)),
-        ("v:", scalar) => at.as_array()?.iter().find(|item| item.to_string() == scalar),
+        ("v:", scalar) => at.as_array()?.iter().find(|item| is_scalar(item, scalar)),
         _ => None,
     }
+}
+
+fn is_scalar(item: &Value, json: &str) -> bool {
+    serde_json::from_str::<Value>(json).is_ok_and(|scalar| scalar == *item)
 }
 
 fn matches_key(item: &Value, key: &str) -> bool {
@@ -222,7 +226,7 @@ pub(crate) fn remove_at(object: &mut Value, path: &[String]) {
         match (kind, object) {
             ("f:", Value::Object(fields)) => drop(fields.remove(key)),
             ("k:", Value::Array(list)) => list.retain(|item| !matches_key(item, key)),
-            ("v:", Value::Array(list)) => list.retain(|item| item.to_string() != key),
+            ("v:", Value::Array(list)) => list.retain(|item| !is_scalar(item, key)),
             _ => {}
         }
         return;

@@ -69,10 +69,10 @@ impl Api {
         if !maintenance && !admin {
             return Err(Status::permission_denied("not authorized"));
         }
-        if mode != Mode::Try {
-            if let Some(revert) = boot.state().try_revert.take() {
-                revert.cancel();
-            }
+        if mode != Mode::Try
+            && let Some(revert) = boot.state().try_revert.take()
+        {
+            revert.cancel();
         }
         let (config, warnings) = checked(boot, &request.data)?;
         if !maintenance && !config.is_complete() {

@@ -12,7 +12,7 @@ use crate::talos::release::Line;
 
 /// Publishes the stage and what keeps the node from being ready.
 pub(crate) fn machine_status(boot: &Boot, stage: Stage, ready: bool, unmet: &[(String, String)]) {
-    let number = u64::try_from(i32::from(stage as i32)).unwrap_or(0);
+    let number = u64::try_from(stage as i32).unwrap_or(0);
     let unmet: Vec<Value> = unmet.iter().map(|(name, reason)| json!({"name": name, "reason": reason})).collect();
     let spec = json!({
         "stage": named(stage_name(stage), number),

@@ -105,7 +105,7 @@ fn check(world: &World, call: &Call, order: &Order) -> ApiResult<()> {
         let target = order.storage.as_deref().unwrap_or(name);
         world.check(&call.identity, &format!("/storage/{target}"), &["Datastore.AllocateSpace"])?;
         let can_link = world.storages.get(name).is_some_and(|storage| storage.kind.can_link());
-        if !order.full && !(can_link && source.is_template()) {
+        if !(order.full || can_link && source.is_template()) {
             return Err(ApiError::die(format!(
                 "Linked clone feature is not supported for '{}' ({})",
                 drive.file, drive.slot
