@@ -11,8 +11,20 @@ use serde_json::Value;
 
 /// What would make a pure crate impure: async runtimes, sockets, TLS, databases.
 const IMPURE: [&str; 14] = [
-    "async-nats", "axum", "h2", "hyper", "kube", "mio", "native-tls", "quinn", "reqwest", "rustls", "sled", "socket2",
-    "tokio", "tonic",
+    "async-nats",
+    "axum",
+    "h2",
+    "hyper",
+    "kube",
+    "mio",
+    "native-tls",
+    "quinn",
+    "reqwest",
+    "rustls",
+    "sled",
+    "socket2",
+    "tokio",
+    "tonic",
 ];
 
 const LONGEST_FILE: usize = 500;
@@ -59,7 +71,11 @@ fn nothing_but_the_tests_depends_on_an_agent() {
     assert!(agents.len() >= 2, "the agents are in agents/, one folder each: {agents:?}");
     for member in members.iter().filter(|member| member.name != "tests") {
         let found: Vec<_> = agents.iter().filter(|agent| member.needs.contains(**agent)).collect();
-        assert!(found.is_empty(), "{} depends on {found:?}: put what both need into a crate below crates/", member.name);
+        assert!(
+            found.is_empty(),
+            "{} depends on {found:?}: put what both need into a crate below crates/",
+            member.name
+        );
     }
 }
 
@@ -67,7 +83,8 @@ fn nothing_but_the_tests_depends_on_an_agent() {
 fn messages_and_engine_are_pure_down_to_their_last_dependency() {
     let packages = locked();
     for pure in ["messages", "engine"] {
-        let found: Vec<_> = everything_below(pure, &packages).into_iter().filter(|it| IMPURE.contains(&&**it)).collect();
+        let found: Vec<_> =
+            everything_below(pure, &packages).into_iter().filter(|it| IMPURE.contains(&&**it)).collect();
         assert!(found.is_empty(), "{pure} drags in {found:?}: `cargo tree -p {pure} -i {}` says how", found[0]);
         let other: Vec<_> = members().into_iter().filter(|it| it.name == pure && !it.needs.is_empty()).collect();
         assert!(other.is_empty(), "{pure} depends on crates of ours, and it must stand alone");

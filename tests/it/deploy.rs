@@ -97,7 +97,11 @@ fn check_example<S: Sections>(path: &str) {
     }
     let everything: String = read(path)
         .lines()
-        .map(|line| line.strip_prefix('#').filter(|rest| rest.starts_with(char::is_alphabetic) || rest.starts_with('[') || rest.starts_with('"')).unwrap_or(line))
+        .map(|line| {
+            line.strip_prefix('#')
+                .filter(|rest| rest.starts_with(char::is_alphabetic) || rest.starts_with('[') || rest.starts_with('"'))
+                .unwrap_or(line)
+        })
         .flat_map(|line| [line, "\n"])
         .collect();
     let value: Value = toml::from_str(&everything).unwrap_or_else(|error| panic!("{path}, uncommented: {error}"));
@@ -118,9 +122,10 @@ fn compare(root: &Value, schema: &Value, value: &Value, at: String, missing: &mu
     if let (Some(items), Some(first)) = (schema.get("items"), value.get(0)) {
         return compare(root, items, first, format!("{at}[]"), missing);
     }
-    if let (Some(entries), Some(first)) =
-        (schema.get("additionalProperties").filter(|it| it.is_object()), value.as_object().and_then(|it| it.values().next()))
-    {
+    if let (Some(entries), Some(first)) = (
+        schema.get("additionalProperties").filter(|it| it.is_object()),
+        value.as_object().and_then(|it| it.values().next()),
+    ) {
         return compare(root, entries, first, format!("{at}.*"), missing);
     }
     for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
@@ -148,7 +153,11 @@ fn check_command(name: &str, service: &Value) {
     let words = [strings(&service["entrypoint"]), strings(&service["command"])].concat();
     let script = if words.first().is_some_and(|word| word == "sh") {
         let script = words.last().expect("sh has a script");
-        script.split("exec ").nth(1).unwrap_or_else(|| panic!("{name}: the shell stays in the way of signals")).to_owned()
+        script
+            .split("exec ")
+            .nth(1)
+            .unwrap_or_else(|| panic!("{name}: the shell stays in the way of signals"))
+            .to_owned()
     } else {
         words.join(" ")
     };
@@ -163,11 +172,15 @@ fn check_neighbours(name: &str, service: &Value, services: &serde_json::Map<Stri
     for (other, how) in service["depends_on"].as_object().into_iter().flatten() {
         let neighbour = services.get(other).unwrap_or_else(|| panic!("{name} waits for {other}, and there is none"));
         if how["condition"] == "service_healthy" {
-            assert!(neighbour.get("healthcheck").is_some(), "{name} waits for the health of {other}, which has no check");
+            assert!(
+                neighbour.get("healthcheck").is_some(),
+                "{name} waits for the health of {other}, which has no check"
+            );
         }
     }
     if let Some(network) = service["network_mode"].as_str().filter(|mode| *mode != "none") {
-        let other = network.strip_prefix("service:").unwrap_or_else(|| panic!("{name}: network {network} is not known"));
+        let other =
+            network.strip_prefix("service:").unwrap_or_else(|| panic!("{name}: network {network} is not known"));
         assert!(services.contains_key(other), "{name} shares the network of {other}, and there is none");
     }
 }

@@ -9,6 +9,7 @@ mod locks;
 mod plan;
 mod ports;
 mod recover;
+mod row;
 mod run;
 
 use std::{
@@ -226,7 +227,7 @@ impl Driver {
             Happened { run: opened, before: None, after: &report, events: &events, emissions: &[], domain: &[] };
         let texts = definition.texts().into_iter();
         let mut commit = Commit {
-            run: Some(run::append(opened, 0, &events, &report)),
+            run: Some(row::append(opened, 0, &events, &report)),
             definitions: texts
                 .map(|(pin, text)| store::Definition { hash: pin.hash.clone(), text: text.to_owned() })
                 .collect(),

@@ -9,7 +9,7 @@ use engine::{
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use store::{Commit, CommitError, RunAppend, RunSummary};
+use store::{Commit, CommitError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, error, info_span, warn};
@@ -19,6 +19,7 @@ use super::{
     attempt::{Performance, Sink},
     limits::Permits,
     ports::Happened,
+    row,
 };
 use crate::action::{DomainEvent, Effects, StepContext, StepError};
 
@@ -355,7 +356,7 @@ impl RunTask {
             }
             Err(failure) => return Err(Refused::Never(failure)),
         };
-        let mut run = append(after.opened(), self.state.events(), &events, &report);
+        let mut run = row::append(after.opened(), self.state.events(), &events, &report);
         let handed_over: Vec<&str> =
             emissions.iter().filter(|of| of.kind == EmissionKind::Handoff).map(|of| of.name.as_str()).collect();
         if let Some(summary) = run.summary.as_mut().filter(|_| !handed_over.is_empty()) {
@@ -480,42 +481,6 @@ fn outgoing(
 ) -> Result<Vec<store::Outgoing>, Failure> {
     let happened = Happened { run, before: Some(before), after, events, emissions, domain };
     shared.parts.hooks.outgoing(&happened)
-}
-
-/// What a commit says of the run.
-pub(super) fn append(opened: &Opened, expected_seq: u64, events: &[Event], report: &Report) -> RunAppend {
-    let json = |event| serde_json::to_value(event).expect("events are JSON");
-    RunAppend {
-        run: opened.run,
-        expected_seq,
-        events: events.iter().map(json).collect(),
-        summary: Some(RunSummary {
-            flow: opened.flow,
-            playbook: opened.playbook.clone(),
-            cluster: opened.subject.clone(),
-            state: stored(report.status),
-            detail: json!({
-                "cause": report.cause, "version": report.version, "counts": report.counts,
-                "waits_for": report.waits_for, "failure": report.failure,
-                "opened_at": report.opened_at, "finished_at": report.finished_at,
-            }),
-        }),
-    }
-}
-
-fn stored(status: Status) -> store::RunState {
-    match status {
-        Status::Pending => store::RunState::Pending,
-        Status::Running => store::RunState::Running,
-        Status::Waiting => store::RunState::Waiting,
-        Status::Undoing => store::RunState::Undoing,
-        Status::Paused => store::RunState::Paused,
-        Status::Stuck => store::RunState::Stuck,
-        Status::Succeeded => store::RunState::Succeeded,
-        Status::Undone => store::RunState::Undone,
-        Status::Kept => store::RunState::Kept,
-        Status::Cancelled => store::RunState::Cancelled,
-    }
 }
 
 /// The span that everything of a run is logged in.

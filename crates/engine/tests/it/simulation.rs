@@ -122,8 +122,10 @@ impl Simulation {
     /// The process starts again, later, and knows only the journal.
     pub(crate) fn recover(&mut self) {
         // What is written is what is read: the journal survives as JSON.
-        let rows: Vec<Value> = self.journal.iter().map(|event| serde_json::to_value(event).expect("an event is JSON")).collect();
-        let events: Vec<Event> = rows.into_iter().map(|row| serde_json::from_value(row).expect("a row is an event")).collect();
+        let rows: Vec<Value> =
+            self.journal.iter().map(|event| serde_json::to_value(event).expect("an event is JSON")).collect();
+        let events: Vec<Event> =
+            rows.into_iter().map(|row| serde_json::from_value(row).expect("a row is an event")).collect();
         assert_eq!(events, self.journal);
         self.now += Duration::from_secs(1);
         self.state = RunState::replay(self.definition.clone(), &events).expect("a journal replays");

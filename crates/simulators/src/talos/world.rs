@@ -19,7 +19,7 @@ use crate::pace::Pace;
 const AFFILIATE_LIFETIME: Duration = Duration::from_secs(30 * 60);
 
 /// Extensions by schematic id.
-pub type Schematics = Arc<dyn Fn(&str) -> Vec<String> + Send + Sync>;
+pub(crate) type Schematics = Arc<dyn Fn(&str) -> Vec<String> + Send + Sync>;
 
 /// How the simulated nodes of a lab behave.
 #[derive(Clone)]
