@@ -24,7 +24,7 @@ use store::{InventoryChange, Reader, Versioned};
 
 use crate::{
     Deps, failure,
-    inventory::{Cluster, Machine, Vm, VmState, cluster_key, vm_key},
+    inventory::{Cluster, Machine, MachineRef, Vm, VmState, cluster_key, vm_key},
     reservation,
 };
 
@@ -78,6 +78,23 @@ fn machines(reader: &Reader, cluster: &ClusterName) -> Result<Vec<Vm>, StepError
     let mut own: Vec<Vm> = rows.into_iter().map(|row| row.value).filter(|vm| vm.machine.cluster == *cluster).collect();
     own.sort_by(|a, b| a.machine.hostname.cmp(&b.machine.hostname));
     Ok(own)
+}
+
+/// The machine behind a reference, as the inventory has it now.
+fn recall(reader: &Reader, machine: &MachineRef) -> Result<Option<Machine>, StepError> {
+    let found = reader.get::<Vm>(&vm_key(machine.node_uid)).map_err(failure::read)?;
+    Ok(found.map(|found| found.value.machine))
+}
+
+/// The machine behind a reference, where it must be known.
+fn recall_known(reader: &Reader, machine: &MachineRef) -> Result<Machine, StepError> {
+    let gone = || StepError::fail(format!("{} is not in the inventory any more", machine.hostname));
+    recall(reader, machine)?.ok_or_else(gone)
+}
+
+/// The machines as steps name them.
+fn references<'m>(machines: impl IntoIterator<Item = &'m Machine>) -> Vec<MachineRef> {
+    machines.into_iter().map(Machine::reference).collect()
 }
 
 /// The change that records where a machine is in its life; keeps what else the record says.

@@ -286,7 +286,32 @@ pub struct MachineDisk {
     pub storage: String,
 }
 
+/// A machine as steps name it: enough to find its record and the limits that it falls under. A journal's value is at
+/// most 60 KiB, so steps do not pass whole machines on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MachineRef {
+    /// The node's own id.
+    pub node_uid: Uuid,
+    /// Its name.
+    pub hostname: NodeName,
+    /// Its hypervisor when the reference was made.
+    pub host: String,
+    /// Storage of its system disk.
+    pub storage: String,
+}
+
 impl Machine {
+    /// The machine as steps name it.
+    pub fn reference(&self) -> MachineRef {
+        MachineRef {
+            node_uid: self.node_uid,
+            hostname: self.hostname.clone(),
+            host: self.host.clone(),
+            storage: self.storage.clone(),
+        }
+    }
+
     /// The MAC of the first NIC, part of the ownership proof.
     pub fn mac(&self) -> Option<Mac> {
         self.nics.first().map(|nic| nic.mac)

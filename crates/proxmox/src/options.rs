@@ -131,7 +131,7 @@ pub struct Timeouts {
     /// From the first byte sent to the last received. Proxmox's own node-to-node proxy gives up after 30 s, and locks
     /// are waited for 10 s inside a call.
     pub request: Duration,
-    /// First pause between two looks at a running task; doubles up to [`poll_most`](Self::poll_most).
+    /// Shortest pause between two looks at a running task; grows with the task's age.
     pub poll_least: Duration,
     /// Longest pause between two looks.
     pub poll_most: Duration,

@@ -99,9 +99,9 @@ impl Client {
     ///
     /// A node that cannot be reached for a moment is asked again a few times.
     pub async fn wait_for_task(&self, upid: &Upid, patience: Duration) -> Result<Success> {
-        let give_up = Instant::now() + patience;
+        let began = Instant::now();
+        let give_up = began + patience;
         let timeouts = self.timeouts();
-        let mut pause = timeouts.poll_least;
         let mut failed = 0;
         loop {
             match self.task_status(upid).await {
@@ -122,13 +122,14 @@ impl Client {
                     failed += 1;
                 }
             }
+            // A twelfth of what it took so far: a task's end is noticed at most that late.
+            let pause = (began.elapsed() / 12).clamp(timeouts.poll_least, timeouts.poll_most);
             if Instant::now() + pause > give_up {
                 let context = format!("task {} {} on {}", upid.kind, upid.subject, upid.node);
                 let text = format!("still running after {} s", patience.as_secs());
                 return Err(Error::new(Kind::TimedOut, context, text));
             }
             sleep(pause).await;
-            pause = (pause * 2).min(timeouts.poll_most);
         }
     }
 }

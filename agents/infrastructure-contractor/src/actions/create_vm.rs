@@ -18,13 +18,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use store::InventoryChange;
 
-use super::{ensure_image::AvailableImage, machine_event, record};
+use super::{ensure_image::AvailableImage, machine_event, recall, recall_known, record};
 use crate::{
     Deps, blueprint,
     config::Method,
     failure,
     fence::{self, Found, Ours},
-    inventory::{Machine, TakenVmid, VmState, vmid_key},
+    inventory::{Machine, MachineRef, TakenVmid, VmState, vmid_key},
     ownership,
     reservation::{self, Ground},
     teardown::{self, Consent},
@@ -44,7 +44,7 @@ pub(super) struct CreateVm(pub(super) Deps);
 #[serde(deny_unknown_fields)]
 pub(super) struct Input {
     /// The machine, as it was reserved.
-    machine: Machine,
+    machine: MachineRef,
     /// The image on each host.
     images: Vec<AvailableImage>,
 }
@@ -73,7 +73,7 @@ impl Action for CreateVm {
     const NAME: &'static str = "infrastructure.create_vm";
     const UNDO: Undo = Undo::Yes;
     type Input = Input;
-    type Output = Machine;
+    type Output = MachineRef;
 
     fn limits(&self, input: &Input) -> Vec<(String, usize)> {
         let section = &self.0.sections.proxmox;
@@ -84,8 +84,9 @@ impl Action for CreateVm {
         ]
     }
 
-    async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Machine>, StepError> {
-        let mut machine = input.machine.clone();
+    async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<MachineRef>, StepError> {
+        let reserved = recall_known(&cx.store, &input.machine)?;
+        let mut machine = reserved.clone();
         if let Some(Progress { vmid, task }) = Progress::of(cx) {
             machine.vmid = vmid;
             if let Some(upid) = task {
@@ -95,7 +96,7 @@ impl Action for CreateVm {
         }
         for _ in 0..IDS {
             match self.look(&machine).await? {
-                Found::Ours(ours) => return self.finish(cx, input, machine, ours).await,
+                Found::Ours(ours) => return self.finish(cx, &reserved, machine, ours).await,
                 Found::HalfCloned(ours) if self.clones() => self.dress(&machine, &ours).await?,
                 Found::HalfCloned(Ours { host, config }) => {
                     let differences = ownership::differences(&machine, VmId(machine.vmid), &config);
@@ -127,19 +128,22 @@ impl Action for CreateVm {
         Err(StepError::retry(reason))
     }
 
-    async fn find(&self, cx: &StepContext, input: &Input) -> Result<Option<Done<Machine>>, StepError> {
-        let mut machine = input.machine.clone();
+    async fn find(&self, cx: &StepContext, input: &Input) -> Result<Option<Done<MachineRef>>, StepError> {
+        let reserved = recall_known(&cx.store, &input.machine)?;
+        let mut machine = reserved.clone();
         if let Some(progress) = Progress::of(cx) {
             machine.vmid = progress.vmid;
         }
         match self.look(&machine).await? {
-            Found::Ours(ours) if ours.config.lock().is_none() => self.finish(cx, input, machine, ours).await.map(Some),
+            Found::Ours(ours) if ours.config.lock().is_none() => {
+                self.finish(cx, &reserved, machine, ours).await.map(Some)
+            }
             _ => Ok(None),
         }
     }
 
-    async fn undo(&self, cx: &StepContext, input: &Input, output: Option<&Machine>) -> Result<Effects, StepError> {
-        let mut machine = output.unwrap_or(&input.machine).clone();
+    async fn undo(&self, cx: &StepContext, input: &Input, output: Option<&MachineRef>) -> Result<Effects, StepError> {
+        let Some(mut machine) = recall(&cx.store, &input.machine)? else { return Ok(Effects::default()) };
         let progress = Progress::of(cx);
         if let Some(Progress { vmid, task }) = progress.clone() {
             machine.vmid = vmid;
@@ -266,10 +270,10 @@ impl CreateVm {
     async fn finish(
         &self,
         cx: &StepContext,
-        input: &Input,
+        reserved: &Machine,
         mut machine: Machine,
         ours: Ours,
-    ) -> Result<Done<Machine>, StepError> {
+    ) -> Result<Done<MachineRef>, StepError> {
         if let Some(lock) = ours.config.lock() {
             return Err(fence::unfinished(&machine, &ours.host, lock));
         }
@@ -287,13 +291,13 @@ impl CreateVm {
         }
         let mut effects = Effects::default();
         effects.inventory.push(record(&cx.store, &machine, VmState::Created)?);
-        if machine.vmid != input.machine.vmid {
+        if machine.vmid != reserved.vmid {
             let taken = TakenVmid { node_uid: machine.node_uid, flow: machine.flow };
             effects.inventory.push(InventoryChange::put(vmid_key(machine.vmid), reservation::json(&taken)));
-            effects.inventory.push(InventoryChange::delete(vmid_key(input.machine.vmid)));
+            effects.inventory.push(InventoryChange::delete(vmid_key(reserved.vmid)));
         }
         effects.events.push(machine_event("vm_created", &machine));
-        Ok(Done::with_effects(machine, effects))
+        Ok(Done::with_effects(machine.reference(), effects))
     }
 
     /// Quarantines the id and takes another one, durably, before anything is made under it.

@@ -9,8 +9,8 @@ use messages::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::known_cluster;
-use crate::inventory::Machine;
+use super::{known_cluster, recall_known};
+use crate::inventory::{Machine, MachineRef};
 
 pub(super) struct DescribeMachines;
 
@@ -23,7 +23,7 @@ pub(super) struct Input {
     /// What they are for.
     purpose: Purpose,
     /// The machines.
-    machines: Vec<Machine>,
+    machines: Vec<MachineRef>,
 }
 
 /// The handoff.
@@ -41,6 +41,8 @@ impl Action for DescribeMachines {
 
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
         let cluster = known_cluster(&cx.store, &input.cluster, None)?.value;
+        let machines = input.machines.iter().map(|machine| recall_known(&cx.store, machine));
+        let machines = machines.collect::<Result<Vec<_>, _>>()?;
         let network = NetworkFacts {
             gateway: cluster.network.gateway,
             dns_servers: cluster.network.dns_servers.clone(),
@@ -50,7 +52,7 @@ impl Action for DescribeMachines {
         let handoff = VmProvisioned {
             handoff_type: "vm_provisioned".into(),
             cluster_name: cluster.name.clone(),
-            nodes: input.machines.iter().map(node).collect(),
+            nodes: machines.iter().map(node).collect(),
             network,
             ready: true,
             cluster_uid: Some(cluster.uid),

@@ -135,30 +135,37 @@ impl EnsureImage {
     async fn checksum(&self, cx: &StepContext, image: &Image) -> Result<(String, Effects), StepError> {
         let images = &self.deps.sections.images;
         if let Some(given) = images.checksums.get(&format!("{}/{}", image.schematic, image.talos_version)) {
+            if let Err(error) = self.register(image).await {
+                tracing::warn!(error = format!("{error:#}"), "the schematic could not be registered");
+            }
             return Ok((given.to_ascii_lowercase(), Effects::default()));
         }
+        self.register(image)
+            .await
+            .map_err(|error| StepError::retry(format!("the schematic cannot be registered: {error:#}")))?;
         let key = checksum_key(image);
         if let Some(known) = cx.store.get::<Checksum>(&key).map_err(failure::read)? {
             return Ok((known.value.sha256, Effects::default()));
         }
-        let url = self.url(image);
         let mut hashed = self.hashed.lock().await;
         if let Some(sha256) = hashed.get(image) {
             return Ok((sha256.clone(), Effects::default()));
         }
+        let url = self.url(image);
         cx.progress(format!("hashing {url}"));
-        let canonical = schematic::canonical(&image.extensions);
-        let failed = |what: &str, error: anyhow::Error| StepError::retry(format!("{what}: {error:#}"));
-        fetch::register_schematic(images, &self.deps.allowed, &canonical, &image.schematic)
-            .await
-            .map_err(|error| failed("the schematic cannot be registered", error))?;
         let sha256 = fetch::sha256(images, &self.deps.allowed, &url)
             .await
-            .map_err(|error| failed("the image cannot be fetched to be hashed", error))?;
+            .map_err(|error| StepError::retry(format!("the image cannot be fetched to be hashed: {error:#}")))?;
         hashed.insert(image.clone(), sha256.clone());
         let row = Checksum { sha256: sha256.clone(), hashed_from: Some(url) };
         let inventory = vec![InventoryChange::put(key, reservation::json(&row))];
         Ok((sha256, Effects { inventory, ..Effects::default() }))
+    }
+
+    /// A factory serves images of the schematics that it was told of.
+    async fn register(&self, image: &Image) -> anyhow::Result<()> {
+        let canonical = schematic::canonical(&image.extensions);
+        fetch::register_schematic(&self.deps.sections.images, &self.deps.allowed, &canonical, &image.schematic).await
     }
 
     /// With its checksum the call is idempotent; a task of an earlier attempt is waited for instead of started again.

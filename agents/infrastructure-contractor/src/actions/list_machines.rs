@@ -9,8 +9,8 @@ use serde_json::Value;
 use store::Reader;
 use uuid::Uuid;
 
-use super::{cluster, known_cluster, machines};
-use crate::inventory::Machine;
+use super::{cluster, known_cluster, machines, references};
+use crate::inventory::{Machine, MachineRef};
 
 pub(super) struct ListMachines;
 
@@ -32,7 +32,7 @@ pub(super) struct Input {
 #[derive(Serialize, Deserialize, JsonSchema)]
 pub(super) struct Output {
     /// The machines; one that is gone already is left out.
-    machines: Vec<Machine>,
+    machines: Vec<MachineRef>,
 }
 
 impl Action for ListMachines {
@@ -42,7 +42,7 @@ impl Action for ListMachines {
     type Output = Output;
 
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
-        Ok(Done::new(Output { machines: find(&cx.store, input)? }))
+        Ok(Done::new(Output { machines: references(&find(&cx.store, input)?) }))
     }
 
     /// The machines that later steps destroy: their own inputs are known only later.

@@ -7,7 +7,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{Deps, failure, fence, inventory::Machine};
+use super::{recall, recall_known};
+use crate::{
+    Deps, failure, fence,
+    inventory::{Machine, MachineRef},
+};
 
 pub(super) struct ProtectVm(pub(super) Deps);
 
@@ -16,7 +20,7 @@ pub(super) struct ProtectVm(pub(super) Deps);
 #[serde(deny_unknown_fields)]
 pub(super) struct Input {
     /// The machine.
-    machine: Machine,
+    machine: MachineRef,
 }
 
 /// Which was protected.
@@ -32,15 +36,18 @@ impl Action for ProtectVm {
     type Input = Input;
     type Output = Output;
 
-    async fn run(&self, _cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
-        let ours = fence::prove_present(&self.0, &input.machine).await?;
-        self.set(&input.machine, &ours, true).await?;
+    async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
+        let machine = recall_known(&cx.store, &input.machine)?;
+        let ours = fence::prove_present(&self.0, &machine).await?;
+        self.set(&machine, &ours, true).await?;
         Ok(Done::new(Output { node_uid: input.machine.node_uid }))
     }
 
-    async fn undo(&self, _cx: &StepContext, input: &Input, _output: Option<&Output>) -> Result<Effects, StepError> {
-        if let Some(ours) = fence::prove(&self.0, &input.machine).await? {
-            self.set(&input.machine, &ours, false).await?;
+    async fn undo(&self, cx: &StepContext, input: &Input, _output: Option<&Output>) -> Result<Effects, StepError> {
+        if let Some(machine) = recall(&cx.store, &input.machine)?
+            && let Some(ours) = fence::prove(&self.0, &machine).await?
+        {
+            self.set(&machine, &ours, false).await?;
         }
         Ok(Effects::default())
     }

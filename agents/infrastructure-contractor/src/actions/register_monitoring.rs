@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::InventoryChange;
 
-use super::{cluster, known_cluster, machines};
+use super::{cluster, known_cluster, machines, references};
 use crate::{
     Deps,
-    inventory::{ClusterState, Machine, Ready, VmState, cluster_key, vm_key},
+    inventory::{ClusterState, MachineRef, Ready, VmState, cluster_key, vm_key},
     monitoring, reservation,
 };
 
@@ -32,7 +32,7 @@ pub(super) struct Output {
     /// The cluster.
     cluster: ClusterName,
     /// Its machines.
-    machines: Vec<Machine>,
+    machines: Vec<MachineRef>,
     /// The file that Prometheus reads, if one is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     file: Option<String>,
@@ -79,7 +79,7 @@ impl Action for RegisterMonitoring {
         });
         let output = Output {
             cluster: ready.cluster_name.clone(),
-            machines: own.into_iter().map(|vm| vm.machine).collect(),
+            machines: references(own.iter().map(|vm| &vm.machine)),
             file: folder.map(|folder| monitoring::file(folder, &ready.cluster_name).display().to_string()),
         };
         Ok(Done::with_effects(output, effects))

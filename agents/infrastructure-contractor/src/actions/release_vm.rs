@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{cluster, list_machines::destruction, machine_event};
+use super::{cluster, list_machines::destruction, machine_event, recall};
 use crate::{
-    Deps, failure,
-    inventory::{Machine, Vm, vm_key},
+    Deps,
+    inventory::MachineRef,
     monitoring, reservation,
     teardown::{self, Consent},
 };
@@ -23,7 +23,7 @@ pub(super) struct ReleaseVm(pub(super) Deps);
 #[serde(deny_unknown_fields)]
 pub(super) struct Input {
     /// The machine.
-    machine: Machine,
+    machine: MachineRef,
 }
 
 /// Which is gone.
@@ -48,10 +48,7 @@ impl Action for ReleaseVm {
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
         let given = &input.machine;
         let output = Output { node_uid: given.node_uid, hostname: given.hostname.clone() };
-        let Some(known) = cx.store.get::<Vm>(&vm_key(given.node_uid)).map_err(failure::read)? else {
-            return Ok(Done::new(output));
-        };
-        let machine = known.value.machine;
+        let Some(machine) = recall(&cx.store, given)? else { return Ok(Done::new(output)) };
         teardown::destroy(&self.0, cx, &machine, Consent::OnlyProven).await?;
         if let Some(folder) = &self.0.sections.monitoring.folder
             && let Some(cluster) = cluster(&cx.store, &machine.cluster)?.filter(|found| found.value.ready.is_some())
@@ -64,7 +61,8 @@ impl Action for ReleaseVm {
         Ok(Done::with_effects(output, Effects { inventory, events, ..Effects::default() }))
     }
 
-    async fn preview(&self, _cx: &PreviewContext, input: &Value) -> Result<Vec<Change>, StepError> {
-        Ok(Input::deserialize(input).map(|input| vec![destruction(&input.machine)]).unwrap_or_default())
+    async fn preview(&self, cx: &PreviewContext, input: &Value) -> Result<Vec<Change>, StepError> {
+        let Ok(input) = Input::deserialize(input) else { return Ok(Vec::new()) };
+        Ok(recall(&cx.store, &input.machine)?.iter().map(destruction).collect())
     }
 }

@@ -12,12 +12,14 @@ use serde_json::{Value, json};
 use store::InventoryChange;
 use uuid::Uuid;
 
-use super::{cluster, machine_event, machines};
+use super::{cluster, machine_event, machines, references};
 use crate::{
     Deps,
     config::NodeNetwork,
     failure,
-    inventory::{Cluster, ClusterState, Endpoint, Image, Lease, Machine, PoolRecord, address_key, cluster_key},
+    inventory::{
+        Cluster, ClusterState, Endpoint, Image, Lease, Machine, MachineRef, PoolRecord, address_key, cluster_key,
+    },
     reservation::{self, Ground, Wanted},
     schematic,
 };
@@ -37,8 +39,8 @@ pub(super) struct Input {
 pub(super) struct Output {
     /// The cluster's incarnation.
     cluster_uid: Uuid,
-    /// The machines, decided in every detail.
-    machines: Vec<Machine>,
+    /// The machines; every detail of them is in the inventory.
+    machines: Vec<MachineRef>,
     /// The hosts that need the image.
     hosts: Vec<String>,
     /// What the machines boot.
@@ -59,8 +61,8 @@ impl Action for ReserveCluster {
             if found.value.flow != cx.flow {
                 return Err(StepError::fail(format!("a cluster {name} exists (uid {})", found.value.uid)));
             }
-            let own = machines(&cx.store, name)?.into_iter().map(|vm| vm.machine).collect();
-            return Ok(Done::new(output(&found.value, own)));
+            let own: Vec<Machine> = machines(&cx.store, name)?.into_iter().map(|vm| vm.machine).collect();
+            return Ok(Done::new(output(&found.value, &own)));
         }
         let (record, machines) = self.choose(&cx.store, &input.request, cx.flow, &|what| cx.unique_id(what)).await?;
         let mut effects = Effects::default();
@@ -76,7 +78,7 @@ impl Action for ReserveCluster {
             body: json!({ "object": name, "facts": { "cluster_uid": record.uid } }),
         });
         effects.events.extend(machines.iter().map(|machine| machine_event("vm_reserved", machine)));
-        Ok(Done::with_effects(output(&record, machines), effects))
+        Ok(Done::with_effects(output(&record, &machines), effects))
     }
 
     /// Gives everything back that this flow took. Machines still there were taken back before, or their undo failed.
@@ -153,11 +155,11 @@ fn network_facts(record: &Cluster) -> Value {
     json!({ "gateway": network.gateway, "dns_servers": network.dns_servers, "prefix": network.prefix })
 }
 
-fn output(record: &Cluster, machines: Vec<Machine>) -> Output {
+fn output(record: &Cluster, machines: &[Machine]) -> Output {
     Output {
         cluster_uid: record.uid,
-        hosts: hosts(&machines),
-        machines,
+        hosts: hosts(machines),
+        machines: references(machines),
         image: record.image.clone(),
         api_endpoint: record.endpoint.url(),
     }

@@ -6,10 +6,10 @@ use messages::name::{ClusterName, PoolName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{known_cluster, machine_event, machines, reserve_cluster::hosts};
+use super::{known_cluster, machine_event, machines, references, reserve_cluster::hosts};
 use crate::{
     Deps,
-    inventory::{Image, Machine},
+    inventory::{Image, MachineRef},
     reservation::{self, Ground, Wanted},
 };
 
@@ -30,8 +30,8 @@ pub(super) struct Input {
 /// What was taken.
 #[derive(Serialize, Deserialize, JsonSchema)]
 pub(super) struct Output {
-    /// The new machines, decided in every detail.
-    machines: Vec<Machine>,
+    /// The new machines; every detail of them is in the inventory.
+    machines: Vec<MachineRef>,
     /// The hosts that need the image.
     hosts: Vec<String>,
     /// What the machines boot.
@@ -65,7 +65,7 @@ impl Action for ReserveNodes {
         let machines = ground.choose(deps, network, &wanted, &|what| cx.unique_id(what)).await?;
         let inventory = reservation::claims(&machines);
         let events = machines.iter().map(|machine| machine_event("vm_reserved", machine)).collect();
-        let output = Output { hosts: hosts(&machines), machines, image: cluster.image };
+        let output = Output { hosts: hosts(&machines), machines: references(&machines), image: cluster.image };
         Ok(Done::with_effects(output, Effects { inventory, events, ..Effects::default() }))
     }
 

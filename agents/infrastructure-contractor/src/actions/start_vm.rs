@@ -8,10 +8,10 @@ use proxmox::{VmId, error::Kind};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{machine_event, record};
+use super::{machine_event, recall, recall_known, record};
 use crate::{
     Deps, failure, fence,
-    inventory::{Machine, VmState},
+    inventory::{MachineRef, VmState},
 };
 
 /// Proxmox gives a start 30 s or a second per GiB (proxmox.md 2.3); HA may queue it.
@@ -24,24 +24,24 @@ pub(super) struct StartVm(pub(super) Deps);
 #[serde(deny_unknown_fields)]
 pub(super) struct Input {
     /// The machine, as it was created.
-    machine: Machine,
+    machine: MachineRef,
 }
 
 impl Action for StartVm {
     const NAME: &'static str = "infrastructure.start_vm";
     const UNDO: Undo = Undo::Yes;
     type Input = Input;
-    type Output = Machine;
+    type Output = MachineRef;
 
     fn limits(&self, input: &Input) -> Vec<(String, usize)> {
         vec![(format!("host/{}", input.machine.host), self.0.sections.proxmox.parallel_per_host)]
     }
 
-    async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Machine>, StepError> {
-        let (client, vmid) = (&self.0.proxmox, VmId(input.machine.vmid));
+    async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<MachineRef>, StepError> {
+        let mut machine = recall_known(&cx.store, &input.machine)?;
+        let (client, vmid) = (&self.0.proxmox, VmId(machine.vmid));
         let failed = |error| failure::of(client, &error);
-        let ours = fence::prove_present(&self.0, &input.machine).await?;
-        let mut machine = input.machine.clone();
+        let ours = fence::prove_present(&self.0, &machine).await?;
         machine.host = ours.host;
         let status = client.vm_status(&machine.host, vmid).await.map_err(failed)?;
         if !status.is_running() {
@@ -61,15 +61,15 @@ impl Action for StartVm {
         let mut effects = Effects::default();
         effects.inventory.push(record(&cx.store, &machine, VmState::Started)?);
         effects.events.push(machine_event("vm_started", &machine));
-        Ok(Done::with_effects(machine, effects))
+        Ok(Done::with_effects(machine.reference(), effects))
     }
 
     /// Stops it, if it is there and ours. Destroying stops too; this keeps a rollback in order.
-    async fn undo(&self, _cx: &StepContext, input: &Input, output: Option<&Machine>) -> Result<Effects, StepError> {
+    async fn undo(&self, cx: &StepContext, input: &Input, _output: Option<&MachineRef>) -> Result<Effects, StepError> {
         let client = &self.0.proxmox;
         let failed = |error| failure::of(client, &error);
-        let machine = output.unwrap_or(&input.machine);
-        let Some(ours) = fence::prove(&self.0, machine).await? else { return Ok(Effects::default()) };
+        let Some(machine) = recall(&cx.store, &input.machine)? else { return Ok(Effects::default()) };
+        let Some(ours) = fence::prove(&self.0, &machine).await? else { return Ok(Effects::default()) };
         let vmid = VmId(machine.vmid);
         if client.vm_status(&ours.host, vmid).await.map_err(failed)?.is_running() {
             let upid = client.stop_vm(&ours.host, vmid).await.map_err(failed)?;

@@ -19,10 +19,10 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{machine_event, record};
+use super::{machine_event, recall_known, record};
 use crate::{
     Deps, failure, fence,
-    inventory::{Machine, VmState},
+    inventory::{Machine, MachineRef, VmState},
 };
 
 /// Port of the Talos API.
@@ -37,17 +37,17 @@ pub(super) struct WaitMaintenance(pub(super) Deps);
 #[serde(deny_unknown_fields)]
 pub(super) struct Input {
     /// The machine, as it was started.
-    machine: Machine,
+    machine: MachineRef,
 }
 
 impl Action for WaitMaintenance {
     const NAME: &'static str = "infrastructure.wait_maintenance";
     const UNDO: Undo = Undo::Nothing;
     type Input = Input;
-    type Output = Machine;
+    type Output = MachineRef;
 
-    async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Machine>, StepError> {
-        let machine = &input.machine;
+    async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<MachineRef>, StepError> {
+        let machine = &recall_known(&cx.store, &input.machine)?;
         if !self.0.allowed.allows(machine.ip) {
             let message = format!("{} is outside the allowed targets ({})", machine.ip, self.0.allowed);
             return Err(StepError::fail(message).with_hint("add the node network to allowed_targets"));
@@ -60,7 +60,7 @@ impl Action for WaitMaintenance {
                 let mut effects = Effects::default();
                 effects.inventory.push(record(&cx.store, machine, VmState::Answering)?);
                 effects.events.push(machine_event("vm_answering", machine));
-                return Ok(Done::with_effects(machine.clone(), effects));
+                return Ok(Done::with_effects(machine.reference(), effects));
             }
             if Instant::now() > until {
                 return Err(self.why_not(machine).await?);

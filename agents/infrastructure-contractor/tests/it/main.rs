@@ -2,5 +2,6 @@
 
 mod life;
 mod playbooks;
+mod template;
 mod trouble;
 mod world;

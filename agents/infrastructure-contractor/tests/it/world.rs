@@ -60,6 +60,15 @@ pub(crate) struct World {
 impl World {
     /// A world below 127.`net`.0.0/16.
     pub(crate) async fn start(net: u8, change: impl FnOnce(&mut Options)) -> Self {
+        Self::start_with(net, change, |_| {}).await
+    }
+
+    /// The same with another configuration.
+    pub(crate) async fn start_with(
+        net: u8,
+        change: impl FnOnce(&mut Options),
+        configure: impl FnOnce(&mut Sections),
+    ) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
         let mut options = Options { address: ([127, net, 0, 1], 0).into(), ..Options::default() };
@@ -69,7 +78,8 @@ impl World {
         let proxmox = Proxmox::start(options, machines.clone(), Pace::instant(), Faults::default()).await.unwrap();
         let (mirror, serving) = mirror(net).await;
         std::fs::write(folder.path().join("token"), token).unwrap();
-        let sections = sections(net, &proxmox, mirror, folder.path());
+        let mut sections = sections(net, &proxmox, mirror, folder.path());
+        configure(&mut sections);
         let store = Store::open(&folder.path().join("store"), store::Options::default()).unwrap();
         let deps = Deps::new(sections, &["127.0.0.0/8".to_owned()], store.clone()).unwrap();
         let actions = actions(&deps);
@@ -169,6 +179,11 @@ impl World {
         };
         Client::new(options).unwrap()
     }
+}
+
+/// Where the image mirror is.
+pub(crate) fn mirror_url(world: &World) -> &str {
+    &world.deps.sections.images.factory
 }
 
 fn sections(net: u8, proxmox: &Proxmox, mirror: SocketAddr, folder: &std::path::Path) -> Sections {
