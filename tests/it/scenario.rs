@@ -14,19 +14,19 @@ use tests::world::{World, WorldOptions};
 use uuid::Uuid;
 
 /// A world in a folder of its own, with a runtime to talk to it.
-pub struct Scenario {
+pub(crate) struct Scenario {
     /// The platform.
-    pub world: World,
+    pub(crate) world: World,
     /// To talk to it.
-    pub runtime: tokio::runtime::Runtime,
+    pub(crate) runtime: tokio::runtime::Runtime,
     /// An operator.
-    pub operator: Client,
+    pub(crate) operator: Client,
     _folder: tempfile::TempDir,
 }
 
 impl Scenario {
     /// Starts a world.
-    pub fn start(options: &WorldOptions) -> Self {
+    pub(crate) fn start(options: &WorldOptions) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().expect("a folder can be made");
         let world = World::start(folder.path(), options).expect("the world starts");
@@ -36,13 +36,13 @@ impl Scenario {
     }
 
     /// Asks for something and follows it to its end.
-    pub fn ask(&self, name: &str, body: &Value) -> anyhow::Result<FlowView> {
+    pub(crate) fn ask(&self, name: &str, body: &Value) -> anyhow::Result<FlowView> {
         let flow = self.submit(name, body)?;
         self.follow(flow)
     }
 
     /// Asks for something; it is durable when this returns.
-    pub fn submit(&self, name: &str, body: &Value) -> anyhow::Result<Uuid> {
+    pub(crate) fn submit(&self, name: &str, body: &Value) -> anyhow::Result<Uuid> {
         let flow = Uuid::now_v7();
         match self.runtime.block_on(self.operator.submit(Party::Infrastructure, name, flow, body))? {
             Submission::Accepted(accepted) => Ok(accepted.flow),
@@ -51,7 +51,7 @@ impl Scenario {
     }
 
     /// Waits for the end of a flow, however it ends.
-    pub fn follow(&self, flow: Uuid) -> anyhow::Result<FlowView> {
+    pub(crate) fn follow(&self, flow: Uuid) -> anyhow::Result<FlowView> {
         self.runtime.block_on(async {
             let told = async {
                 let tail = watch::events_from_now(&self.operator).await?;
@@ -64,29 +64,29 @@ impl Scenario {
     }
 
     /// Asks for something that destroys, with consent to its plan.
-    pub fn ask_with_consent(&self, name: &str, mut body: Value) -> anyhow::Result<FlowView> {
+    pub(crate) fn ask_with_consent(&self, name: &str, mut body: Value) -> anyhow::Result<FlowView> {
         let plan = self.runtime.block_on(self.operator.plan(Party::Infrastructure, name, &body))?;
         body["approval"] = json!({ "plan_hash": plan.plan_hash });
         self.ask(name, &body)
     }
 
     /// A flow as both contractors see it.
-    pub fn flow(&self, flow: Uuid) -> FlowView {
+    pub(crate) fn flow(&self, flow: Uuid) -> FlowView {
         self.runtime.block_on(flows::of(&self.operator, flow)).expect("the flow is known")
     }
 
     /// The Proxmox world now.
-    pub fn snapshot(&self) -> Value {
+    pub(crate) fn snapshot(&self) -> Value {
         self.runtime.block_on(self.world.snapshot()).expect("the lab answers")
     }
 
     /// The number of VMs that exist.
-    pub fn machines(&self) -> usize {
+    pub(crate) fn machines(&self) -> usize {
         self.snapshot()["vms"].as_object().map_or(0, serde_json::Map::len)
     }
 }
 
 /// The state of a flow and why, for messages of failed assertions.
-pub fn told(view: &FlowView) -> String {
+pub(crate) fn told(view: &FlowView) -> String {
     format!("{}: {}", view.state, view.reason.clone().unwrap_or_default())
 }

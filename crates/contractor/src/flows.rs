@@ -343,7 +343,8 @@ mod tests {
         use FailurePolicy::{Keep, Pause, Rollback};
         use RunState::{Cancelled, Kept, Running, Stuck, Succeeded, Undone};
         let over = |state| Decision::Over(state);
-        let cases: [(Option<FailurePolicy>, &[(&str, RunState)], Decision); 11] = [
+        type Runs<'a> = &'a [(&'a str, RunState)];
+        let cases: [(Option<FailurePolicy>, Runs<'_>, Decision); 11] = [
             (None, &[], Decision::Open),
             (None, &[("provision", Running)], Decision::Open),
             (None, &[("provision", Succeeded)], Decision::Open),

@@ -1,5 +1,7 @@
 //! Certificates have the X.509 properties of those that Talos's own generator makes, and keys its PEM labels.
 
+#![expect(clippy::unwrap_used, reason = "what a test cannot do without may fail it")]
+
 use std::time::Duration;
 
 use secrecy::ExposeSecret;

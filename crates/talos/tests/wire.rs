@@ -1,5 +1,7 @@
 //! The files in `proto/` say what Talos's own say: every service, message, field, number, type and label.
 
+#![expect(clippy::unwrap_used, reason = "what a test cannot do without may fail it")]
+
 use std::{
     collections::BTreeMap,
     fs,

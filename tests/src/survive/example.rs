@@ -34,9 +34,7 @@ fn value(document: &Value, schema: &Value, name: &str, depth: usize) -> Value {
         }
     }
     let parts = schema.get("allOf").and_then(Value::as_array).into_iter().flatten();
-    let base = parts
-        .fold(plain(document, schema, name, depth), |base, part| merged(base, value(document, part, name, depth + 1)));
-    base
+    parts.fold(plain(document, schema, name, depth), |base, part| merged(base, value(document, part, name, depth + 1)))
 }
 
 fn plain(document: &Value, schema: &Value, name: &str, depth: usize) -> Value {

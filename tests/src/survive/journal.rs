@@ -115,14 +115,14 @@ impl Disk {
         self.check(&commit)?;
         let run = commit.run.as_ref().map(|append| append.run);
         let mut run_seq = None;
-        if let Some(append) = commit.run {
-            if let Some(summary) = append.summary {
-                let run =
-                    self.runs.entry(append.run).or_insert_with(|| Run { summary: summary.clone(), events: Vec::new() });
-                run.summary = summary;
-                run.events.extend(append.events);
-                run_seq = Some(run.events.len() as u64);
-            }
+        if let Some(append) = commit.run
+            && let Some(summary) = append.summary
+        {
+            let run =
+                self.runs.entry(append.run).or_insert_with(|| Run { summary: summary.clone(), events: Vec::new() });
+            run.summary = summary;
+            run.events.extend(append.events);
+            run_seq = Some(run.events.len() as u64);
         }
         for definition in commit.definitions {
             self.definitions.insert(definition.hash, definition.text);

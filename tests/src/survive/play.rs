@@ -141,8 +141,8 @@ impl Stage<'_> {
         let mut progress = self.journal.progress();
         loop {
             let commits = progress.borrow_and_update().commits;
-            let due = self.scenario.commands.iter().enumerate();
-            let due = due.filter(|(at, (when, _))| *when <= commits && !self.asked.contains(at)).next();
+            let mut due = self.scenario.commands.iter().enumerate();
+            let due = due.find(|(at, (when, _))| *when <= commits && !self.asked.contains(at));
             if let Some((at, (_, command))) = due {
                 // A refusal is an answer.
                 match command {

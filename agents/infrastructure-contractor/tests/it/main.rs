@@ -1,5 +1,7 @@
 //! infrastructure-contractor's playbooks, driven for real against the simulated Proxmox VE.
 
+#![expect(clippy::unwrap_used, reason = "what a test cannot do without may fail it")]
+
 mod definition;
 mod life;
 mod playbooks;

@@ -1,5 +1,7 @@
 //! talos-contractor's actions and playbooks against simulated Talos nodes and Kubernetes APIs, over a real store.
 
+#![expect(clippy::unwrap_used, reason = "what a test cannot do without may fail it")]
+
 mod bench;
 mod kubernetes;
 mod life;

@@ -67,7 +67,7 @@ impl Cluster {
     }
 
     /// Everything as root with a ticket would see it.
-    pub(crate) async fn as_root(mut self) -> Self {
+    pub(crate) async fn with_root(mut self) -> Self {
         self.api.authorization = "X-None: 1".to_owned();
         let answer = self.post("/access/ticket", "username=root@pam&password=lab").await;
         let data = answer.data();

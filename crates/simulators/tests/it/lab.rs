@@ -44,7 +44,8 @@ async fn an_imported_image_has_its_size_and_the_download_its_texts() {
     let missing = format!("content=iso&filename=x.iso&url={}/nothing", lab.mirror().url());
     let missing = api.post("/nodes/pve1/storage/local/download-url", &missing).await;
     assert_eq!(api.finish(&missing).await, "download failed: exit code 8");
-    let outside = api.post("/nodes/pve1/storage/local/download-url", "content=iso&filename=x.iso&url=http://192.0.2.1/x").await;
+    let outside =
+        api.post("/nodes/pve1/storage/local/download-url", "content=iso&filename=x.iso&url=http://192.0.2.1/x").await;
     assert_eq!(api.finish(&outside).await, "download failed: exit code 4", "nothing leaves loopback");
 }
 

@@ -46,7 +46,7 @@ async fn a_vm_lives_from_create_to_destroy() {
 
 #[tokio::test]
 async fn errors_are_told_in_the_status_line_and_in_the_body() {
-    let cluster = Cluster::start(|_| {}).await.as_root().await;
+    let cluster = Cluster::start(|_| {}).await.with_root().await;
     let missing = cluster.get("/nodes/pve1/qemu/999/config").await;
     let text = "Configuration file 'nodes/pve1/qemu-server/999.conf' does not exist";
     assert_eq!(refused(&missing), (500, text));
@@ -66,7 +66,7 @@ async fn errors_are_told_in_the_status_line_and_in_the_body() {
         conflict.json()["errors"]["vmid"],
         "duplicate parameter (already defined in URI) with conflicting values!"
     );
-    let old = Cluster::start(|options| options.message_in_body = false).await.as_root().await;
+    let old = Cluster::start(|options| options.message_in_body = false).await.with_root().await;
     assert_eq!(old.get("/nodes/pve1/qemu/999/config").await.json(), json!({ "data": null }));
 }
 
@@ -117,7 +117,7 @@ async fn credentials_are_checked_as_pve_checks_them() {
         (refused(&wrong), &wrong.json()["message"]),
         ((401, "authentication failure"), &json!("authentication failure\n"))
     );
-    let mut cluster = cluster.as_root().await;
+    let mut cluster = cluster.with_root().await;
     assert_eq!(cluster.get("/version").await.data()["release"], "9.1");
     assert_eq!(cluster.post("/pools", "poolid=a").await.code, 200);
     let with_csrf = cluster.authorization.clone();
@@ -260,7 +260,7 @@ async fn locks_and_protection_refuse_in_pves_words() {
     let grow = cluster.put("/nodes/pve1/qemu/100/resize", "disk=scsi0&size=%2B2G").await;
     assert_eq!(cluster.finish(&grow).await, "OK");
     assert_eq!(cluster.get("/nodes/pve1/qemu/100/config").await.data()["scsi0"], "local-lvm:vm-100-disk-0,size=10G");
-    let root = Cluster::start(|_| {}).await.as_root().await;
+    let root = Cluster::start(|_| {}).await.with_root().await;
     let start = root.post("/nodes/pve1/qemu/777/status/start", "").await;
     assert_eq!(root.finish(&start).await, "Configuration file 'nodes/pve1/qemu-server/777.conf' does not exist");
     let reset = root.post("/nodes/pve1/qemu/777/status/reset", "").await;
@@ -375,7 +375,7 @@ async fn a_single_node_has_no_cluster_row_and_version_8_its_own_names() {
         options.hosts = vec![HostOptions::new("alone", "127.0.0.9")];
     })
     .await
-    .as_root()
+    .with_root()
     .await;
     let status = cluster.get("/cluster/status").await.data();
     assert_eq!(status.as_array().unwrap().len(), 1);

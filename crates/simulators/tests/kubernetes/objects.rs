@@ -46,7 +46,7 @@ async fn an_object_is_created_replaced_listed_and_deleted() {
     assert_eq!(page.items.len(), 2);
     let token = page.metadata.continue_.expect("more");
     let rest = api.list(&ListParams::default().limit(2).continue_token(&token)).await.expect("lists");
-    assert_eq!(rest.items.iter().filter_map(|it| it.metadata.name.as_deref()).last(), Some("kube-root-ca.crt"));
+    assert_eq!(rest.items.iter().filter_map(|it| it.metadata.name.as_deref()).next_back(), Some("kube-root-ca.crt"));
     let selected = api.list(&ListParams::default().labels("kind in (two)")).await.expect("lists");
     assert_eq!(selected.items.len(), 2);
     api.delete("a", &DeleteParams::default()).await.expect("deletes");

@@ -107,7 +107,9 @@ async fn resources_follow_the_cluster(lab: &Lab) {
 
 async fn faults_hit_single_calls(lab: &Lab) {
     let client = lab.secure(2).await;
-    lab.faults.add(Fault::parse(&format!("talos {} /machine.MachineService/Version=error:8:try later", lab.address(2))).unwrap());
+    lab.faults.add(
+        Fault::parse(&format!("talos {} /machine.MachineService/Version=error:8:try later", lab.address(2))).unwrap(),
+    );
     let refused = client.version().await.unwrap_err().to_string();
     assert!(refused.contains("try later") && refused.contains("ResourceExhausted"), "{refused}");
     client.version().await.unwrap();

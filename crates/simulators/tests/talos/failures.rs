@@ -34,7 +34,9 @@ async fn the_shared_address_moves_and_quorum_is_lost_and_found() {
 
 async fn holder(lab: &Lab) -> u8 {
     until("somebody holds the shared address", || async {
-        (1..=3u8).find(|number| lab.nodes.console(100 + u32::from(*number)).iter().any(|line| line.contains("enabled shared IP")))
+        (1..=3u8).find(|number| {
+            lab.nodes.console(100 + u32::from(*number)).iter().any(|line| line.contains("enabled shared IP"))
+        })
     })
     .await
 }

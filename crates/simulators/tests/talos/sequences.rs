@@ -27,7 +27,9 @@ async fn a_reboot_is_told_by_events_and_ends_in_another_boot() {
     let mut seen = Vec::new();
     while let Some(Ok(event)) = events.next().await {
         match event.happening {
-            Happening::Sequence(sequence) if event.actor == actor => seen.push((sequence.sequence.clone(), sequence.action())),
+            Happening::Sequence(sequence) if event.actor == actor => {
+                seen.push((sequence.sequence.clone(), sequence.action()))
+            }
             Happening::Task(task) if event.actor == actor => seen.push((task.task, sequence_event::Action::Noop)),
             _ => {}
         }

@@ -21,7 +21,7 @@ use crate::kubernetes::resources::Resource;
 /// # Errors
 /// 400, 403 (terminating namespace), 404 (no such namespace), 409 (exists), 422 (invalid).
 pub(crate) fn create(cx: &Context, request: &ObjectRequest, mut object: Value) -> Result<Arc<Value>, ApiError> {
-    if text(&object, "/metadata/resourceVersion") != "" {
+    if !text(&object, "/metadata/resourceVersion").is_empty() {
         return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
     }
     identify(request, &mut object)?;
