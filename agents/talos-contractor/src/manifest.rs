@@ -88,7 +88,9 @@ impl Resolve for AllowedOnly {
 
 /// The objects of a file, namespaces and custom types first.
 pub fn objects(text: &str) -> Result<Vec<DynamicObject>, StepError> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text)
+    // `n` and `y` are names, as Kubernetes' own reader takes them.
+    let options = serde_saphyr::options! { strict_booleans: true };
+    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)
         .map_err(|error| StepError::fail(format!("the manifest is not YAML: {error}")))?;
     let mut objects = Vec::new();
     for document in documents.into_iter().filter(|document| !document.is_null()) {

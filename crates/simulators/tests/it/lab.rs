@@ -37,7 +37,7 @@ async fn an_imported_image_has_its_size_and_the_download_its_texts() {
     let (lab, api) = lab(false).await;
     make_talos_vm(&lab, &api, 100).await;
     let config = api.get("/nodes/pve1/qemu/100/config").await.data();
-    assert_eq!(config["scsi0"], "local-lvm:vm-100-disk-1,size=4247M");
+    assert_eq!(config["scsi0"], "local-lvm:vm-100-disk-0,size=4247M");
     let again = format!("content=import&filename=talos.qcow2&url={}/x", lab.mirror().url());
     let refused = api.post("/nodes/pve1/storage/local/download-url", &again).await;
     assert_eq!(api.finish(&refused).await, "refusing to override existing file '/var/lib/vz/import/talos.qcow2'");

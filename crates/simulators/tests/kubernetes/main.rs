@@ -1,7 +1,6 @@
 //! Drives the simulated Kubernetes API over TLS with kube-rs, as the contractors do.
 
 mod access;
-mod by_hand;
 mod harness;
 mod objects;
 mod workloads;

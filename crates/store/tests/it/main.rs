@@ -3,7 +3,6 @@
 
 mod behaviour;
 mod crash;
-mod scale;
 
 use serde_json::{Value, json};
 use store::{Commit, Lane, Options, Outgoing, RunAppend, RunState, RunSummary, Store};

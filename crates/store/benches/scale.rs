@@ -1,12 +1,20 @@
-//! The numbers that the design asks for; `cargo test -p store --test it scale -- --ignored --nocapture` prints them.
+//! The numbers that the design asks for, at its size; `cargo bench -p store` prints them.
+//!
+//! With `STORE_UNDER_TEST=FOLDER` the store is kept, and `cargo bench -p store -- open` measures opening it anew.
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a measurement prints its numbers and fails loudly")]
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use store::{Commit, InventoryChange, Lane, RunQuery, RunState};
+use store::{Commit, InventoryChange, Lane, Options, Outgoing, RunAppend, RunQuery, RunState, RunSummary, Store};
 use uuid::Uuid;
 
-use crate::{append, message, open, summary};
+fn main() {
+    if std::env::args().any(|argument| argument == "open") {
+        return opening_a_store();
+    }
+    tokio::runtime::Runtime::new().unwrap().block_on(ten_thousand_finished_runs_and_five_thousand_nodes());
+}
 
 fn rss_mib() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -26,8 +34,6 @@ fn percentiles(mut times: Vec<Duration>) -> String {
     format!("p50 {:?} p99 {:?} max {:?}", at(0.5), at(0.99), times[times.len() - 1])
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement"]
 async fn ten_thousand_finished_runs_and_five_thousand_nodes() {
     let folder = tempfile::tempdir().unwrap();
     let kept = std::env::var_os("STORE_UNDER_TEST").map(std::path::PathBuf::from);
@@ -124,12 +130,39 @@ async fn ten_thousand_finished_runs_and_five_thousand_nodes() {
     println!("rss at the end {:.1} MiB", rss_mib());
 }
 
-#[test]
-#[ignore = "a measurement, of the store in the folder STORE_UNDER_TEST"]
 fn opening_a_store() {
     let Some(path) = std::env::var_os("STORE_UNDER_TEST") else { return };
     let began = Instant::now();
     let store = open(std::path::Path::new(&path));
     let unfinished = store.reader().runs(&RunQuery::unfinished()).unwrap().len();
     println!("open with {unfinished} unfinished runs: {:?}, rss {:.1} MiB", began.elapsed(), rss_mib());
+}
+
+/// Opens without a reserve, as test machines may be full.
+fn open(path: &std::path::Path) -> Store {
+    Store::open(path, Options { min_free_bytes: 0, ..Options::default() }).unwrap()
+}
+
+fn summary(flow: Uuid, state: RunState) -> RunSummary {
+    RunSummary {
+        flow,
+        playbook: "provision-vms".to_owned(),
+        cluster: Some("prod-k8s".to_owned()),
+        state,
+        detail: Value::Null,
+    }
+}
+
+fn append(run: Uuid, expected_seq: u64, events: Vec<Value>, summary: Option<RunSummary>) -> Commit {
+    Commit { run: Some(RunAppend { run, expected_seq, events, summary }), ..Commit::default() }
+}
+
+fn message(id: &str, lane: Lane) -> Outgoing {
+    Outgoing {
+        id: id.to_owned(),
+        lane,
+        subject: "cortex.handoff.talos.vm_provisioned".to_owned(),
+        headers: [("ce-id".to_owned(), id.to_owned())].into(),
+        body: json!({ "handoff_type": "vm_provisioned" }).to_string(),
+    }
 }
