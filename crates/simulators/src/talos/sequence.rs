@@ -216,6 +216,11 @@ async fn execute(boot: &Arc<Boot>, task: &str, request: &Request) -> Result<(), 
                 stop_service(boot, id);
             }
         }
+        ("sendResetSignal", _) => {
+            if let Some(key) = boot.discovery_key() {
+                boot.world.withdraw(&key, &boot.node_id());
+            }
+        }
         ("resetSystemDisk", _) => boot.disk.wipe(),
         ("resetSystemDiskSpec", Action::Reset(Reset { partitions: Some(partitions), .. })) => {
             boot.disk.wipe_partitions(partitions);

@@ -49,6 +49,8 @@ struct Shared {
     listener: Mutex<Option<PowerListener>>,
     seeds: AtomicU64,
     changed: watch::Sender<u64>,
+    /// Discovery data alone.
+    members: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -92,6 +94,7 @@ impl World {
             listener: Mutex::default(),
             seeds,
             changed: watch::Sender::new(0),
+            members: watch::Sender::new(0),
         }))
     }
 
@@ -118,9 +121,9 @@ impl World {
         self.0.options.pace.pass(Duration::from_secs_f64(seconds)).await;
     }
 
-    /// Waits before the next look at something; at least a millisecond, whatever the speed.
+    /// Waits before the next look at something; never so short that many nodes keep a processor busy.
     pub(crate) async fn idle(&self, simulated: Duration) {
-        tokio::time::sleep(self.scale(simulated).max(Duration::from_millis(1))).await;
+        tokio::time::sleep(self.scale(simulated).max(Duration::from_millis(20))).await;
     }
 
     /// A number nobody got before.
@@ -191,7 +194,7 @@ impl World {
             !same
         };
         if changed {
-            self.touch();
+            self.0.members.send_modify(|count| *count += 1);
         }
     }
 
@@ -208,7 +211,7 @@ impl World {
         if let Some(known) = self.lock().affiliates.get_mut(key) {
             known.remove(node_id);
         }
-        self.touch();
+        self.0.members.send_modify(|count| *count += 1);
     }
 
     /// The nodes that discovery knows in a cluster, sorted by name.
@@ -220,6 +223,11 @@ impl World {
         let mut all: Vec<_> = known.values().cloned().collect();
         all.sort_by(|left, right| left.hostname.cmp(&right.hostname));
         all
+    }
+
+    /// Wakes whoever publishes what discovery knows.
+    pub(crate) fn member_changes(&self) -> watch::Receiver<u64> {
+        self.0.members.subscribe()
     }
 
     /// Wakes whoever waits for something in the lab to change.

@@ -89,3 +89,16 @@ async fn a_configuration_with_an_unknown_key_is_refused_and_the_node_stays_in_ma
     client.check_configuration(&good, ApplyMode::Auto).await.unwrap();
     assert_eq!(lab.nodes.guest(101).unwrap().state, "maintenance");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_line_of_talos_becomes_a_cluster() {
+    for version in ["v1.12.11", "v1.14.0-rc.1"] {
+        let lab = Lab::new(version);
+        lab.cluster(version, 1).await;
+        let client = lab.secure(1).await;
+        assert_eq!(client.version().await.unwrap().tag, version);
+        assert_eq!(client.etcd_members(false).await.unwrap().len(), 3);
+        let node = client.get::<cosi::NodeStatus>("demo-1").await.unwrap().unwrap();
+        assert!(node.spec.labels.contains_key("node-role.kubernetes.io/control-plane"), "{version}");
+    }
+}

@@ -261,11 +261,13 @@ fn unified(before: &str, after: &str) -> String {
     let from = same_start.saturating_sub(3);
     let tail = same_end.min(3);
     let (old_end, new_end) = (old.len() - same_end, new.len() - same_end);
+    // An empty side begins at line zero.
+    let start = |from: usize, end: usize| if from == end { from } else { from + 1 };
     let mut out = format!(
         "--- a\n+++ b\n@@ -{},{} +{},{} @@\n",
-        from + 1,
+        start(from, old_end + tail),
         old_end + tail - from,
-        from + 1,
+        start(from, new_end + tail),
         new_end + tail - from
     );
     let mut push = |mark: char, lines: &[&str]| lines.iter().for_each(|line| out.push_str(&format!("{mark}{line}\n")));
@@ -316,5 +318,6 @@ mod tests {
     #[test]
     fn a_diff_shows_the_changed_region() {
         assert_eq!(unified("a\nb\nc\n", "a\nx\nc\n"), "--- a\n+++ b\n@@ -1,3 +1,3 @@\n a\n-b\n+x\n c\n");
+        assert_eq!(unified("", "a\n"), "--- a\n+++ b\n@@ -0,0 +1,1 @@\n+a\n");
     }
 }

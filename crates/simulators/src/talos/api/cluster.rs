@@ -24,12 +24,14 @@ struct Nodes {
 type Check = fn(&Boot, &Nodes) -> Result<(), String>;
 
 /// The checks in their order, as a user sees them.
-const CHECKS: [(&str, Check); 13] = [
+const CHECKS: [(&str, Check); 16] = [
     ("etcd to be healthy", |boot, nodes| service(boot, &nodes.control_planes, "etcd")),
     ("etcd members to be consistent across nodes", consistent_members),
     ("etcd members to be control plane nodes", members_are_control_planes),
     ("apid to be ready", |boot, nodes| each(boot, &nodes.all(), |_| Ok(()))),
     ("all nodes memory sizes", memory),
+    ("all nodes disk sizes", disks),
+    ("no diagnostics", |boot, nodes| each(boot, &nodes.all(), |_| Ok(()))),
     ("kubelet to be healthy", |boot, nodes| service(boot, &nodes.control_planes, "kubelet")),
     ("all nodes to finish boot sequence", |boot, nodes| {
         each(boot, &nodes.all(), |node| if node.stage() == Stage::Running { Ok(()) } else { Err("not running".into()) })
@@ -38,6 +40,7 @@ const CHECKS: [(&str, Check); 13] = [
     ("all control plane static pods to be running", static_pods),
     ("all control plane components to be ready", components),
     ("all k8s nodes to report ready", nodes_ready),
+    ("kube-proxy to report ready", kube_proxy),
     ("coredns to report ready", coredns),
     ("all k8s nodes to report schedulable", schedulable),
 ];
@@ -149,6 +152,25 @@ fn memory(boot: &Boot, nodes: &Nodes) -> Result<(), String> {
     };
     each(boot, &nodes.control_planes, enough(1848 - 150))?;
     each(boot, &nodes.workers, enough(1024 - 150))
+}
+
+fn disks(boot: &Boot, nodes: &Nodes) -> Result<(), String> {
+    // Six GiB for everything that Talos partitions; what stands before EPHEMERAL is counted in.
+    const MINIMUM: u64 = (6 << 30) - (2400 << 20);
+    each(boot, &nodes.all(), |node| match node.ephemeral_bytes() {
+        enough if enough >= MINIMUM => Ok(()),
+        size => Err(format!("ephemeral partition size {size} is less than {MINIMUM}")),
+    })
+}
+
+fn kube_proxy(boot: &Boot, nodes: &Nodes) -> Result<(), String> {
+    if boot.active_config().is_none_or(|config| config.kube_proxy_image(boot.release.line).is_none()) {
+        return Ok(());
+    }
+    let control_plane = join::find_control_plane(boot).ok_or("the Kubernetes API is not reachable")?;
+    let pods = control_plane.list("pods", Some("kube-system"));
+    let ready = pods.iter().filter(|pod| pod["metadata"]["labels"]["k8s-app"] == "kube-proxy" && is_ready(pod)).count();
+    if ready >= nodes.all().len() { Ok(()) } else { Err(format!("{ready} of {} kube-proxy pods are ready", nodes.all().len())) }
 }
 
 fn kubernetes_nodes(boot: &Boot) -> Result<Vec<Arc<Value>>, String> {

@@ -67,9 +67,6 @@ impl Api {
             user_disks,
             keep_system_disk: request.mode() == WipeMode::UserDisks,
         };
-        if let Some(key) = self.boot.discovery_key().filter(|_| request.graceful) {
-            self.boot.world.withdraw(&key, &self.boot.node_id());
-        }
         Ok(self.request(Action::Reset(reset), false))
     }
 

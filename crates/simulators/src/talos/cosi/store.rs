@@ -1,7 +1,7 @@
 //! The resources of one boot, with versions and a bounded history for watches.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
@@ -37,7 +37,7 @@ pub(crate) struct Store {
     pub(crate) line: Line,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Inner {
     resources: BTreeMap<Key, Arc<Resource>>,
     history: VecDeque<Arc<Change>>,
@@ -55,15 +55,28 @@ pub(crate) struct Subscription {
 impl Store {
     /// A store that holds the namespaces and definitions of a release line.
     pub(crate) fn new(line: Line) -> Self {
-        let (changes, _) = broadcast::channel(HISTORY);
-        let store = Self { inner: Arc::default(), changes, line };
-        for (name, description) in schema::namespaces(line) {
-            store.put(kinds::NAMESPACES, name, &json!({"description": description}));
+        static BASES: [OnceLock<Inner>; 3] = [const { OnceLock::new() }; 3];
+        let base = BASES[line as usize].get_or_init(|| {
+            let store = Self::with(Inner::default(), line);
+            store.define();
+            let Inner { resources, .. } = &*store.lock();
+            Inner { resources: resources.clone(), ..Inner::default() }
+        });
+        // Every node of a line shares these resources in memory.
+        Self::with(base.clone(), line)
+    }
+
+    fn with(inner: Inner, line: Line) -> Self {
+        Self { inner: Arc::new(Mutex::new(inner)), changes: broadcast::channel(HISTORY).0, line }
+    }
+
+    fn define(&self) {
+        for (name, description) in schema::namespaces(self.line) {
+            self.put(kinds::NAMESPACES, name, &json!({"description": description}));
         }
-        for definition in schema::definitions(line) {
-            store.put(kinds::DEFINITIONS, &definition.id(), &definition_spec(definition));
+        for definition in schema::definitions(self.line) {
+            self.put(kinds::DEFINITIONS, &definition.id(), &definition_spec(definition));
         }
-        store
     }
 
     /// Creates or updates a resource from its YAML-shaped spec; nothing happens when the spec is the same.

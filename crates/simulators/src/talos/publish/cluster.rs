@@ -25,7 +25,7 @@ pub(crate) fn etcd_member(boot: &Boot, member: u64) {
 
 /// Republishes the members whenever discovery changes.
 pub(crate) async fn follow_discovery(boot: &Arc<Boot>) {
-    let mut changes = boot.world.changes();
+    let mut changes = boot.world.member_changes();
     loop {
         changes.mark_unchanged();
         publish(boot);
