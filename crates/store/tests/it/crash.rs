@@ -318,8 +318,7 @@ fn a_write_that_fails_stops_the_store_and_loses_nothing_acknowledged() {
     open(&path).close_blocking();
     let program = std::env::current_exe().unwrap();
     // In blocks of 512 bytes or 1 KiB, as the shell counts: the limit falls into sled's second or third segment.
-    let script =
-        format!("trap '' XFSZ; ulimit -f 10240; exec '{}' {CHILD} --exact --nocapture", program.display());
+    let script = format!("trap '' XFSZ; ulimit -f 10240; exec '{}' {CHILD} --exact --nocapture", program.display());
     let output =
         Command::new("sh").args(["-c", &script]).env("STORE_UNDER_TEST", &path).stdin(Stdio::null()).output().unwrap();
     let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

@@ -170,7 +170,11 @@ fn kube_proxy(boot: &Boot, nodes: &Nodes) -> Result<(), String> {
     let control_plane = join::find_control_plane(boot).ok_or("the Kubernetes API is not reachable")?;
     let pods = control_plane.list("pods", Some("kube-system"));
     let ready = pods.iter().filter(|pod| pod["metadata"]["labels"]["k8s-app"] == "kube-proxy" && is_ready(pod)).count();
-    if ready >= nodes.all().len() { Ok(()) } else { Err(format!("{ready} of {} kube-proxy pods are ready", nodes.all().len())) }
+    if ready >= nodes.all().len() {
+        Ok(())
+    } else {
+        Err(format!("{ready} of {} kube-proxy pods are ready", nodes.all().len()))
+    }
 }
 
 fn kubernetes_nodes(boot: &Boot) -> Result<Vec<Arc<Value>>, String> {
