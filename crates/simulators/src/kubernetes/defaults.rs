@@ -54,9 +54,6 @@ fn template(object: &mut Value) {
     if let Some(spec) = object.pointer_mut("/spec/template/spec") {
         pod_spec(spec);
     }
-    if let Some(metadata) = object.pointer_mut("/spec/template").filter(|it| it.is_object()) {
-        set_default(metadata, &["metadata"], json!({"creationTimestamp": null}));
-    }
 }
 
 fn pod(object: &mut Value) {

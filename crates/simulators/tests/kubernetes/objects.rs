@@ -133,3 +133,19 @@ async fn a_definition_is_served_and_its_namespace_empties() {
     crate::harness::eventually(plane, "the namespace to go", gone).await;
     assert!(plane.list("volumes.longhorn.io", None).is_empty());
 }
+
+#[tokio::test]
+async fn a_misspelt_field_is_refused_when_the_client_is_strict() {
+    let world = World::start().await;
+    let send = |strict: &str| {
+        let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "datum": {}});
+        http::Request::post(format!("/api/v1/namespaces/default/configmaps?fieldValidation={strict}"))
+            .header("content-type", "application/json")
+            .body(serde_json::to_vec(&body).expect("json"))
+            .expect("request")
+    };
+    let error = world.client.request::<serde_json::Value>(send("Strict")).await.expect_err("strict");
+    assert!(error.to_string().contains("strict decoding error: unknown field \"datum\""), "{error}");
+    let made: serde_json::Value = world.client.request(send("Warn")).await.expect("lenient");
+    assert!(made.get("datum").is_none());
+}

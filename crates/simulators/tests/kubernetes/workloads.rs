@@ -240,3 +240,47 @@ async fn a_pod_that_fits_nowhere_says_why() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_privileged_pod_needs_a_namespace_that_allows_it() {
+    let world = World::start().await;
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {"containers": [{"name": "a", "image": "b", "securityContext": {"privileged": true}}]}});
+    let pods: Api<Pod> = Api::namespaced(world.client.clone(), "default");
+    let parsed: Pod = serde_json::from_value(pod.clone()).expect("valid");
+    let refused = pods.create(&kube::api::PostParams::default(), &parsed).await.expect_err("baseline");
+    let expected = "pods \"p\" is forbidden: violates PodSecurity \"baseline:latest\": privileged (container \"a\" must not set \
+        securityContext.privileged=true)";
+    assert!(refused.to_string().contains(expected), "{refused}");
+    apply(&world, json!({
+        "apiVersion": "v1", "kind": "Namespace", "metadata": {
+            "name": "trusted", "labels": {"pod-security.kubernetes.io/enforce": "privileged"}}}))
+    .await;
+    let pods: Api<Pod> = Api::namespaced(world.client.clone(), "trusted");
+    pods.create(&kube::api::PostParams::default(), &parsed).await.expect("allowed");
+}
+
+#[tokio::test]
+async fn a_rotating_kubelet_waits_for_approval_of_its_serving_certificate() {
+    use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+    let mut world = World::start().await;
+    world.bootstrap(Cni::Flannel);
+    world.add_node("w-1", false);
+    world.kubelets[0].update(|options| options.rotate_server_certificates = true);
+    let plane = world.control_plane.clone();
+    let serving = || {
+        let all = plane.list("certificatesigningrequests.certificates.k8s.io", None);
+        all.into_iter().find(|it| it["spec"]["signerName"] == "kubernetes.io/kubelet-serving")
+    };
+    eventually(&plane, "the request", || serving().is_some()).await;
+    let request = serving().expect("asked");
+    assert_eq!(request["spec"]["username"], "system:node:w-1");
+    assert!(request["status"]["certificate"].is_null(), "nobody approved it");
+    let api: Api<CertificateSigningRequest> = Api::all(world.client.clone());
+    let approval = json!({"status": {"conditions": [{
+        "type": "Approved", "status": "True", "reason": "Test", "message": "by the test"}]}});
+    let name = request["metadata"]["name"].as_str().expect("name").to_owned();
+    api.patch_approval(&name, &PatchParams::default(), &Patch::Merge(&approval)).await.expect("approves");
+    eventually(&plane, "the certificate", || serving().is_some_and(|it| it["status"]["certificate"].is_string())).await;
+}

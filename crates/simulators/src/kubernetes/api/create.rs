@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 use super::handler::Context;
 use super::request::ObjectRequest;
-use super::validation;
+use super::{typed, validation};
 use crate::kubernetes::defaults;
 use crate::kubernetes::object::{
     integer, is_terminating, name, namespace, random_suffix, remove, set, set_default, text,
@@ -25,6 +25,7 @@ pub(crate) fn create(cx: &Context, request: &ObjectRequest, mut object: Value) -
         return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
     }
     identify(request, &mut object)?;
+    typed::check(&request.resource, &mut object, unknown_fields(request))?;
     let generated = name(&object).is_empty();
     if generated {
         let prefix = text(&object, "/metadata/generateName").to_owned();
@@ -44,6 +45,11 @@ pub(crate) fn create(cx: &Context, request: &ObjectRequest, mut object: Value) -
     remove(&mut object, &["metadata", "managedFields"]);
     track_update(rules(&request.resource), &Value::Null, &mut object, writer);
     store(cx, request, object)
+}
+
+/// What `fieldValidation` says about fields that the kind does not have.
+pub(crate) fn unknown_fields(request: &ObjectRequest) -> typed::Unknown {
+    if request.query.get("fieldValidation") == Some("Strict") { typed::Unknown::Refuse } else { typed::Unknown::Drop }
 }
 
 /// The admission plugin PodSecurity.

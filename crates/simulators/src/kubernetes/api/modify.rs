@@ -8,7 +8,7 @@ use super::create;
 use super::error::ApiError;
 use super::handler::Context;
 use super::request::ObjectRequest;
-use super::validation;
+use super::{typed, validation};
 use crate::kubernetes::defaults;
 use crate::kubernetes::object::{name, remove, set, text, uid};
 use crate::kubernetes::patch::ownership::{Writer, track_update};
@@ -110,6 +110,14 @@ fn server_side_apply(cx: &Context, request: &ObjectRequest, mut config: Value) -
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
     create::identify(request, &mut config)?;
+    if let [field, ..] = typed::prune(&request.resource, &mut config)?.as_slice() {
+        let (place, version, kind) = (request.place_namespace(), request.resource.api_version(), &request.resource.kind);
+        let message = format!(
+            "failed to create typed patch object ({place}/{}; {version}, Kind={kind}): .{field}: field not declared in schema",
+            request.name()
+        );
+        return Err(ApiError::new(500, "", message));
+    }
     let subresource = request.subresource.as_deref().unwrap_or_default();
     let writer = Writer { manager, operation: "Apply", subresource };
     let force = request.query.flag("force");
@@ -165,6 +173,7 @@ pub(crate) fn write(
     let result = cx.cluster.store.update(&resource.id(), request.place_namespace(), request.name(), |current| {
         let before = current.clone();
         change(current)?;
+        typed::check(resource, current, create::unknown_fields(request))?;
         keep_what_is_not_the_clients(request, &before, current);
         if subresource.is_empty() {
             defaults::apply(None, &resource.id(), current);

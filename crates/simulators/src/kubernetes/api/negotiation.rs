@@ -82,10 +82,13 @@ pub(crate) fn content_type(headers: &HeaderMap) -> &str {
         .map_or("application/json", |value| value.split(';').next().unwrap_or_default().trim())
 }
 
-/// Reads a JSON or YAML body.
+/// The media types of bodies.
+const SUPPORTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+
+/// Reads a JSON, YAML or protobuf body.
 ///
 /// # Errors
-/// 415 for another media type (protobuf, CBOR), 400 for a body that cannot be parsed.
+/// 415 for another media type (CBOR) and for protobuf of a kind that is not understood, 400 for a body that cannot be parsed.
 pub(crate) fn decode(media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
     match media_type {
         "application/json" | "" | "*/*" => serde_json::from_slice(body)
@@ -95,7 +98,10 @@ pub(crate) fn decode(media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
             Err(_) => serde_saphyr::from_slice(body)
                 .map_err(|error| ApiError::bad_request(format!("error parsing YAML: {error}"))),
         },
-        other => Err(ApiError::unsupported_media_type(other, "application/json, application/yaml")),
+        "application/vnd.kubernetes.protobuf" => {
+            super::protobuf::decode(body).map_err(|why| ApiError::unsupported_media_type(&why, SUPPORTED))
+        }
+        other => Err(ApiError::unsupported_media_type(other, SUPPORTED)),
     }
 }
 

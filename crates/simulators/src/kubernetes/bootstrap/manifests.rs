@@ -139,7 +139,9 @@ pub(super) fn core_dns(cluster: &Cluster, image: &str) -> Vec<Manifest> {
     });
     let service = json!({
         "apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": labels},
+        "metadata": {
+            "name": "kube-dns", "namespace": "kube-system",
+            "labels": {"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"}},
         "spec": {
             "selector": selector, "clusterIP": cluster.service_address(10),
             "ports": [

@@ -43,11 +43,14 @@ pub(super) fn start(cluster: &Arc<Cluster>, stop: CancellationToken) {
 async fn run(cluster: Arc<Cluster>) {
     let mut activity = cluster.store.activity();
     let mut nodes = node_lifecycle::Observer::default();
-    let tick = cluster.scaled(TICK).max(Duration::from_millis(10));
+    let tick = cluster.scaled(TICK).max(Duration::from_millis(25));
     loop {
         activity.borrow_and_update();
         if cluster.is_available() {
             reconcile(&cluster, &mut nodes);
+        } else {
+            // Nobody could renew a lease meanwhile; silence counts from when somebody can again.
+            nodes = node_lifecycle::Observer::default();
         }
         tokio::select! {
             _ = activity.changed() => tokio::time::sleep(GATHER).await,

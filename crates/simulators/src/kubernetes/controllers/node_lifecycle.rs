@@ -17,6 +17,8 @@ use crate::kubernetes::object::{
 
 /// How long a node may be silent before it counts as unknown (`--node-monitor-grace-period`).
 const GRACE: Duration = Duration::from_secs(50);
+/// However fast the lab runs, a kubelet that is merely late on a busy machine is not dead.
+const LEAST_GRACE: Duration = Duration::from_secs(2);
 const LEASES: &str = "leases.coordination.k8s.io";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
@@ -35,7 +37,7 @@ impl Observer {
     pub(super) fn sync(&mut self, cluster: &Cluster) {
         let nodes = cluster.store.list("nodes", None);
         for node in &nodes {
-            let silent = self.silence(cluster, node) >= cluster.scaled(GRACE);
+            let silent = self.silence(cluster, node) >= cluster.scaled(GRACE).max(LEAST_GRACE);
             if silent {
                 mark_unknown(cluster, node);
             }
