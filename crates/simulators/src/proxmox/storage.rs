@@ -212,7 +212,7 @@ impl Volumes {
     pub(crate) fn used(&self, storage: &Storage, host: &str) -> u64 {
         let counted = |volume: &Volume| if storage.kind.is_thin() { volume.written } else { volume.size };
         let own: u64 = self.on(storage, host).map(|(_, volume)| counted(volume)).sum();
-        (own + storage.foreign_use).min(storage.size)
+        own.saturating_add(storage.foreign_use).min(storage.size)
     }
 
     /// The first `…-disk-N` of a VM that is free on a storage.

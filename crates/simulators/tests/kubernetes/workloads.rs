@@ -253,9 +253,12 @@ async fn a_privileged_pod_needs_a_namespace_that_allows_it() {
     let expected = "pods \"p\" is forbidden: violates PodSecurity \"baseline:latest\": privileged (container \"a\" must not set \
         securityContext.privileged=true)";
     assert!(refused.to_string().contains(expected), "{refused}");
-    apply(&world, json!({
+    apply(
+        &world,
+        json!({
         "apiVersion": "v1", "kind": "Namespace", "metadata": {
-            "name": "trusted", "labels": {"pod-security.kubernetes.io/enforce": "privileged"}}}))
+            "name": "trusted", "labels": {"pod-security.kubernetes.io/enforce": "privileged"}}}),
+    )
     .await;
     let pods: Api<Pod> = Api::namespaced(world.client.clone(), "trusted");
     pods.create(&kube::api::PostParams::default(), &parsed).await.expect("allowed");

@@ -111,7 +111,8 @@ fn server_side_apply(cx: &Context, request: &ObjectRequest, mut config: Value) -
     }
     create::identify(request, &mut config)?;
     if let [field, ..] = typed::prune(&request.resource, &mut config)?.as_slice() {
-        let (place, version, kind) = (request.place_namespace(), request.resource.api_version(), &request.resource.kind);
+        let (place, version, kind) =
+            (request.place_namespace(), request.resource.api_version(), &request.resource.kind);
         let message = format!(
             "failed to create typed patch object ({place}/{}; {version}, Kind={kind}): .{field}: field not declared in schema",
             request.name()

@@ -100,7 +100,9 @@ fn quantities_as_text(value: &mut Value) {
             for (key, child) in fields {
                 let holds_quantities =
                     matches!(key.as_str(), "limits" | "requests" | "capacity" | "allocatable" | "hard" | "overhead");
-                for quantity in child.as_object_mut().filter(|_| holds_quantities).into_iter().flat_map(|it| it.values_mut()) {
+                for quantity in
+                    child.as_object_mut().filter(|_| holds_quantities).into_iter().flat_map(|it| it.values_mut())
+                {
                     if quantity.is_number() {
                         *quantity = json!(quantity.to_string());
                     }
@@ -152,14 +154,21 @@ mod tests {
 
     fn pod(spec: Value) -> (Resource, Value) {
         let resource = Registry::built_in().find_id("pods").expect("built in");
-        ((*resource).clone(), json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "creationTimestamp": null}, "spec": spec}))
+        (
+            (*resource).clone(),
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "creationTimestamp": null}, "spec": spec}),
+        )
     }
 
     #[test]
     fn unknown_fields_are_named_or_dropped_and_wrong_types_refused() {
-        let (resource, mut object) = pod(json!({"containers": [{"name": "a", "imagee": "x", "resources": {"limits": {"cpu": 1}}}]}));
+        let (resource, mut object) =
+            pod(json!({"containers": [{"name": "a", "imagee": "x", "resources": {"limits": {"cpu": 1}}}]}));
         let error = check(&resource, &mut object.clone(), Unknown::Refuse).expect_err("strict");
-        assert!(error.message.ends_with("strict decoding error: unknown field \"spec.containers[0].imagee\""), "{error}");
+        assert!(
+            error.message.ends_with("strict decoding error: unknown field \"spec.containers[0].imagee\""),
+            "{error}"
+        );
         check(&resource, &mut object, Unknown::Drop).expect("lenient");
         assert_eq!(object["spec"], json!({"containers": [{"name": "a", "resources": {"limits": {"cpu": 1}}}]}));
         assert!(object["metadata"].get("creationTimestamp").is_none());

@@ -201,7 +201,10 @@ mod tests {
     #[test]
     fn an_object_reads_as_its_json() {
         let entry = [field(1, b"key"), field(2, b"")].concat();
-        let object = [field(1, &[field(1, b"c"), field(8, b""), field(11, &[field(1, b"a"), field(2, b"b")].concat())].concat()), field(2, &entry)];
+        let object = [
+            field(1, &[field(1, b"c"), field(8, b""), field(11, &[field(1, b"a"), field(2, b"b")].concat())].concat()),
+            field(2, &entry),
+        ];
         let expected = json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "labels": {"a": "b"}}, "data": {"key": ""}});
         assert_eq!(decode(&body("ConfigMap", &object.concat())), Ok(expected));
