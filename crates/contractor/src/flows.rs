@@ -96,6 +96,22 @@ pub struct Pending {
 }
 
 impl FlowRecord {
+    /// What is told of the flow; the same id however often it is told.
+    ///
+    /// # Errors
+    /// See [`Herald::event`].
+    pub fn event(&self, herald: &Herald, name: &str, cause: Option<&str>) -> Result<store::Outgoing, Failure> {
+        let context = Context { flow: Some(self.flow), cause: cause.map(str::to_owned), cluster: self.cluster.clone() };
+        let body = FlowEvent {
+            event_type: String::new(),
+            flow: self.flow,
+            kind: self.kind.clone(),
+            reason: self.reason.clone(),
+            hint: self.hint.clone(),
+        };
+        herald.event(Uuid::new_v5(&self.flow, name.as_bytes()), name, &context, &body)
+    }
+
     /// As the inventory holds it.
     pub fn to_value(&self) -> Value {
         serde_json::to_value(self).expect("a flow record is JSON")
@@ -229,7 +245,7 @@ impl Keeper {
             State::Cancelled => "flow_cancelled",
             State::Failed | State::Open => "flow_failed",
         };
-        let event = self.event(&record, name).map_err(|failure| failure.message)?;
+        let event = record.event(&self.herald, name, None).map_err(|failure| failure.message)?;
         let commit = Commit {
             inventory: vec![InventoryChange::update(key(flow), found.revision, record.to_value())],
             outgoing: vec![event],
@@ -257,7 +273,7 @@ impl Keeper {
         pending.record.state = State::Cancelled;
         pending.record.ended = Some(Timestamp::now());
         pending.record.reason = Some("nobody approved its plan in time".into());
-        let event = self.event(&pending.record, "flow_cancelled").map_err(|failure| failure.message)?;
+        let event = pending.record.event(&self.herald, "flow_cancelled", None).map_err(|failure| failure.message)?;
         let commit = Commit {
             inventory: vec![
                 InventoryChange::delete_at(key, revision),
@@ -285,18 +301,6 @@ impl Keeper {
         }
         let commit = Commit { archive, ..Commit::default() };
         self.store.commit(commit).await.map(|_| ()).map_err(|error| chain(&error))
-    }
-
-    fn event(&self, record: &FlowRecord, name: &str) -> Result<store::Outgoing, Failure> {
-        let context = Context { flow: Some(record.flow), cause: None, cluster: record.cluster.clone() };
-        let body = FlowEvent {
-            event_type: String::new(),
-            flow: record.flow,
-            kind: record.kind.clone(),
-            reason: record.reason.clone(),
-            hint: record.hint.clone(),
-        };
-        self.herald.event(Uuid::new_v5(&record.flow, name.as_bytes()), name, &context, &body)
     }
 }
 

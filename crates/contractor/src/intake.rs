@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use messages::{
     catalogue::Family,
     envelope::Headers,
-    event::{DeadLetter, FlowEvent, Rejected},
+    event::{DeadLetter, Rejected},
     handoff::ClusterFailed,
     query::{Accepted, PlanView, Refusal, RefusalKind},
     request::FailurePolicy,
@@ -338,7 +338,9 @@ impl Intake {
             context.flow = Some(flow_of(message));
         }
         let mut commit = Commit::default();
-        let base = Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("refused:{}:{}", raw.stream, raw.sequence).as_bytes());
+        // A call has no place in a stream: what was refused and when tells two refusals apart.
+        let place = format!("refused:{}:{}:{}:{}", raw.stream, raw.sequence, raw.message_id(), raw.published);
+        let base = Uuid::new_v5(&Uuid::NAMESPACE_URL, place.as_bytes());
         let event = self.herald.event(Uuid::new_v5(&base, b"event"), "rejected", &context, &told);
         commit.outgoing.push(event.map_err(|failure| NotNow(failure.message))?);
         if raw.sequence > 0 {
@@ -391,16 +393,7 @@ impl Intake {
     }
 
     fn flow_event(&self, record: &FlowRecord, name: &str, cause: &str) -> Result<store::Outgoing, event::Failure> {
-        let context =
-            Context { flow: Some(record.flow), cause: Some(cause.to_owned()), cluster: record.cluster.clone() };
-        let body = FlowEvent {
-            event_type: String::new(),
-            flow: record.flow,
-            kind: record.kind.clone(),
-            reason: record.reason.clone(),
-            hint: record.hint.clone(),
-        };
-        self.herald.event(Uuid::new_v5(&record.flow, name.as_bytes()), name, &context, &body)
+        record.event(&self.herald, name, Some(cause))
     }
 }
 
