@@ -32,6 +32,11 @@ fn build() -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).args(["build", "--quiet", "--bins"]);
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(describes_this_program) {
+            command.env_remove(name);
+        }
+    }
     for package in PACKAGES {
         command.args(["--package", package]);
     }
@@ -43,6 +48,12 @@ fn build() -> anyhow::Result<PathBuf> {
         bail!("the programs could not be built");
     }
     Ok(folder)
+}
+
+/// Whether cargo set the variable to describe the program that it started. The build script of `ring` is run again when
+/// one of these changes, and with it everything above TLS would be compiled again, here and then by the next cargo.
+fn describes_this_program(variable: &str) -> bool {
+    variable.starts_with("CARGO_PKG_") || variable.starts_with("CARGO_MANIFEST_")
 }
 
 /// The folder of this program, `target/debug`.
