@@ -1,7 +1,9 @@
 //! The whole life of a cluster, over real daemons, a real nats-server and the lab.
 
+use bus::TailFrom;
 use messages::{query::Listing, subject::Party};
-use serde_json::json;
+use serde_json::{Value, json};
+use store::{AuditHead, AuditRecord, AuditVerified};
 use tests::{demo, world::WorldOptions};
 
 use crate::scenario::{Scenario, told};
@@ -38,4 +40,34 @@ fn a_cluster_is_made_scaled_up_and_down_and_taken_away_without_a_trace() {
         let left: Listing = scenario.runtime.block_on(scenario.operator.query(at, query, json!({}))).unwrap();
         assert_eq!(left, Listing::default(), "{at}");
     }
+
+    let records =
+        [check_audit_log(&scenario, Party::Infrastructure), check_audit_log(&scenario, Party::Talos)].concat();
+    let approved = records.iter().filter(|record| record.deed.did == "run_started" && record.deed.plan.is_some());
+    assert_eq!(approved.count(), 3, "two scalings and the decommission carry the hash of an approved plan");
+    let started = records.iter().filter(|record| record.deed.did == "run_started").count();
+    let ended = records.iter().filter(|record| record.deed.outcome.as_deref() == Some("succeeded")).count();
+    assert_eq!((started, records.len()), (ended, started + ended), "each run began and ended, nothing else was done");
+}
+
+/// Waits until the whole log was told, verifies it against what was told, and returns it.
+fn check_audit_log(scenario: &Scenario, of: Party) -> Vec<AuditRecord> {
+    scenario.runtime.block_on(async {
+        let records: Vec<AuditRecord> = scenario.operator.query(of, "audit.list", json!({})).await.unwrap();
+        let mut tail = scenario.operator.events(TailFrom::Start, None, Some("audit_head")).await.unwrap();
+        let mut heads = Vec::new();
+        while heads.last().is_none_or(|head: &AuditHead| head.seq < records.len() as u64) {
+            let recorded = tail.next().await.unwrap();
+            if recorded.subject.starts_with(&format!("cortex.event.{of}.")) {
+                let body: Value = serde_json::from_slice(&recorded.body).unwrap();
+                let hash = body["facts"]["sha256"].as_str().unwrap().to_owned();
+                heads.push(AuditHead { seq: body["facts"]["sequence"].as_u64().unwrap(), hash });
+            }
+        }
+        let arguments = json!({ "heads": heads });
+        let verified: AuditVerified = scenario.operator.query(of, "audit.verify", arguments).await.unwrap();
+        assert_eq!((verified.problem, verified.records), (None, records.len() as u64));
+        assert_eq!(verified.heads, heads.len() as u64);
+        records
+    })
 }

@@ -12,12 +12,13 @@ use messages::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use store::{RunQuery, RunState, Store};
+use store::{AuditHead, Commit, CommitError, Deed, RunQuery, RunState, Store};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
     agent::{Agent, Asked, Query},
+    audit,
     driver::{CommandError, Driver},
     flows::{self, FlowRecord},
     inbound::{answer, answer_text},
@@ -42,8 +43,20 @@ pub struct Desk {
     pub version: &'static str,
 }
 
-const READS: [&str; 8] =
-    ["flows.list", "flows.show", "runs.list", "runs.show", "playbooks.list", "playbooks.show", "plan", "store.verify"];
+const READS: [&str; 10] = [
+    "flows.list",
+    "flows.show",
+    "runs.list",
+    "runs.show",
+    "playbooks.list",
+    "playbooks.show",
+    "plan",
+    "store.verify",
+    "audit.list",
+    "audit.verify",
+];
+/// Audit records in one answer: about 100 KiB.
+const AUDIT_PAGE: u64 = 200;
 const COMMANDS: [&str; 8] = [
     "submit",
     "approve",
@@ -120,12 +133,39 @@ impl Desk {
             _ => self.caller(call).unwrap_or_else(|_| "/anonymous".to_owned()),
         };
         let asked = Asked { arguments, by };
-        let value = match (family, own.iter().find(|query| query.name == name)) {
+        let own = own.iter().find(|query| query.name == name);
+        let value = match (family, own) {
+            ("cmd", own) => self.perform(name, asked, own).await?,
             (_, Some(query)) => (query.answer)(asked).await?,
-            ("cmd", None) => self.command(name, asked).await?,
-            _ => self.read(name, &asked).await?,
+            (_, None) => self.read(name, &asked).await?,
         };
         Ok(Answer::Ok(value))
+    }
+
+    /// Carries a command out; the audit log has it before anything happens.
+    async fn perform(&self, name: &str, asked: Asked, own: Option<&Query>) -> Result<Value, Refusal> {
+        let of = asked.clone();
+        match self.note(audit::command(name, &of, None)).await {
+            // On a full disk the commands that make room must work.
+            Err(error) if error.is_transient() && name.starts_with("store.") => {
+                tracing::warn!(%error, name, by = of.by, "a command is carried out without a record in the audit log");
+            }
+            noted => noted.map_err(|error| broken(&error))?,
+        }
+        let done = match own {
+            Some(query) => (query.answer)(asked).await,
+            None => self.command(name, asked).await,
+        };
+        if let Err(refusal) = &done
+            && let Err(error) = self.note(audit::command(name, &of, Some(refusal))).await
+        {
+            tracing::warn!(%error, name, "the audit log does not have that a command was refused");
+        }
+        done
+    }
+
+    async fn note(&self, deed: Deed) -> Result<(), CommitError> {
+        self.store.commit(Commit { audit: vec![deed], ..Commit::default() }).await.map(drop)
     }
 
     fn caller(&self, call: &Call) -> Result<String, Refusal> {
@@ -204,6 +244,16 @@ impl Desk {
             "store.verify" => {
                 let verified = self.store.reader().verify().map_err(|error| broken(&error))?;
                 value(&verified)
+            }
+            "audit.list" => {
+                let number = |name: &str| asked.arguments.get(name).and_then(Value::as_u64);
+                let limit = number("limit").unwrap_or(AUDIT_PAGE).min(AUDIT_PAGE);
+                let records = self.store.reader().audit(number("from").unwrap_or(1), limit as usize);
+                value(&records.map_err(|error| broken(&error))?)
+            }
+            "audit.verify" => {
+                let heads: Vec<AuditHead> = argument(asked, "heads")?;
+                value(&self.store.reader().verify_audit(&heads).map_err(|error| broken(&error))?)
             }
             _ => Err(Refusal::new(RefusalKind::NotFound, format!("there is no query {name}"))),
         }

@@ -40,7 +40,7 @@ use self::{
     recover::Unreadable,
     run::{Message, RunTask},
 };
-use crate::action::Actions;
+use crate::{action::Actions, audit};
 
 /// What a driver works with; named by the composition root.
 pub struct Parts {
@@ -233,6 +233,7 @@ impl Driver {
                 .collect(),
             ..with
         };
+        commit.audit.extend(audit::of_run(opened, &events));
         match self.shared.parts.hooks.outgoing(&happened) {
             Ok(outgoing) => commit.outgoing.extend(outgoing),
             Err(error) => return Err(CommitError::Invalid(error.message)),

@@ -25,6 +25,7 @@ use uuid::Uuid;
 pub use self::gate::{Gate, Raw};
 use crate::{
     agent::{Agent, Message},
+    audit,
     config::{Consent, Policy},
     driver::{Driver, NewRun, SubmitError, Submitted},
     flows::{self, FlowRecord},
@@ -122,6 +123,16 @@ impl Intake {
         let plan = self.planner.plan(&value.playbook, flow, &value.input).await?;
         same_plan(&plan, plan_hash)?;
         let mut with = Commit::default();
+        with.audit.push(store::Deed {
+            who: by.to_owned(),
+            did: "plan_approved".to_owned(),
+            object: Some(value.playbook.clone()),
+            cluster: value.record.cluster.clone(),
+            flow: Some(flow),
+            run: Some(value.run),
+            plan: Some(plan_hash.to_owned()),
+            outcome: None,
+        });
         with.inventory.push(InventoryChange::delete_at(key, pending.revision));
         with.inventory.push(InventoryChange::put(flows::key(flow), value.record.to_value()));
         let body = json!({ "object": value.record.cluster, "flow": flow, "message": format!("approved by {by}"),
@@ -280,7 +291,18 @@ impl Intake {
             record,
         };
         let event = self.flow_event(&pending.record, "flow_awaits_approval", &pending.cause);
+        let deed = store::Deed {
+            who: message.envelope.source.clone(),
+            did: "approval_awaited".to_owned(),
+            object: Some(message.name.clone()),
+            cluster: pending.record.cluster.clone(),
+            flow: Some(considered.flow),
+            run: Some(pending.run),
+            plan: Some(plan.plan_hash.clone()),
+            outcome: None,
+        };
         let commit = Commit {
+            audit: vec![deed],
             inbox: Some(inbox_key(message)),
             inventory: vec![InventoryChange::put(flows::pending_key(considered.flow), pending.to_value())],
             outgoing: vec![event.map_err(|failure| NotNow(failure.message))?],
@@ -359,6 +381,8 @@ impl Intake {
             let letter = self.herald.dead_letter(Uuid::new_v5(&base, b"letter"), &letter);
             commit.outgoing.push(letter.map_err(|failure| NotNow(failure.message))?);
         }
+        let claimed = raw.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("ce-source"));
+        commit.audit.push(audit::refused(claimed.map(|(_, source)| source.as_str()), &raw.subject, &refusal));
         // A message whose sender is believed is remembered, so that it is refused once.
         commit.inbox = message.map(inbox_key);
         self.commit(commit).await?;

@@ -2,6 +2,7 @@
 
 pub mod action;
 pub mod agent;
+mod audit;
 pub mod cli;
 pub mod config;
 pub mod desk;

@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use crate::{
     agent::{Agent, Workplace},
+    audit,
     cli::Finding,
     config::Common,
     desk::Desk,
@@ -104,6 +105,7 @@ pub async fn run(agent: Arc<dyn Agent>, common: &Common, store: Store, stop: Can
             Publisher { store: store.clone(), bus: bus.clone(), key: Arc::new(clone_key(&key)?), lane, trouble };
         tasks.spawn("publisher", publisher.run(stop.clone()));
     }
+    tasks.spawn("audit", audit::tell_heads(store.clone(), herald.clone(), agent.party(), stop.clone()));
     tasks.spawn("flow keeper", keeper.run(flows, stop.clone()));
     let party = agent.party();
     let consumers =

@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     client::{self, Client},
     commands::{
-        bus, clusters, completions, credentials, deadletter, events, flows, inventory, playbooks, runs, schema, store,
+        audit, bus, clusters, completions, credentials, deadletter, events, flows, inventory, playbooks, runs, schema,
+        store,
     },
     output::{Format, Output},
 };
@@ -126,6 +127,9 @@ enum Command {
     /// A contractor's store, through the daemon or on a stopped one's folder.
     #[command(subcommand)]
     Store(store::Command),
+    /// Who did what: the contractors' audit logs.
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// The bus: streams, consumers, keys.
     #[command(subcommand)]
     Bus(bus::Command),
@@ -162,6 +166,7 @@ async fn run(line: Line) -> Outcome {
         Command::Schema(command) => schema::run(command, &mut out),
         Command::Deadletter(command) => deadletter::run(command, connection, &mut out).await,
         Command::Store(command) => store::run(command, connection, &mut out).await,
+        Command::Audit(command) => audit::run(command, connection, &mut out).await,
         Command::Bus(command) => bus::run(command, connection, &mut out).await,
         Command::Completions(arguments) => completions::run(&arguments, &mut out),
     }

@@ -1,5 +1,6 @@
 //! One command group per file.
 
+pub mod audit;
 pub mod bus;
 pub mod clusters;
 pub mod completions;

@@ -320,6 +320,7 @@ pub const DOMAIN_EVENTS: &[(&str, &str)] = &[
     ("pressure_detected", "Pods cannot be scheduled."),
     ("trigger_fired", "A schedule or condition started a request."),
     ("approval_given", "A plan was approved."),
+    ("audit_head", "How far a contractor's audit log reaches: its length and the hash of its last record."),
 ];
 
 fn events() -> Vec<Kind> {

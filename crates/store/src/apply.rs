@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use crate::{
-    archive,
+    archive, audit,
     commit::{
         Commit, CommitError, Committed, Definition, InboxKey, InventoryChange, Lane, Outgoing, Precondition, RunAppend,
     },
@@ -147,6 +147,9 @@ impl Sealed {
         }
         for run in commit.archive {
             archive::archive(draft, run)?;
+        }
+        for deed in commit.audit {
+            audit::append(draft, deed, at)?;
         }
         Ok(Committed { revision: counters.revision, run_seq, generations, outgoing })
     }

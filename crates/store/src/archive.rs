@@ -65,7 +65,7 @@ pub(crate) fn archive(draft: &mut Draft<'_>, run: RunId) -> Result<(), CommitErr
     draft.put_json(key, &RunRow { archived: true, ..row }, "run row")
 }
 
-fn pack(events: &[Value]) -> std::io::Result<Vec<u8>> {
+pub(crate) fn pack(events: &[Value]) -> std::io::Result<Vec<u8>> {
     zstd::encode_all(serde_json::to_vec(events)?.as_slice(), LEVEL)
 }
 

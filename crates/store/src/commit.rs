@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::rows::{InboxRow, RunState};
+use crate::{
+    audit::Deed,
+    rows::{InboxRow, RunState},
+};
 
 /// Names a run: UUIDv5 of source, message id and playbook.
 pub type RunId = Uuid;
@@ -29,6 +32,8 @@ pub struct Commit {
     pub inbox: Option<InboxKey>,
     /// Runs of an ended flow: their journals become one compressed row each. Their last state must be terminal.
     pub archive: Vec<RunId>,
+    /// What the audit log keeps of this, in order.
+    pub audit: Vec<Deed>,
 }
 
 impl Commit {
@@ -41,6 +46,7 @@ impl Commit {
             && self.outgoing.is_empty()
             && self.inbox.is_none()
             && self.archive.is_empty()
+            && self.audit.is_empty()
     }
 }
 

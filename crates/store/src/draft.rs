@@ -74,6 +74,16 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
+    /// Writes bytes as one row, within the cap of one value; `what` names them in the error.
+    pub(crate) fn put_bytes(&mut self, key: String, bytes: &[u8], what: &str) -> Result<(), CommitError> {
+        if bytes.len() > VALUE_CAP {
+            return Err(CommitError::TooLarge { what: what.to_owned(), size: bytes.len(), cap: VALUE_CAP });
+        }
+        let row = record::encode(&key, Encoding::Bytes, bytes);
+        self.writes.insert(key, Some(row));
+        Ok(())
+    }
+
     /// Writes bytes in rows of at most the cap under `prefix`; how many rows.
     pub(crate) fn put_parts(&mut self, prefix: &str, bytes: &[u8]) -> usize {
         let mut count = 0;

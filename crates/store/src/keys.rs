@@ -13,6 +13,9 @@ pub(crate) const END: char = '\u{1f}';
 
 pub(crate) const FORMAT: &str = "meta/format";
 pub(crate) const COUNTERS: &str = "meta/counters";
+pub(crate) const AUDIT_HEAD: &str = "meta/audit-head";
+pub(crate) const AUDIT: &str = "audit/";
+pub(crate) const AUDIT_PACK: &str = "audit-pack/";
 pub(crate) const INVENTORY: &str = "inventory/";
 pub(crate) const SECRET_HEAD: &str = "secret/";
 pub(crate) const SECRET_PART: &str = "secret-part/";
@@ -127,6 +130,15 @@ pub(crate) fn parked(of: Lane, seq: u64) -> String {
 /// The sequence that a journal, outbox or parked key ends in.
 pub(crate) fn trailing_seq(key: &str) -> Option<u64> {
     u64::from_str_radix(key.rsplit('/').next()?, 16).ok()
+}
+
+pub(crate) fn audit(seq: u64) -> String {
+    format!("{AUDIT}{seq:016x}")
+}
+
+/// The pack whose last record is `seq`.
+pub(crate) fn audit_pack(seq: u64) -> String {
+    format!("{AUDIT_PACK}{seq:016x}")
 }
 
 pub(crate) fn definition(hash: &str) -> String {

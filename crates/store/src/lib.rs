@@ -5,6 +5,7 @@
 
 mod apply;
 mod archive;
+mod audit;
 mod commit;
 mod draft;
 mod export;
@@ -21,6 +22,7 @@ mod store;
 mod verify;
 mod writer;
 
+pub use audit::{AuditHead, AuditProblem, AuditRecord, AuditVerified, Deed};
 pub use commit::{
     Commit, CommitError, Committed, Definition, InboxKey, InventoryChange, Lane, Outgoing, Precondition, RunAppend,
     RunId, RunSummary, SecretPut,

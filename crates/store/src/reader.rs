@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::{
     apply::{InventoryRow, SecretHead, StoredMessage},
     archive,
+    audit::{AuditHead, AuditProblem, AuditRecord, AuditVerified, Walk},
     commit::{InboxKey, Lane, RunId},
     keys, record,
     rows::{InboxRow, OutboxRow, ParkedRow, RunQuery, RunRow},
@@ -250,6 +251,42 @@ impl Reader {
         rows.collect()
     }
 
+    /// Where the audit log ends.
+    pub fn audit_head(&self) -> Result<AuditHead, ReadError> {
+        Ok(self.view().json(keys::AUDIT_HEAD)?.unwrap_or_default())
+    }
+
+    /// Audit records from sequence `from` on, in order, at most `limit`.
+    pub fn audit(&self, from: u64, limit: usize) -> Result<Vec<AuditRecord>, ReadError> {
+        let view = self.view();
+        let records = view.audit(from).filter(|record| record.as_ref().map_or(true, |record| record.seq >= from));
+        records.take(limit).collect()
+    }
+
+    /// Walks the audit log from its beginning and compares it with `heads` that were published elsewhere; names the
+    /// first record that was altered, removed or reordered.
+    pub fn verify_audit(&self, heads: &[AuditHead]) -> Result<AuditVerified, ReadError> {
+        let end = self.audit_head()?;
+        let view = self.view();
+        let mut walk = Walk::new(heads);
+        for record in view.audit(1) {
+            let fits = match record {
+                Ok(record) => walk.step(&record),
+                Err(ReadError::Corrupt { key, reason }) => {
+                    Err(AuditProblem { seq: walk.next(), reason: format!("{key}: {reason}") })
+                }
+                Err(ReadError::Shape { key, source }) => {
+                    Err(AuditProblem { seq: walk.next(), reason: format!("{key} has another shape: {source}") })
+                }
+                Err(other) => return Err(other),
+            };
+            if let Err(problem) = fits {
+                return Ok(walk.finish(&end, Some(problem)));
+            }
+        }
+        Ok(walk.finish(&end, None))
+    }
+
     /// The revision of the last durable commit.
     pub fn revision(&self) -> u64 {
         *self.shared.revisions.borrow()
@@ -294,6 +331,19 @@ impl View<'_> {
 
     fn rows_backwards(&self, prefix: &str) -> impl Iterator<Item = Result<(String, Vec<u8>), ReadError>> + use<> {
         text_rows(prefix.to_owned(), self.tree.scan_prefix(prefix).rev())
+    }
+
+    /// The audit log from the pack or row that holds `from`.
+    fn audit(&self, from: u64) -> impl Iterator<Item = Result<AuditRecord, ReadError>> + use<> {
+        let packs = self.rows_from(keys::AUDIT_PACK, &keys::audit_pack(from)).flat_map(|row| match row {
+            Err(error) => vec![Err(error)],
+            Ok((key, row)) => match archive::unpack(&[(key.clone(), row)]) {
+                Err(reason) => vec![Err(ReadError::Corrupt { key, reason })],
+                Ok(records) => records.into_iter().map(|record| shape(&key, record)).collect(),
+            },
+        });
+        let rows = self.rows_from(keys::AUDIT, &keys::audit(from));
+        packs.chain(rows.map(|row| row.and_then(|(key, row)| decode(&key, &row))))
     }
 
     fn parts(&self, prefix: &str, count: usize) -> Result<Vec<u8>, ReadError> {
@@ -341,6 +391,10 @@ fn decode<T: DeserializeOwned>(key: &str, row: &[u8]) -> Result<T, ReadError> {
         Ok(Err(source)) => Err(ReadError::Shape { key: key.to_owned(), source }),
         Err(reason) => Err(ReadError::Corrupt { key: key.to_owned(), reason }),
     }
+}
+
+fn shape<T: DeserializeOwned>(key: &str, value: Value) -> Result<T, ReadError> {
+    serde_json::from_value(value).map_err(|source| ReadError::Shape { key: key.to_owned(), source })
 }
 
 fn failed(key: &str, error: &sled::Error) -> ReadError {

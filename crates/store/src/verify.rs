@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     apply::{Counters, InventoryRow, SecretHead, StoredMessage},
     archive,
+    audit::AuditHead,
     commit::{Lane, RunId},
     keys,
     reader::{ReadError, Reader},
@@ -44,6 +45,9 @@ impl Reader {
         }
         drop(db);
         check.relations();
+        if let Some(problem) = self.verify_audit(&[])?.problem {
+            check.found.problems.push(format!("audit record {}: {}", problem.seq, problem.reason));
+        }
         if self.shared.sealer.is_some() {
             for (name, head) in &check.secrets {
                 for generation in head.parts.keys() {
@@ -114,6 +118,9 @@ impl Check {
             keys::INBOX_TIME => drop(self.inbox_times.insert(key.to_owned())),
             keys::OUTBOX | keys::PARKED => self.message(key, row),
             keys::DEFINITION => drop(self.json::<String>(key, row)),
+            // The walk of the chain reads these again, in order.
+            keys::AUDIT | keys::AUDIT_PACK => {}
+            _ if key == keys::AUDIT_HEAD => drop(self.json::<AuditHead>(key, row)),
             _ if key == keys::COUNTERS => self.counters = self.json(key, row).unwrap_or_default(),
             _ if key == keys::FORMAT => drop(self.json::<Value>(key, row)),
             _ => self.problem(key, "nothing knows this kind of row"),

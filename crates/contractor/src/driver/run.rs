@@ -21,7 +21,10 @@ use super::{
     ports::Happened,
     row,
 };
-use crate::action::{DomainEvent, Effects, StepContext, StepError};
+use crate::{
+    action::{DomainEvent, Effects, StepContext, StepError},
+    audit,
+};
 
 /// After a full disk the same commit is tried again so much later.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
@@ -367,6 +370,7 @@ impl RunTask {
             inventory: effects.inventory,
             secrets: effects.secrets,
             outgoing,
+            audit: audit::of_run(after.opened(), &events),
             ..Commit::default()
         };
         self.commit_patiently(commit).await?;

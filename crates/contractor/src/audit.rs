@@ -1,0 +1,123 @@
+//! The audit log: which deeds it keeps, and its head told as events, so that a log that was rewritten contradicts them.
+//!
+//! A deed commits together with what it is about: a run cannot begin, end or be taken back without its record, and a
+//! command is recorded before it is carried out.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use engine::event::{Event, Opened, Outcome};
+use messages::{event::DomainEvent, query::Refusal, subject::Party};
+use serde_json::Value;
+use store::{AuditHead, Commit, Deed, Store};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    agent::Asked,
+    herald::{Context, Herald},
+    intake::chain,
+};
+
+/// How often the head is told when it has moved.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// What the log keeps of entries of a run's journal.
+pub(crate) fn of_run(run: &Opened, events: &[Event]) -> Vec<Deed> {
+    events.iter().filter_map(|event| of_event(run, event)).collect()
+}
+
+fn of_event(run: &Opened, event: &Event) -> Option<Deed> {
+    let deed = |did: &str, who: &str| Deed {
+        who: who.to_owned(),
+        did: did.to_owned(),
+        object: Some(format!("{} v{}", run.playbook, run.version)),
+        cluster: run.subject.clone(),
+        flow: Some(run.flow),
+        run: Some(run.run),
+        ..Deed::default()
+    };
+    Some(match event {
+        Event::Opened(opened) => Deed { plan: opened.plan.clone(), ..deed("run_started", &opened.cause) },
+        Event::CancelRequested { by, .. } => deed("run_cancel_requested", by),
+        Event::UndoRequested { by, .. } => deed("run_undo_requested", by),
+        Event::Resumed { by, .. } => deed("run_resumed", by),
+        Event::Finished { outcome, .. } => {
+            let outcome = match outcome {
+                Outcome::Succeeded => "succeeded",
+                Outcome::Undone => "undone",
+                Outcome::Kept => "kept",
+                Outcome::Cancelled => "cancelled",
+            };
+            Deed { outcome: Some(outcome.to_owned()), plan: run.plan.clone(), ..deed("run_ended", &run.cause) }
+        }
+        _ => return None,
+    })
+}
+
+/// A message that was refused: who claims to have sent it, where, and why not.
+pub(crate) fn refused(claimed: Option<&str>, subject: &str, refusal: &Refusal) -> Deed {
+    Deed {
+        who: claimed.unwrap_or("nobody named").to_owned(),
+        did: "message_refused".to_owned(),
+        object: Some(subject.to_owned()),
+        outcome: Some(refusal.message.clone()),
+        ..Deed::default()
+    }
+}
+
+/// A command, before it is carried out (`outcome` none) or after it was refused.
+pub(crate) fn command(name: &str, asked: &Asked, outcome: Option<&Refusal>) -> Deed {
+    let text = |field: &str| asked.arguments.get(field).and_then(Value::as_str);
+    let id = |field: &str| text(field).and_then(|id| Uuid::parse_str(id).ok());
+    Deed {
+        who: asked.by.clone(),
+        did: if outcome.is_some() { "command_refused" } else { "command_asked" }.to_owned(),
+        object: Some(name.to_owned()),
+        cluster: text("cluster").or_else(|| text("cluster_name")).map(str::to_owned),
+        flow: id("flow"),
+        run: id("run"),
+        plan: text("plan_hash").map(str::to_owned),
+        outcome: outcome.map(|refusal| refusal.message.clone()),
+    }
+}
+
+/// Tells the head of the log as `audit_head` events: once at the start, then whenever it has moved, and at the end.
+pub(crate) async fn tell_heads(store: Store, herald: Herald, party: Party, stop: CancellationToken) {
+    let mut told = AuditHead::default();
+    let mut tick = tokio::time::interval(EVERY);
+    loop {
+        let stopping = tokio::select! {
+            () = stop.cancelled() => true,
+            _ = tick.tick() => false,
+        };
+        match tell_head(&store, &herald, party, &told).await {
+            Ok(head) => told = head,
+            Err(reason) => tracing::warn!(reason, "the head of the audit log could not be told"),
+        }
+        if stopping {
+            return;
+        }
+    }
+}
+
+async fn tell_head(store: &Store, herald: &Herald, party: Party, told: &AuditHead) -> Result<AuditHead, String> {
+    let head = store.reader().audit_head().map_err(|error| chain(&error))?;
+    if head == *told {
+        return Ok(head);
+    }
+    let body = DomainEvent {
+        event_type: String::new(),
+        object: format!("{party}-contractor"),
+        flow: None,
+        message: None,
+        facts: BTreeMap::from([
+            ("sequence".to_owned(), head.seq.into()),
+            ("sha256".to_owned(), head.hash.clone().into()),
+        ]),
+    };
+    let event =
+        herald.event(Uuid::now_v7(), "audit_head", &Context::default(), &body).map_err(|failure| failure.message)?;
+    let commit = Commit { outgoing: vec![event], ..Commit::default() };
+    store.commit(commit).await.map_err(|error| chain(&error))?;
+    Ok(head)
+}

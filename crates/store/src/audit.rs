@@ -1,0 +1,280 @@
+//! The audit log: who did what, as a hash chain that commits together with what was done.
+//!
+//! Each record's hash is SHA-256 over the canonical JSON (RFC 8785) of its other fields, one of which is the hash of the
+//! record before. Whoever alters, removes or reorders a record breaks the chain; whoever cuts its end off contradicts
+//! the heads that were published elsewhere, so a verification takes those, too.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::{
+    archive,
+    commit::CommitError,
+    draft::{Draft, decode_own},
+    keys,
+};
+
+/// Records that become one compressed row together: about 6 KiB.
+pub(crate) const PACK: u64 = 64;
+/// What the first record names as the hash before it.
+const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// One thing that somebody did, asked for or was refused. Never holds a secret or a message's values.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deed {
+    /// Who: `/operator/ada`, or the message that caused it (`/talos/01a2…`).
+    pub who: String,
+    /// What: `run_started`, `plan_approved`, `command_asked`, …
+    pub did: String,
+    /// To what: a playbook, a command, a message's subject.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    /// About which cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// In which flow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow: Option<Uuid>,
+    /// In which run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<Uuid>,
+    /// Hash of the plan that was shown or approved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+    /// What came of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+}
+
+/// A deed in its place in the chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditRecord {
+    /// Its place, from 1 without gaps.
+    pub seq: u64,
+    /// When it was committed.
+    pub at: Timestamp,
+    /// What was done.
+    #[serde(flatten)]
+    pub deed: Deed,
+    /// Hash of the record before, 64 hexadecimal digits; zeros for the first.
+    pub prev: String,
+    /// Hash of this record: SHA-256 over the canonical JSON of all other fields.
+    pub hash: String,
+}
+
+/// The end of the chain at some moment: what is published elsewhere, to be compared later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditHead {
+    /// Number of records.
+    pub seq: u64,
+    /// Hash of the last.
+    pub hash: String,
+}
+
+impl Default for AuditHead {
+    fn default() -> Self {
+        Self { seq: 0, hash: GENESIS.to_owned() }
+    }
+}
+
+/// What a verification of the chain found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditVerified {
+    /// Records that fit, from the first on.
+    pub records: u64,
+    /// Where the chain ends.
+    pub head: AuditHead,
+    /// Heads from elsewhere that the chain was compared with.
+    pub heads: u64,
+    /// The first record that does not fit; none when all do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<AuditProblem>,
+}
+
+/// The first place where a chain does not fit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditProblem {
+    /// Which record.
+    pub seq: u64,
+    /// What does not fit.
+    pub reason: String,
+}
+
+/// Appends a deed to the chain.
+pub(crate) fn append(draft: &mut Draft<'_>, deed: Deed, at: Timestamp) -> Result<(), CommitError> {
+    let head: AuditHead = draft.json(keys::AUDIT_HEAD)?.unwrap_or_default();
+    let mut record = AuditRecord { seq: head.seq + 1, at, deed, prev: head.hash, hash: String::new() };
+    record.hash = hash_of(&record).map_err(CommitError::Invalid)?;
+    draft.put_json(keys::audit(record.seq), &record, "audit record")?;
+    let head = AuditHead { seq: record.seq, hash: record.hash };
+    draft.put_json(keys::AUDIT_HEAD.to_owned(), &head, "audit head")?;
+    if head.seq.is_multiple_of(PACK) { pack(draft, head.seq) } else { Ok(()) }
+}
+
+/// Replaces the newest [`PACK`] records by one compressed row under the sequence of the last.
+fn pack(draft: &mut Draft<'_>, last: u64) -> Result<(), CommitError> {
+    let mut records: Vec<Value> = Vec::new();
+    for seq in last - PACK + 1..=last {
+        let key = keys::audit(seq);
+        let row = draft.row(&key)?;
+        let row = row.ok_or_else(|| CommitError::Damaged(format!("audit record {seq} is missing")))?;
+        records.push(decode_own(&key, &row)?);
+        draft.remove(key);
+    }
+    let packed = archive::pack(&records).map_err(|error| CommitError::Invalid(format!("audit pack: {error}")))?;
+    draft.put_bytes(keys::audit_pack(last), &packed, "audit pack")
+}
+
+fn hash_of(record: &AuditRecord) -> Result<String, String> {
+    let mut value = serde_json::to_value(record).map_err(|error| error.to_string())?;
+    if let Value::Object(fields) = &mut value {
+        fields.remove("hash");
+    }
+    let canonical = serde_json_canonicalizer::to_vec(&value).map_err(|error| error.to_string())?;
+    Ok(hex::encode(Sha256::digest(canonical)))
+}
+
+/// Walks a chain from its beginning.
+pub(crate) struct Walk<'h> {
+    end: AuditHead,
+    heads: &'h [AuditHead],
+}
+
+impl<'h> Walk<'h> {
+    /// A walk that compares what it passes with `heads` from elsewhere.
+    pub(crate) fn new(heads: &'h [AuditHead]) -> Self {
+        Self { end: AuditHead::default(), heads }
+    }
+
+    /// The sequence that must come next.
+    pub(crate) fn next(&self) -> u64 {
+        self.end.seq + 1
+    }
+
+    /// The record that must come next: what does not fit, if it does not.
+    pub(crate) fn step(&mut self, record: &AuditRecord) -> Result<(), AuditProblem> {
+        let seq = self.next();
+        let problem = |reason: String| Err(AuditProblem { seq, reason });
+        if record.seq != seq {
+            return problem(format!("it is missing: record {} stands in its place", record.seq));
+        }
+        if record.prev != self.end.hash {
+            return problem("it does not follow the record before: one of the two was altered or moved".to_owned());
+        }
+        match hash_of(record) {
+            Ok(hash) if hash == record.hash => {}
+            Ok(_) => return problem("its content was altered: its hash does not fit".to_owned()),
+            Err(reason) => return problem(reason),
+        }
+        if self.heads.iter().any(|head| head.seq == seq && head.hash != record.hash) {
+            return problem("it is not the record whose hash was published: the log was rewritten".to_owned());
+        }
+        self.end = AuditHead { seq, hash: record.hash.clone() };
+        Ok(())
+    }
+
+    /// The end: `head` is what the store says of itself.
+    pub(crate) fn finish(self, head: &AuditHead, problem: Option<AuditProblem>) -> AuditVerified {
+        let known = self.heads.iter().map(|head| head.seq).chain([head.seq]).max().unwrap_or_default();
+        let cut = || {
+            let next = self.next();
+            let reason = format!("it is missing, and so is what follows: {known} records were written");
+            (self.end.seq < known).then_some(AuditProblem { seq: next, reason })
+        };
+        AuditVerified {
+            records: self.end.seq,
+            heads: self.heads.len() as u64,
+            problem: problem.or_else(cut),
+            head: self.end,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Commit, Options, Store,
+        record::{self, Encoding},
+    };
+
+    async fn filled(folder: &std::path::Path, records: u64) -> Store {
+        let store = Store::open(folder, Options { min_free_bytes: 0, ..Options::default() }).unwrap();
+        for number in 1..=records {
+            let deed = Deed { who: "/operator/ada".into(), did: format!("deed {number}"), ..Deed::default() };
+            store.commit(Commit { audit: vec![deed], ..Commit::default() }).await.unwrap();
+        }
+        store
+    }
+
+    fn problem(store: &Store, heads: &[AuditHead]) -> Option<(u64, String)> {
+        store.reader().verify_audit(heads).unwrap().problem.map(|problem| (problem.seq, problem.reason))
+    }
+
+    #[tokio::test]
+    async fn records_are_found_again_whether_packed_or_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = filled(folder.path(), 2 * PACK + 6).await;
+        let verified = store.reader().verify_audit(&[]).unwrap();
+        assert_eq!((verified.records, verified.problem), (2 * PACK + 6, None));
+        let found = store.reader().audit(PACK - 1, 4).unwrap();
+        let found: Vec<(u64, String)> = found.into_iter().map(|record| (record.seq, record.deed.did)).collect();
+        assert_eq!(found, (PACK - 1..PACK + 3).map(|seq| (seq, format!("deed {seq}"))).collect::<Vec<_>>());
+        assert_eq!(store.reader().verify().unwrap().problems, Vec::<String>::new());
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn the_first_record_that_was_altered_removed_or_reordered_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = filled(folder.path(), 9).await;
+        let reader = store.reader();
+        let row = |seq: u64| reader.shared.rows().get(keys::audit(seq)).unwrap().unwrap().to_vec();
+        // Whoever alters a row also mends its checksum.
+        let put = |seq: u64, body: &[u8]| {
+            let key = keys::audit(seq);
+            reader.shared.rows().insert(key.as_bytes(), record::encode(&key, Encoding::Json, body)).unwrap();
+        };
+        let body = |seq: u64| record::decode(&keys::audit(seq), &row(seq)).unwrap().1.to_vec();
+        let (second, third, seventh) = (body(2), body(3), body(7));
+
+        put(7, String::from_utf8(seventh.clone()).unwrap().replace("/operator/ada", "/operator/eve").as_bytes());
+        assert_eq!(problem(&store, &[]), Some((7, "its content was altered: its hash does not fit".into())));
+        assert_eq!(reader.verify().unwrap().problems.len(), 1, "the check of the whole store says so, too");
+        reader.shared.rows().remove(keys::audit(7)).unwrap();
+        assert_eq!(problem(&store, &[]), Some((7, "it is missing: record 8 stands in its place".into())));
+        put(7, &seventh);
+        assert_eq!(problem(&store, &[]), None);
+
+        put(2, &third);
+        put(3, &second);
+        assert_eq!(problem(&store, &[]), Some((2, "it is missing: record 3 stands in its place".into())));
+        put(2, &second);
+        put(3, &third);
+
+        reader.shared.rows().remove(keys::audit(9)).unwrap();
+        let cut = Some((9, "it is missing, and so is what follows: 9 records were written".to_owned()));
+        assert_eq!(problem(&store, &[]), cut);
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_log_that_was_cut_or_made_anew_contradicts_the_published_heads() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = filled(folder.path(), 5).await;
+        let published = store.reader().audit_head().unwrap();
+        store.close().await;
+        let other = tempfile::tempdir().unwrap();
+        let forged = filled(other.path(), 5).await;
+        assert_eq!(problem(&forged, &[]), None, "by itself it looks sound");
+        let rewritten = "it is not the record whose hash was published: the log was rewritten".to_owned();
+        assert_eq!(problem(&forged, std::slice::from_ref(&published)), Some((5, rewritten)));
+        let longer = AuditHead { seq: 8, ..published };
+        let cut = "it is missing, and so is what follows: 8 records were written".to_owned();
+        assert_eq!(problem(&forged, &[longer]), Some((6, cut)));
+        forged.close().await;
+    }
+}
