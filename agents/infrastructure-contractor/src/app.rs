@@ -68,6 +68,6 @@ impl Agent for Infrastructure {
     }
 
     fn handed_over(&self, plan: &Plan) -> Option<(Party, String, Value)> {
-        foresight::handed_over(plan)
+        foresight::handed_over(plan, &self.deps.store.reader())
     }
 }

@@ -2,39 +2,78 @@
 
 use engine::plan::{Change, Plan};
 use messages::{
+    name::ClusterName,
     request::{EndpointKind, ProvisionCluster},
     subject::Party,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use store::Reader;
+
+use crate::inventory::{Cluster, cluster_key};
 
 /// The handoff that the plan ends with, as far as the plan knows it.
-pub(crate) fn handed_over(plan: &Plan) -> Option<(Party, String, Value)> {
-    match plan.playbook.as_str() {
-        "provision-vms" => provisioned(plan).map(|body| (Party::Talos, "vm_provisioned".to_owned(), body)),
-        "decommission-cluster" => Some((Party::Talos, "decommission_request".to_owned(), decommission(plan))),
-        _ => None,
-    }
+pub(crate) fn handed_over(plan: &Plan, store: &Reader) -> Option<(Party, String, Value)> {
+    let (kind, body) = match plan.playbook.as_str() {
+        "provision-vms" => ("vm_provisioned", provisioned(plan)?),
+        "scale-pool" if creates(plan) => ("vm_provisioned", added(plan, &cluster(plan, store)?)?),
+        "scale-pool" if plan.destroys() => ("scale_request", passed_on(plan, "scale_request", store)),
+        "decommission-cluster" => ("decommission_request", passed_on(plan, "decommission_request", store)),
+        _ => return None,
+    };
+    Some((Party::Talos, kind.to_owned(), body))
+}
+
+fn changes(plan: &Plan) -> impl Iterator<Item = &Change> {
+    plan.steps.iter().flat_map(|step| &step.changes)
+}
+
+fn creates(plan: &Plan) -> bool {
+    changes(plan).any(|change| change.verb == "create")
+}
+
+fn nodes(plan: &Plan) -> Vec<Value> {
+    changes(plan).filter(|change| change.verb == "create").filter_map(node).collect()
+}
+
+/// The cluster that the request is about.
+fn cluster(plan: &Plan, store: &Reader) -> Option<Cluster> {
+    let name = ClusterName::deserialize(plan.input.get("cluster_name")?).ok()?;
+    Some(store.get::<Cluster>(&cluster_key(&name)).ok()??.value)
 }
 
 fn provisioned(plan: &Plan) -> Option<Value> {
     let request = ProvisionCluster::deserialize(&plan.input).ok()?;
-    let changes = || plan.steps.iter().flat_map(|step| &step.changes);
-    let nodes: Vec<Value> = changes().filter(|change| change.verb == "create").filter_map(node).collect();
-    let reserved = changes().find(|change| change.verb == "reserve")?;
+    let reserved = changes(plan).find(|change| change.verb == "reserve")?;
     let mut spec = request.talos_spec();
     spec.endpoint_is_vip = Some(reserved.details.get("kind") == Some(&json!(EndpointKind::Vip)));
     spec.talos_version = spec
         .talos_version
-        .or_else(|| changes().find_map(|change| Some(change.details.get("talos")?.as_str()?.to_owned())));
+        .or_else(|| changes(plan).find_map(|change| Some(change.details.get("talos")?.as_str()?.to_owned())));
     Some(json!({
         "handoff_type": "vm_provisioned",
         "cluster_name": request.cluster_name,
         "purpose": "create",
-        "nodes": nodes,
+        "nodes": nodes(plan),
         "network": reserved.details.get("network")?,
         "api_endpoint": reserved.details.get("url")?,
         "spec": spec,
+        "ready": true,
+    }))
+}
+
+/// More machines for a cluster that stands.
+fn added(plan: &Plan, cluster: &Cluster) -> Option<Value> {
+    let network = &cluster.network;
+    Some(json!({
+        "handoff_type": "vm_provisioned",
+        "cluster_name": cluster.name,
+        "cluster_uid": cluster.uid,
+        "purpose": "scale",
+        "nodes": nodes(plan),
+        "network": { "gateway": network.gateway, "dns_servers": network.dns_servers, "prefix": network.prefix },
+        "api_endpoint": cluster.endpoint.url(),
+        "spec": cluster.spec,
         "ready": true,
     }))
 }
@@ -48,11 +87,14 @@ fn node(change: &Change) -> Option<Value> {
     Some(Value::Object(node))
 }
 
-fn decommission(plan: &Plan) -> Value {
+/// What the contractor was asked, as it passes it on.
+fn passed_on(plan: &Plan, kind: &str, store: &Reader) -> Value {
     let mut body = plan.input.clone();
     if let Some(fields) = body.as_object_mut() {
-        fields.insert("handoff_type".to_owned(), json!("decommission_request"));
-        fields.remove("approval");
+        fields.insert("handoff_type".to_owned(), json!(kind));
+        if let Some(cluster) = cluster(plan, store) {
+            fields.insert("cluster_uid".to_owned(), json!(cluster.uid));
+        }
     }
     body
 }

@@ -72,6 +72,16 @@ pub trait Action: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<Change>, StepError>> + Send {
         async { Ok(Vec::new()) }
     }
+
+    /// Its output, as far as that is known before it acts: then a plan shows which way later steps go and what with.
+    /// Fields that are known only later are left out. Given only for an input without `"${…}"`.
+    fn foresee(
+        &self,
+        _cx: &PreviewContext,
+        _input: &Self::Input,
+    ) -> impl Future<Output = Result<Option<Value>, StepError>> + Send {
+        async { Ok(None) }
+    }
 }
 
 /// An action's success: its output and what commits together with it.
@@ -309,6 +319,14 @@ pub trait AnyAction: Send + Sync {
     /// See [`Action::preview`].
     fn preview<'a>(&'a self, cx: &'a PreviewContext, input: &'a Value)
     -> BoxFuture<'a, Result<Vec<Change>, StepError>>;
+    /// See [`Action::foresee`].
+    fn foresee<'a>(
+        &'a self,
+        _cx: &'a PreviewContext,
+        _input: &'a Value,
+    ) -> BoxFuture<'a, Result<Option<Value>, StepError>> {
+        Box::pin(async { Ok(None) })
+    }
 }
 
 struct Erased<A>(A);
@@ -355,6 +373,17 @@ impl<A: Action> AnyAction for Erased<A> {
         input: &'a Value,
     ) -> BoxFuture<'a, Result<Vec<Change>, StepError>> {
         Box::pin(self.0.preview(cx, input))
+    }
+
+    fn foresee<'a>(
+        &'a self,
+        cx: &'a PreviewContext,
+        input: &'a Value,
+    ) -> BoxFuture<'a, Result<Option<Value>, StepError>> {
+        Box::pin(async move {
+            let input: A::Input = typed(input, "input")?;
+            self.0.foresee(cx, &input).await
+        })
     }
 }
 

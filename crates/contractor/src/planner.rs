@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bus::Bus;
-use engine::{hash, plan::Plan};
+use engine::{
+    hash,
+    plan::{Change, Plan},
+};
 use messages::query::{Answer, PlanStep, PlanView, PlannedChange, Refusal, RefusalKind};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -33,7 +36,13 @@ impl Planner {
     pub async fn plan(&self, playbook: &str, flow: Uuid, input: &Value) -> Result<PlanView, Refusal> {
         let plan = self.driver.plan(playbook, flow, input).await.map_err(|error| refusal(&error))?;
         let mut view = self.view(&plan);
-        let Some((to, kind, body)) = self.agent.handed_over(&plan) else { return Ok(view) };
+        let Some((to, kind, body)) = self.agent.handed_over(&plan) else {
+            if !plan.emits.is_empty() && plan.steps.iter().flat_map(|step| &step.changes).any(waits) {
+                view.remarks
+                    .push("what the other contractor would do is known when there is nothing to wait for".into());
+            }
+            return Ok(view);
+        };
         let question = json!({ "family": "handoff", "type": kind, "body": body, "flow": flow });
         let subject = format!("cortex.query.{to}.plan");
         let bytes = question.to_string().into_bytes().into();
@@ -59,6 +68,7 @@ impl Planner {
         let steps = plan.steps.iter().map(|step| PlanStep {
             step: step.step.clone(),
             action: step.action.clone(),
+            when: step.when.clone(),
             changes: step
                 .changes
                 .iter()
@@ -82,6 +92,11 @@ impl Planner {
             remarks: Vec::new(),
         }
     }
+}
+
+/// Whether the run would wait there, as the world is now.
+fn waits(change: &Change) -> bool {
+    change.verb == "wait"
 }
 
 fn refusal(error: &PlanError) -> Refusal {

@@ -63,6 +63,23 @@ pub struct PlannedStep {
     pub changes: Vec<Change>,
 }
 
+impl PlannedStep {
+    /// Whether it is certain to run, once, with the input that is shown.
+    pub fn is_certain(&self) -> bool {
+        self.when.is_none() && !self.step.ends_with("[*]") && !is_symbolic(&self.input)
+    }
+}
+
+/// Whether parts of it are known only later.
+pub fn is_symbolic(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains("${"),
+        Value::Array(items) => items.iter().any(is_symbolic),
+        Value::Object(fields) => fields.values().any(is_symbolic),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
 /// One line of a plan: what would change in the world.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Change {

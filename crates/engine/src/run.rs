@@ -20,7 +20,7 @@ use serde_json::Value;
 use self::state::{Instance, Scope};
 pub use self::{
     next::{Attempt, Effect, How, Next},
-    outline::outline,
+    outline::{outline, outline_foreseeing},
     settle::{AttemptEnd, Entry},
     view::{Command, Refusal},
 };

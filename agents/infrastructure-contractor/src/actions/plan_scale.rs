@@ -4,7 +4,7 @@ use contractor::action::{Action, Change, Done, Effects, PreviewContext, StepCont
 use engine::catalog::Undo;
 use messages::{
     name::{ClusterName, PoolName},
-    request::{Pool, Role, ScaleRequest},
+    request::{Pool, Role, ScaleRequest, Size},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -108,12 +108,25 @@ impl Action for PlanScale {
         let Ok(input) = Input::deserialize(input) else { return Ok(Vec::new()) };
         cx.read::<Cluster>(&cluster_key(&input.request.cluster_name)).map_err(crate::failure::read)?;
         let (_, output) = decide(&cx.store, &input.request)?;
-        Ok(vec![Change {
+        let scale = Change {
             verb: "scale".into(),
             object: format!("pool {} of {}", output.pool, output.cluster),
             details: BTreeMap::from([("from".into(), json!(output.current)), ("to".into(), json!(output.count))]),
-            destroys: output.direction == Direction::Down,
-        }])
+            destroys: false,
+        };
+        let surplus = output.current.saturating_sub(output.count);
+        let destroy = Change {
+            verb: "destroy".into(),
+            object: format!("{surplus} of {} machines, with their disks", output.current),
+            details: BTreeMap::from([("when".into(), json!("talos-contractor has chosen and removed their nodes"))]),
+            destroys: true,
+        };
+        Ok(std::iter::once(scale).chain((surplus > 0).then_some(destroy)).collect())
+    }
+
+    async fn foresee(&self, cx: &PreviewContext, input: &Input) -> Result<Option<Value>, StepError> {
+        let (_, output) = decide(&cx.store, &input.request)?;
+        Ok(Some(reservation::json(&output)))
     }
 }
 
@@ -164,17 +177,20 @@ fn pool_of(cluster: &Cluster, request: &ScaleRequest) -> Result<PoolRecord, Step
             Err(StepError::fail(format!("pool {} holds control planes, which are not scaled", request.pool)))
         }
         (Some(pool), _) => Ok(pool.clone()),
-        (None, Some(size)) => {
-            let spec = json!({ "name": request.pool, "role": Role::Worker, "count": 0, "size": size });
-            let spec = Pool::deserialize(spec).expect("a name, a role, a count and a size make a pool");
-            Ok(PoolRecord { spec, generation: 0 })
-        }
+        (None, Some(size)) => Ok(new_pool(&request.pool, size)),
         (None, None) => {
             let known: Vec<_> = cluster.pools.keys().map(ToString::to_string).collect();
             let message = format!("cluster {} has no pool {}; it has {}", cluster.name, request.pool, known.join(", "));
             Err(StepError::fail(message).with_hint("name a size to make a new pool"))
         }
     }
+}
+
+/// A pool of workers that has no machines yet.
+pub(super) fn new_pool(name: &PoolName, size: Size) -> PoolRecord {
+    let spec = json!({ "name": name, "role": Role::Worker, "count": 0, "size": size });
+    let spec = Pool::deserialize(spec).expect("a name, a role, a count and a size make a pool");
+    PoolRecord { spec, generation: 0 }
 }
 
 fn set_count(mut found: Versioned<Cluster>, request: &ScaleRequest, generation: u64) -> InventoryChange {

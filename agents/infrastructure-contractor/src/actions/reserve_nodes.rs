@@ -1,15 +1,26 @@
 //! `infrastructure.reserve_nodes`: takes what more machines of a pool need, in one commit.
 
-use contractor::action::{Action, Done, Effects, StepContext, StepError};
+use contractor::action::{Action, Change, Done, Effects, PreviewContext, StepContext, StepError};
 use engine::catalog::Undo;
-use messages::name::{ClusterName, PoolName};
+use messages::{
+    name::{ClusterName, PoolName},
+    request::{Pool, Size},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use store::Reader;
+use uuid::Uuid;
 
-use super::{known_cluster, machine_event, machines, references, reserve_cluster::hosts};
+use super::{
+    known_cluster, machine_event, machines,
+    plan_scale::new_pool,
+    references,
+    reserve_cluster::{hosts, proposal},
+};
 use crate::{
-    Deps,
-    inventory::{Image, MachineRef},
+    Deps, failure,
+    inventory::{Cluster, Image, Machine, MachineRef, cluster_key},
     reservation::{self, Ground, Wanted},
 };
 
@@ -25,6 +36,9 @@ pub(super) struct Input {
     pool: PoolName,
     /// How many machines it should have in all.
     count: u32,
+    /// Of which size they are if the pool is new; a plan needs it, as nothing has made the pool yet.
+    #[serde(default)]
+    size: Option<Size>,
 }
 
 /// What was taken.
@@ -45,24 +59,10 @@ impl Action for ReserveNodes {
     type Output = Output;
 
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
-        let deps = &self.0;
         let cluster = known_cluster(&cx.store, &input.cluster, None)?.value;
         let gone = || StepError::fail(format!("cluster {} has no pool {}", input.cluster, input.pool));
         let pool = &cluster.pools.get(&input.pool).ok_or_else(gone)?.spec;
-        let mut ground = Ground::survey(deps, &cx.store, &input.cluster).await?;
-        let taken = ground.numbers(&input.cluster, pool);
-        let missing = usize::try_from(input.count).unwrap_or(usize::MAX).saturating_sub(taken.len());
-        let numbers = (1_u32..).filter(|number| !taken.contains(number)).take(missing).collect();
-        let wanted = Wanted {
-            cluster: &input.cluster,
-            cluster_uid: cluster.uid,
-            network: &cluster.network,
-            image: &cluster.image,
-            flow: cx.flow,
-            pools: vec![(pool, numbers)],
-        };
-        let network = reservation::node_network(deps, &cluster.network.name)?;
-        let machines = ground.choose(deps, network, &wanted, &|what| cx.unique_id(what)).await?;
+        let machines = self.choose(&cx.store, &cluster, pool, input.count, cx.flow, &|what| cx.unique_id(what)).await?;
         let inventory = reservation::claims(&machines);
         let events = machines.iter().map(|machine| machine_event("vm_reserved", machine)).collect();
         let output = Output { hosts: hosts(&machines), machines: references(&machines), image: cluster.image };
@@ -75,5 +75,48 @@ impl Action for ReserveNodes {
         let own = own.iter().filter(|vm| vm.machine.flow == cx.flow && vm.machine.pool == input.pool);
         let inventory = own.flat_map(|vm| reservation::releases(&vm.machine)).collect();
         Ok(Effects { inventory, ..Effects::default() })
+    }
+
+    /// Chooses without committing; what it shows is kept from other plans for ten minutes.
+    async fn preview(&self, cx: &PreviewContext, input: &Value) -> Result<Vec<Change>, StepError> {
+        let Ok(input) = Input::deserialize(input) else { return Ok(Vec::new()) };
+        let known = cx.read::<Cluster>(&cluster_key(&input.cluster)).map_err(failure::read)?;
+        let Some(cluster) = known.map(|known| known.value) else { return Ok(Vec::new()) };
+        let new = || input.size.map(|size| new_pool(&input.pool, size).spec);
+        let pool = cluster.pools.get(&input.pool).map(|pool| pool.spec.clone()).or_else(new);
+        let Some(pool) = pool else { return Ok(Vec::new()) };
+        let uid = |what: &str| Uuid::new_v5(&cx.flow, what.as_bytes());
+        let machines = self.choose(&cx.store, &cluster, &pool, input.count, cx.flow, &uid).await?;
+        let vmids = machines.iter().map(|machine| machine.vmid).collect();
+        self.0.proposals.hold(&input.cluster, vmids, machines.iter().map(|machine| machine.ip).collect());
+        Ok(machines.iter().map(proposal).collect())
+    }
+}
+
+impl ReserveNodes {
+    async fn choose(
+        &self,
+        reader: &Reader,
+        cluster: &Cluster,
+        pool: &Pool,
+        count: u32,
+        flow: Uuid,
+        uid: &(dyn Fn(&str) -> Uuid + Sync),
+    ) -> Result<Vec<Machine>, StepError> {
+        let deps = &self.0;
+        let mut ground = Ground::survey(deps, reader, &cluster.name).await?;
+        let taken = ground.numbers(&cluster.name, pool);
+        let missing = usize::try_from(count).unwrap_or(usize::MAX).saturating_sub(taken.len());
+        let numbers = (1_u32..).filter(|number| !taken.contains(number)).take(missing).collect();
+        let wanted = Wanted {
+            cluster: &cluster.name,
+            cluster_uid: cluster.uid,
+            network: &cluster.network,
+            image: &cluster.image,
+            flow,
+            pools: vec![(pool, numbers)],
+        };
+        let network = reservation::node_network(deps, &cluster.network.name)?;
+        ground.choose(deps, network, &wanted, uid).await
     }
 }

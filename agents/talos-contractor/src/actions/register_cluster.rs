@@ -119,6 +119,16 @@ impl Action for RegisterCluster {
         let object = format!("cluster {name}");
         Ok(vec![Change { verb: "register".to_owned(), object, details, destroys: false }])
     }
+
+    async fn foresee(&self, cx: &PreviewContext, input: &Input) -> Result<Option<Value>, StepError> {
+        let (cluster, nodes) = plan(&input.handoff, cx.flow)?;
+        let mut output = record(&output(&cluster, &nodes));
+        if let (Some(fields), None) = (output.as_object_mut(), input.handoff.cluster_uid) {
+            // It is made when the machines are.
+            fields.remove("cluster_uid");
+        }
+        Ok(Some(output))
+    }
 }
 
 /// Whether what a flow made is left as it is when the flow fails.

@@ -10,13 +10,13 @@ use messages::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use store::{InventoryChange, SecretPut};
 use uuid::Uuid;
 
 use crate::{
     failure::read,
-    inventory::{self, ClusterState, Node, NodeState, json as record},
+    inventory::{self, Cluster, ClusterState, Node, NodeState, json as record},
     reach::known_cluster,
 };
 
@@ -82,7 +82,6 @@ impl Action for RegisterNodes {
             }
         }
         let ready_nodes = nodes.iter().map(ready_node).collect::<Result<_, _>>()?;
-        let names = |nodes: &mut dyn Iterator<Item = &Node>| nodes.map(|node| node.hostname.clone()).collect();
         let output = Output {
             cluster: cluster.name.clone(),
             cluster_uid: cluster.uid,
@@ -120,6 +119,23 @@ impl Action for RegisterNodes {
         };
         Ok(input.handoff.nodes.iter().map(change).collect())
     }
+
+    /// Ids of nodes are made with their machines.
+    async fn foresee(&self, cx: &PreviewContext, input: &Input) -> Result<Option<Value>, StepError> {
+        let name = &input.handoff.cluster_name;
+        let Some(known) = cx.read::<Cluster>(&inventory::cluster_key(name)).map_err(read)? else { return Ok(None) };
+        let nodes = records(name, &input.handoff.nodes)?;
+        Ok(Some(json!({
+            "cluster": name,
+            "cluster_uid": known.value.uid,
+            "nodes": names(&mut nodes.iter()),
+            "control_planes": names(&mut nodes.iter().filter(|node| node.is_control_plane())),
+        })))
+    }
+}
+
+fn names<'n>(nodes: &mut dyn Iterator<Item = &'n Node>) -> Vec<NodeName> {
+    nodes.map(|node| node.hostname.clone()).collect()
 }
 
 /// One record per machine; two of one name, address or UUID are refused.

@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use jiff::SignedDuration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use serde_saphyr::Spanned;
 
 use super::{
@@ -24,6 +24,11 @@ use crate::{
 pub fn schema() -> Value {
     let mut schema = schemars::schema_for!(File);
     schema.insert("$id".to_owned(), "urn:cortex:schema:playbook:v1".into());
+    let step = json!({ "id": "greet", "action": "talos.check_health", "with": { "cluster": "${input.cluster_name}" } });
+    let example = json!({
+        "playbook": "look-at-cluster", "version": 1, "trigger": { "handoff": "cluster_ready" }, "steps": [step],
+    });
+    schema.insert("examples".to_owned(), json!([example]));
     schema.to_value()
 }
 

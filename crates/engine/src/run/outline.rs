@@ -1,15 +1,20 @@
 //! The steps of a run before it runs: what can be known of them from the input alone.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::Value;
 
-use super::{next::instances, path, state::Scope, values::Values};
+use super::{
+    next::instances,
+    path,
+    state::{Instance, Progress, Scope, StepState},
+    values::Values,
+};
 use crate::{
     event::{Failure, Item},
     expression::Expression,
     library::{Definition, Work},
-    plan::PlannedStep,
+    plan::{PlannedStep, is_symbolic},
     playbook::Step,
 };
 
@@ -20,18 +25,39 @@ pub fn outline(
     about: &Value,
     input: &Value,
 ) -> Result<Vec<PlannedStep>, (String, Failure)> {
-    let mut outline = Outline { about, steps: Vec::new() };
-    outline.scope(&Scope::new(definition.clone(), Arc::new(input.clone())), "")?;
+    outline_foreseeing(definition, about, input, &BTreeMap::new())
+}
+
+/// The same where the outputs of some steps are known before they run: `foreseen` holds them by step instance. A field
+/// that a foreseen output leaves out is one that will be known only later.
+pub fn outline_foreseeing(
+    definition: &Arc<Definition>,
+    about: &Value,
+    input: &Value,
+    foreseen: &BTreeMap<String, Value>,
+) -> Result<Vec<PlannedStep>, (String, Failure)> {
+    let mut outline = Outline { about, foreseen, steps: Vec::new() };
+    outline.scope(Scope::new(definition.clone(), Arc::new(input.clone())), "")?;
     Ok(outline.steps)
 }
 
 struct Outline<'o> {
     about: &'o Value,
+    foreseen: &'o BTreeMap<String, Value>,
     steps: Vec<PlannedStep>,
 }
 
 impl Outline<'_> {
-    fn scope(&mut self, scope: &Scope, prefix: &str) -> Result<(), (String, Failure)> {
+    fn scope(&mut self, mut scope: Scope, prefix: &str) -> Result<(), (String, Failure)> {
+        let definition = scope.definition.clone();
+        for (step, state) in definition.playbook.steps.iter().zip(&mut scope.steps) {
+            if let Some(output) = self.foreseen.get(&format!("{prefix}{}", step.id.value)) {
+                let output = Some(Arc::new(output.clone()));
+                let done = Instance { progress: Progress::Succeeded, output, ..Instance::default() };
+                *state = StepState::Expanded(vec![done]);
+            }
+        }
+        let scope = &scope;
         for (step, link, _) in scope.parts() {
             let path = format!("{prefix}{}", step.id.value);
             self.step(scope, step, &link.work, &path).map_err(|(at, error)| (at.unwrap_or(path), error))?;
@@ -41,7 +67,7 @@ impl Outline<'_> {
 
     fn step(&mut self, scope: &Scope, step: &Step, work: &Work, path: &str) -> Result<(), (Option<String>, Failure)> {
         let own = |error: Failure| (None, error);
-        let known = Known { values: Values::new(scope, self.about), is_open: is_symbolic(&scope.input) };
+        let known = Known { scope, values: Values::new(scope, self.about), is_open: is_symbolic(&scope.input) };
         let when = match &step.when {
             None => None,
             Some(when) => match known.value(&when.value).map_err(own)? {
@@ -59,7 +85,7 @@ impl Outline<'_> {
         };
         for Item { key, item } in items {
             let values = Values::new(scope, self.about).with_item(&item, key.as_deref());
-            let known = Known { values, is_open: known.is_open || is_symbolic(&item) };
+            let known = Known { scope, values, is_open: known.is_open || is_symbolic(&item) };
             let symbolic = |hole: &Expression| Value::String(format!("${{{}}}", hole.source()));
             let input =
                 step.with.fill(&mut |hole| Ok(known.value(hole)?.unwrap_or_else(|| symbolic(hole)))).map_err(own)?;
@@ -71,7 +97,7 @@ impl Outline<'_> {
                 }
                 Work::Call(definition) => {
                     let called = Scope::new(definition.clone(), Arc::new(input));
-                    self.scope(&called, &format!("{path}.")).map_err(|(at, error)| (Some(at), error))?;
+                    self.scope(called, &format!("{path}.")).map_err(|(at, error)| (Some(at), error))?;
                 }
             }
         }
@@ -81,6 +107,7 @@ impl Outline<'_> {
 
 /// What can be evaluated before any step has run.
 struct Known<'k> {
+    scope: &'k Scope,
     values: Values<'k>,
     /// Whether the input or item has parts that are known only later.
     is_open: bool,
@@ -90,7 +117,7 @@ impl Known<'_> {
     /// The value, if it is known; an error only where it will be one.
     fn value(&self, expression: &Expression) -> Result<Option<Value>, Failure> {
         if expression.mentions("steps") {
-            return Ok(None);
+            return Ok(if self.is_foreseen(expression) { self.values.evaluate(expression).ok() } else { None });
         }
         // A selection gives a later part as it is; a computation over one would be wrong.
         let selects = |char: char| char.is_ascii_alphanumeric() || matches!(char, '_' | '.');
@@ -100,13 +127,13 @@ impl Known<'_> {
             Ok(_) | Err(_) => Ok(None),
         }
     }
-}
 
-fn is_symbolic(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains("${"),
-        Value::Array(items) => items.iter().any(is_symbolic),
-        Value::Object(fields) => fields.values().any(is_symbolic),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    /// Whether the outputs of all steps that the expression names are known.
+    fn is_foreseen(&self, expression: &Expression) -> bool {
+        let named = expression.steps();
+        let known =
+            |step: &Step, state: &StepState| matches!(state, StepState::Expanded(_)) && named.contains(&step.id.value);
+        let foreseen = self.scope.parts().filter(|(step, _, state)| known(step, state)).count();
+        !self.is_open && !named.is_empty() && foreseen == named.len()
     }
 }

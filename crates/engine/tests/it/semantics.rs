@@ -2,7 +2,7 @@
 
 use engine::{
     report::Status,
-    run::{AttemptEnd, Command, outline},
+    run::{AttemptEnd, Command, outline, outline_foreseeing},
 };
 use serde_json::{Value, json};
 
@@ -261,4 +261,22 @@ steps:
         ]
     );
     assert_eq!(steps[4].when.as_deref(), Some("steps.a.ok"));
+}
+
+#[test]
+fn an_outline_uses_what_steps_say_of_their_outputs_before_they_run() {
+    let text = "
+playbook: outer
+version: 1
+steps:
+  - { id: a, action: make }
+  - { id: b, action: make, when: \"steps.a.way == 'up'\", with: { to: \"${steps.a.to}\", later: \"${steps.a.later}\" } }
+  - { id: c, action: make, when: \"steps.a.way == 'down'\" }
+  - { id: d, action: make, for_each: \"${steps.a.names}\", key: \"${item}\", with: { i: \"${item}\", b: \"${steps.b}\" } }
+";
+    let foreseen = [("a".to_owned(), json!({ "way": "up", "to": 3, "names": ["x"] }))].into();
+    let steps = outline_foreseeing(&load(&[text]), &json!({}), &json!({}), &foreseen).unwrap();
+    let told: Vec<_> = steps.iter().map(|step| format!("{} {}", step.step, step.input)).collect();
+    assert_eq!(told, ["a {}", r#"b {"later":"${steps.a.later}","to":3}"#, r#"d[x] {"b":"${steps.b}","i":"x"}"#]);
+    assert!(steps.iter().all(|step| step.when.is_none()));
 }
