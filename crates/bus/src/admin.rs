@@ -1,18 +1,20 @@
 //! Making the streams and consumers (`init`, as admin), and comparing them with what they should be (`check`).
 
 use async_nats::jetstream::{
-    consumer::{AckPolicy, PullConsumer, pull},
+    consumer::{self, AckPolicy, PullConsumer, pull},
     context::GetStreamErrorKind,
-    stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
+    stream::{Config, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType},
 };
+use serde::Serialize;
 
 use crate::{
+    api::Unanswered,
     connect::Bus,
     streams::{self, ConsumerSpec, StreamSpec, WhenFull},
 };
 
 /// Something on the server is not as it should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
     /// `stream CORTEX_EVENTS`, `consumer handoffs-talos of CORTEX_HANDOFFS`.
     pub what: String,
@@ -53,16 +55,17 @@ pub async fn init(bus: &Bus) -> Result<Vec<String>, AdminError> {
         let differs = known.as_ref().is_none_or(|known| !compare_stream(&spec, known).is_empty());
         if differs {
             let config = stream(&spec);
-            bus.jetstream.create_or_update_stream(config).await.map_err(|error| failed(error.to_string()))?;
+            let made = bus.ask(spec.name, bus.jetstream.create_or_update_stream(config)).await;
+            made.map_err(|error| failed(error.to_string()))?;
             done.push(format!("{what} {}", if known.is_some() { "changed" } else { "created" }));
         }
     }
     for spec in streams::consumers() {
         let what = what(&spec);
-        let known = consumer_config(bus, &spec).await;
+        let known = consumer_config(bus, &spec).await?;
         if known.as_ref().is_none_or(|known| !compare_consumer(&spec, known).is_empty()) {
             let made: Result<PullConsumer, _> =
-                bus.jetstream.create_consumer_on_stream(consumer(&spec), spec.stream).await;
+                bus.ask(spec.stream, bus.jetstream.create_consumer_on_stream(consumer_of(&spec), spec.stream)).await;
             made.map_err(|error| AdminError { what: what.clone(), reason: error.to_string() })?;
             done.push(format!("{what} {}", if known.is_some() { "changed" } else { "created" }));
         }
@@ -91,10 +94,10 @@ pub async fn check(bus: &Bus) -> Result<Vec<Difference>, AdminError> {
 }
 
 /// Like [`check`], for the consumers of one contractor; others it may not see.
-pub async fn check_consumers(bus: &Bus, specs: &[ConsumerSpec]) -> Vec<Difference> {
+pub async fn check_consumers(bus: &Bus, specs: &[ConsumerSpec]) -> Result<Vec<Difference>, AdminError> {
     let mut differences = Vec::new();
     for spec in specs {
-        match consumer_config(bus, spec).await {
+        match consumer_config(bus, spec).await? {
             None => differences.push(Difference {
                 what: what(spec),
                 setting: "",
@@ -104,22 +107,33 @@ pub async fn check_consumers(bus: &Bus, specs: &[ConsumerSpec]) -> Vec<Differenc
             Some(known) => differences.extend(compare_consumer(spec, &known)),
         }
     }
-    differences
+    Ok(differences)
 }
 
 async fn stream_config(bus: &Bus, spec: &StreamSpec) -> Result<Option<Config>, AdminError> {
-    match bus.jetstream.get_stream(spec.name).await {
+    let failed = |reason: String| AdminError { what: format!("stream {}", spec.name), reason };
+    match bus.ask(spec.name, bus.jetstream.get_stream(spec.name)).await {
         Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
-        Err(error) => match error.kind() {
+        Err(Unanswered::Failed(error)) => match error.kind() {
             GetStreamErrorKind::JetStream(error) if error.code() == 404 => Ok(None),
-            _ => Err(AdminError { what: format!("stream {}", spec.name), reason: error.to_string() }),
+            _ => Err(failed(error.to_string())),
         },
+        Err(refused) => Err(failed(refused.to_string())),
     }
 }
 
-async fn consumer_config(bus: &Bus, spec: &ConsumerSpec) -> Option<async_nats::jetstream::consumer::Config> {
-    let found: Result<PullConsumer, _> = bus.jetstream.get_consumer_from_stream(&spec.name, spec.stream).await;
-    found.ok().map(|consumer| consumer.cached_info().config.clone())
+async fn consumer_config(bus: &Bus, spec: &ConsumerSpec) -> Result<Option<consumer::Config>, AdminError> {
+    let failed = |reason: String| AdminError { what: what(spec), reason };
+    let found: Result<PullConsumer, _> =
+        bus.ask(spec.stream, bus.jetstream.get_consumer_from_stream(&spec.name, spec.stream)).await;
+    match found {
+        Ok(consumer) => Ok(Some(consumer.cached_info().config.clone())),
+        Err(Unanswered::Failed(error)) => match error.kind() {
+            ConsumerErrorKind::JetStream(error) if error.code() == 404 => Ok(None),
+            _ => Err(failed(error.to_string())),
+        },
+        Err(refused) => Err(failed(refused.to_string())),
+    }
 }
 
 fn stream(spec: &StreamSpec) -> Config {
@@ -141,7 +155,7 @@ fn stream(spec: &StreamSpec) -> Config {
     }
 }
 
-fn consumer(spec: &ConsumerSpec) -> pull::Config {
+fn consumer_of(spec: &ConsumerSpec) -> pull::Config {
     pull::Config {
         durable_name: Some(spec.name.clone()),
         filter_subject: spec.filter.clone(),
@@ -184,7 +198,7 @@ fn compare_stream(spec: &StreamSpec, known: &Config) -> Vec<Difference> {
     found
 }
 
-fn compare_consumer(spec: &ConsumerSpec, known: &async_nats::jetstream::consumer::Config) -> Vec<Difference> {
+fn compare_consumer(spec: &ConsumerSpec, known: &consumer::Config) -> Vec<Difference> {
     let what = what(spec);
     let mut found = Vec::new();
     let mut compare = |setting, expected: String, actual: String| {

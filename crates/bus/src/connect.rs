@@ -138,8 +138,8 @@ impl Bus {
     /// Refuses servers that silently ignore what is asked of them.
     async fn check_server(&self) -> Result<(), ConnectError> {
         let version = self.client.server_info().version;
-        let account =
-            self.jetstream.query_account().await.map_err(|error| ConnectError::NoJetStream(error.to_string()))?;
+        let account = self.ask("", self.jetstream.query_account()).await;
+        let account = account.map_err(|error| ConnectError::NoJetStream(error.to_string()))?;
         let level = account.requests.level;
         if level < MINIMUM_LEVEL || parse_version(&version).is_some_and(|version| version < MINIMUM_SERVER) {
             return Err(ConnectError::TooOld { version, level });

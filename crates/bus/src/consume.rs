@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use async_nats::jetstream::{AckKind, consumer::pull, message::Acker};
+use async_nats::jetstream::{
+    AckKind,
+    consumer::{PullConsumer, pull},
+    message::Acker,
+};
 use bytes::Bytes;
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -138,12 +142,9 @@ impl Deliveries {
     async fn open(&self) -> Result<pull::Stream, ConsumeError> {
         let failed =
             |reason: String| ConsumeError { stream: self.stream.clone(), durable: self.durable.clone(), reason };
-        let consumer: async_nats::jetstream::consumer::PullConsumer = self
-            .bus
-            .jetstream
-            .get_consumer_from_stream(&self.durable, &self.stream)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
+        let found: Result<PullConsumer, _> =
+            self.bus.ask(&self.stream, self.bus.jetstream.get_consumer_from_stream(&self.durable, &self.stream)).await;
+        let consumer = found.map_err(|error| failed(error.to_string()))?;
         let pull = consumer.stream().max_messages_per_batch(BATCH).expires(EXPIRES).heartbeat(HEARTBEAT);
         pull.messages().await.map_err(|error| failed(error.to_string()))
     }

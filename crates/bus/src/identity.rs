@@ -64,6 +64,7 @@ impl Identity {
                     .tailing(EVENTS)
                     .tailing(DEADLETTER)
                     .fetching(&[REQUESTS, HANDOFFS, EVENTS, DEADLETTER])
+                    .looking_at_consumers(&[REQUESTS, HANDOFFS])
             }
             Self::Mcp => user(self, &["cortex.request.*.*", "cortex.cmd.>", "cortex.query.>", "cortex.event.mcp.*.*"])
                 .tailing(EVENTS),
@@ -111,6 +112,12 @@ impl Permissions {
             format!("$JS.API.CONSUMER.DELETE.{stream}.*"),
             format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.*"),
         ]);
+        self
+    }
+
+    /// Comparing durable consumers with what they should be.
+    fn looking_at_consumers(mut self, streams: &[&str]) -> Self {
+        self.publish.extend(streams.iter().map(|stream| format!("$JS.API.CONSUMER.INFO.{stream}.*")));
         self
     }
 

@@ -4,6 +4,7 @@
 //! have landed and is repeated with the same id; a message is acknowledged after the receiver's commit.
 
 mod admin;
+mod api;
 mod connect;
 mod consume;
 pub mod identity;

@@ -92,9 +92,17 @@ impl Bus {
 
 /// Resolves when the server refuses `subject`: the client itself would only see a timeout (reliability.md 2.4).
 pub(crate) async fn refused(violations: &mut broadcast::Receiver<Arc<Violation>>, subject: &str) -> Arc<Violation> {
+    refused_where(violations, |refused| refused == subject).await
+}
+
+/// Resolves when the server refuses a subject that `is_ours`.
+pub(crate) async fn refused_where(
+    violations: &mut broadcast::Receiver<Arc<Violation>>,
+    is_ours: impl Fn(&str) -> bool,
+) -> Arc<Violation> {
     loop {
         match violations.recv().await {
-            Ok(violation) if violation.verb == "publish" && violation.subject == subject => return violation,
+            Ok(violation) if violation.verb == "publish" && is_ours(&violation.subject) => return violation,
             Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }

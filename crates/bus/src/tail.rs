@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use jiff::Timestamp;
 
-use crate::{connect::Bus, publish::headers_of};
+use crate::{api::Unanswered, connect::Bus, publish::headers_of};
 
 /// Where to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,7 @@ impl Bus {
             filter_subjects: filters.to_vec(),
             ..pull::OrderedConfig::default()
         };
-        let created = self.jetstream.create_consumer_on_stream(config, stream).await;
+        let created = self.ask(stream, self.jetstream.create_consumer_on_stream(config, stream)).await;
         let consumer = created.map_err(|error| failed(error.to_string()))?;
         let pending = consumer.cached_info().num_pending;
         let messages = consumer.messages().await.map_err(|error| failed(error.to_string()))?;
@@ -96,11 +96,11 @@ impl Bus {
     pub async fn fetch(&self, stream: &str, sequence: u64) -> Result<Recorded, TailError> {
         let failed = |reason: String| TailError::Other { stream: stream.to_owned(), reason };
         let handle = self.jetstream.get_stream_no_info(stream).await.map_err(|error| failed(error.to_string()))?;
-        let message = handle.direct_get(sequence).await.map_err(|error| match error.kind() {
-            jetstream::stream::DirectGetErrorKind::NotFound => {
+        let message = self.ask(stream, handle.direct_get(sequence)).await.map_err(|error| match error {
+            Unanswered::Failed(error) if error.kind() == jetstream::stream::DirectGetErrorKind::NotFound => {
                 TailError::NotFound { stream: stream.to_owned(), sequence }
             }
-            _ => failed(error.to_string()),
+            other => failed(other.to_string()),
         })?;
         Ok(Recorded {
             subject: message.subject.to_string(),

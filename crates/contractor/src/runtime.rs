@@ -9,6 +9,7 @@ use messages::{
     catalogue::{self, Family},
     event::DomainEvent,
     schema,
+    subject::Party,
 };
 use nkeys::KeyPair;
 use secrecy::{ExposeSecret, SecretString};
@@ -59,6 +60,7 @@ pub async fn run(agent: Arc<dyn Agent>, common: &Common, store: Store, stop: Can
     let key = KeyPair::from_seed(seed.expose_secret())
         .map_err(|_| format!("{} does not hold an nkey seed", common.bus.seed_file.display()))?;
     let bus = connect(&*agent, common, seed).await?;
+    verify_bus(&bus, agent.party()).await?;
     let (changed, flows) = mpsc::unbounded_channel();
     let herald = Herald::new(agent.party(), changed);
     let driver = Driver::start(Parts {
@@ -230,20 +232,42 @@ pub async fn check_bus(agent: &dyn Agent, common: &Common) -> Vec<Finding> {
         Ok(bus) => bus,
         Err(problem) => return vec![finding(problem, None)],
     };
-    let mut findings = Vec::new();
-    match bus::check(&bus).await {
-        Ok(differences) => findings
-            .extend(differences.iter().map(|difference| finding(difference.to_string(), Some("cortexctl bus init")))),
-        Err(error) => findings.push(finding(error.to_string(), None)),
-    }
-    let party = agent.party();
-    let own = [streams::requests_of(party), streams::handoffs_of(party)];
-    let consumers: Vec<_> = streams::consumers().into_iter().filter(|spec| own.contains(&spec.name)).collect();
-    for difference in bus::check_consumers(&bus, &consumers).await {
-        findings.push(finding(difference.to_string(), Some("cortexctl bus init")));
-    }
+    let findings = match differences(&bus, agent.party()).await {
+        Ok(differences) => {
+            let lines = differences.iter().map(ToString::to_string);
+            lines.map(|line| finding(line, Some("cortexctl bus init"))).collect()
+        }
+        Err(error) => vec![finding(error.to_string(), None)],
+    };
     bus.close().await;
     findings
+}
+
+/// Streams and consumers are made by an administrator; a contractor only sees whether they are as it needs them.
+async fn verify_bus(bus: &Bus, party: Party) -> Result<(), String> {
+    // A server that has just started may still be reading its streams.
+    let give_up = tokio::time::Instant::now() + Duration::from_secs(30);
+    let differences = loop {
+        match differences(bus, party).await {
+            Ok(differences) => break differences,
+            Err(error) if tokio::time::Instant::now() > give_up => return Err(error.to_string()),
+            Err(error) => tracing::warn!(%error, "the bus does not say how it is set up; asking again"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = differences.iter().map(|difference| format!("\n  {difference}")).collect();
+    Err(format!("the bus is not set up as it must be; `cortexctl bus init` sets it up:{}", lines.concat()))
+}
+
+async fn differences(bus: &Bus, party: Party) -> Result<Vec<bus::Difference>, bus::AdminError> {
+    let own = [streams::requests_of(party), streams::handoffs_of(party)];
+    let consumers: Vec<_> = streams::consumers().into_iter().filter(|spec| own.contains(&spec.name)).collect();
+    let mut differences = bus::check(bus).await?;
+    differences.extend(bus::check_consumers(bus, &consumers).await?);
+    Ok(differences)
 }
 
 async fn announce(herald: &Herald, store: &Store, agent: &dyn Agent) -> Result<(), String> {
