@@ -36,6 +36,48 @@ fn the_configurations_of_the_compose_file_are_accepted_and_pin_the_stand_ins() {
 }
 
 #[test]
+fn the_schemas_of_the_configurations_are_what_the_code_says() {
+    check_schema::<infrastructure_contractor::config::Sections>("infrastructure-contractor");
+    check_schema::<talos_contractor::settings::Sections>("talos-contractor");
+}
+
+#[test]
+fn the_agents_definitions_fit_their_schema() {
+    let schema: Value = serde_json::from_str(&read("schemas/agent.v1.json")).expect("the schema is JSON");
+    let examples = schema["examples"].as_array().cloned().unwrap_or_default();
+    let checker = Checker::new(schema).expect("the schema compiles");
+    let agents = ["infrastructure-contractor", "talos-contractor"].map(|agent| {
+        serde_saphyr::from_str::<Value>(&read(&format!("agents/{agent}/agent.yaml"))).expect("a definition is YAML")
+    });
+    for definition in examples.iter().chain(&agents) {
+        assert_eq!(checker.check(definition), Ok(()), "{}", definition["agent"]);
+    }
+}
+
+/// `UPDATE_SCHEMAS=1` writes them.
+fn check_schema<S: Sections>(name: &str) {
+    let mut schema = config::schema_of::<S>();
+    let example = fs::read_to_string(root().join(format!("deploy/{name}.toml"))).expect("the example is there");
+    let example: Value = toml::from_str(&example).expect("the example is TOML");
+    schema["$id"] = format!("urn:cortex:schema:config:{name}:v1").into();
+    schema["title"] = format!("Configuration of {name}").into();
+    schema["description"] = format!("What {name} reads at its start, written as TOML.").into();
+    schema["examples"] = Value::Array(vec![example.clone()]);
+    assert_eq!(Checker::new(schema.clone()).expect("the schema compiles").check(&example), Ok(()));
+    let text = serde_json::to_string_pretty(&schema).expect("a schema is JSON") + "\n";
+    let path = root().join(format!("schemas/config/{name}.v1.json"));
+    if std::env::var_os("UPDATE_SCHEMAS").is_some() {
+        fs::create_dir_all(path.parent().expect("it is in a folder")).expect("the folder can be made");
+        fs::write(&path, &text).expect("the file can be written");
+    }
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        committed == text,
+        "schemas/config/{name}.v1.json is not what the code says; write it with UPDATE_SCHEMAS=1"
+    );
+}
+
+#[test]
 fn compose_yaml_refers_to_things_that_exist() {
     let compose: Value = serde_saphyr::from_str(&read("compose.yaml")).expect("compose.yaml is YAML");
     let services = compose["services"].as_object().expect("there are services");

@@ -2,7 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::catalogue::{self, Family, Kind};
+use crate::{
+    catalogue::{self, Family, Kind},
+    service::{self, Service},
+    subject::Party,
+};
 
 /// The AsyncAPI 3.0 document.
 pub fn document() -> Value {
@@ -25,6 +29,17 @@ pub fn document() -> Value {
             );
         }
     }
+    for party in Party::ALL {
+        for service in service::of(party) {
+            let name = service.name.replace('.', "_");
+            let channel = format!("{}_{party}_{name}", if service.reads { "query" } else { "command" });
+            channels.insert(channel.clone(), question_channel(service, party));
+            operations.insert(format!("receive_{channel}"), question_operation(service, &channel));
+        }
+    }
+    channels.insert("answer".into(), answer_channel());
+    channels.insert("reply".into(), reply_channel());
+    messages.insert("answer".into(), answer_message());
     json!({
         "asyncapi": "3.0.0",
         "info": {
@@ -85,6 +100,107 @@ fn channel_of(address: &str, description: &str, message: &str, kind: &Kind) -> V
         channel["parameters"] = parameters.into();
     }
     channel
+}
+
+fn question_channel(service: &Service, party: Party) -> Value {
+    let kinds = service
+        .arguments
+        .iter()
+        .map(|argument| (argument.name.to_owned(), json!({ "type": argument.kind, "description": argument.meaning })));
+    let properties: Map<String, Value> = kinds.collect();
+    let required: Vec<&str> =
+        service.arguments.iter().filter(|argument| argument.required).map(|argument| argument.name).collect();
+    let mut payload = json!({ "type": "object", "description": "Its arguments." });
+    if !properties.is_empty() {
+        payload["properties"] = properties.into();
+    }
+    if !required.is_empty() {
+        payload["required"] = required.into();
+    }
+    if service.name == "submit" {
+        payload["description"] = "A request, as the channels cortex.request.<to>.<type> take it.".into();
+    }
+    json!({
+        "address": service.subject(party),
+        "description": service.summary,
+        "messages": { "question": {
+            "name": service.name,
+            "contentType": "application/json",
+            "headers": { "$ref": "#/components/schemas/headers" },
+            "payload": payload,
+        } },
+        "x-nats-service": format!("{party}-contractor"),
+    })
+}
+
+fn question_operation(service: &Service, channel: &str) -> Value {
+    json!({
+        "action": "receive",
+        "summary": service.summary,
+        "channel": { "$ref": format!("#/channels/{channel}") },
+        "reply": {
+            "channel": { "$ref": "#/channels/answer" },
+            "messages": [{ "$ref": "#/channels/answer/messages/answer" }],
+        },
+    })
+}
+
+/// Where a question's answer goes: the reply subject that the NATS client makes.
+fn answer_channel() -> Value {
+    json!({
+        "address": null,
+        "description": "The reply subject of the question, `_INBOX.<identity>.…`.",
+        "messages": { "answer": { "$ref": "#/components/messages/answer" } },
+    })
+}
+
+/// Where the sender of a request wants to be told what became of it.
+fn reply_channel() -> Value {
+    json!({
+        "address": "cortex.reply.{identity}.{token}",
+        "description": "What a request's header cortex-reply-to names: accepted or rejected, as `submit` answers.",
+        "messages": { "answer": { "$ref": "#/components/messages/answer" } },
+        "parameters": {
+            "identity": { "description": "The sender's identity at the bus." },
+            "token": { "description": "Chosen by the sender." },
+        },
+    })
+}
+
+fn answer_message() -> Value {
+    let violation = json!({
+        "type": "object",
+        "required": ["path", "rule", "expected", "got"],
+        "properties": {
+            "path": { "type": "string", "description": "JSON Pointer into the message." },
+            "rule": { "type": "string", "description": "The schema keyword or check." },
+            "expected": { "type": "string", "description": "What would be right." },
+            "got": { "type": "string", "description": "What was there, without its value." },
+            "did_you_mean": { "type": "string", "description": "The nearest right spelling." },
+        },
+    });
+    let error = json!({
+        "type": "object",
+        "description": "Why not.",
+        "required": ["kind", "message"],
+        "properties": {
+            "kind": { "enum": ["invalid", "forbidden", "not_found", "conflict", "changed", "unavailable"], "description": "For programs." },
+            "message": { "type": "string", "description": "For people." },
+            "hint": { "type": "string", "description": "What to do about it." },
+            "violations": { "type": "array", "items": violation, "description": "Everything that is wrong." },
+        },
+    });
+    json!({
+        "name": "answer",
+        "title": "answer",
+        "summary": "What a contractor answers: `ok` with the answer, or `error`.",
+        "contentType": "application/json",
+        "payload": {
+            "type": "object",
+            "oneOf": [{ "required": ["ok"] }, { "required": ["error"] }],
+            "properties": { "ok": { "description": "The answer." }, "error": error },
+        },
+    })
 }
 
 fn message_of(kind: &Kind) -> Value {

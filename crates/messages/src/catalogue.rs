@@ -62,12 +62,27 @@ pub struct Kind {
 impl Kind {
     /// Its schema's `$id`, which is also `ce-dataschema`.
     pub fn schema_id(&self) -> String {
-        format!("urn:cortex:schema:{}:{}:v1", self.family.as_str(), self.name)
+        format!("urn:cortex:schema:{}:{}:v1", self.home().as_str(), self.name)
     }
 
-    /// Its schema's file below `schemas/`.
+    /// Its schema's file below `schemas/`; one file serves where a type is both request and handoff.
     pub fn file(&self) -> String {
-        format!("{}/{}.v1.json", self.family.folder(), self.name)
+        format!("{}/{}.v1.json", self.home().folder(), self.name)
+    }
+
+    /// The family under which its schema is filed.
+    fn home(&self) -> Family {
+        if self.twin().is_some() { Family::Handoff } else { self.family }
+    }
+
+    /// The same type as request where this is a handoff, and the other way round.
+    pub fn twin(&self) -> Option<&'static Self> {
+        let other = match self.family {
+            Family::Request => Family::Handoff,
+            Family::Handoff => Family::Request,
+            Family::Event => return None,
+        };
+        find(other, self.name)
     }
 
     /// Its `ce-type`.
@@ -277,7 +292,6 @@ pub const RUN_EVENTS: &[(&str, &str)] = &[
     ("step_skipped", "A step's condition was false."),
     ("step_undone", "A step was taken back."),
     ("step_undo_failed", "Taking a step back failed."),
-    ("step_progress", "A step tells how far it is."),
 ];
 
 /// Event types of flows, with one sentence each.

@@ -119,7 +119,7 @@ pub struct DeadLetter {
     /// Everything that was wrong; values are masked.
     #[serde(default)]
     pub violations: Vec<Violation>,
-    /// The body in base64, if it is not larger than 256 KiB; for `deadletter retry`.
+    /// The body as it came, in base64; left out where it is larger than 64 KiB: the stream has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
 }

@@ -13,5 +13,6 @@ pub mod name;
 pub mod query;
 pub mod request;
 pub mod schema;
+pub mod service;
 pub mod signature;
 pub mod subject;

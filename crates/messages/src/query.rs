@@ -60,8 +60,10 @@ pub enum RefusalKind {
     Forbidden,
     /// There is no such thing.
     NotFound,
-    /// The thing is in a state in which this cannot be done, or the world changed since the plan.
+    /// The thing is in a state in which this cannot be done.
     Conflict,
+    /// The world is not what the approved plan was made from.
+    Changed,
     /// The contractor could not, now.
     Unavailable,
 }
@@ -87,7 +89,7 @@ pub struct FlowView {
     /// About which cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
-    /// `running`, `waiting`, `paused`, `stuck`, `succeeded`, `failed`, `cancelled`.
+    /// `running`, `waiting`, `undoing`, `paused`, `stuck`, `awaiting_approval`, `succeeded`, `failed`, `cancelled`.
     pub state: String,
     /// Who asked: `/operator/ada`.
     pub source: String,
@@ -105,10 +107,35 @@ pub struct FlowView {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// The plan that it waits for consent to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanView>,
     /// This contractor's runs, oldest first.
     #[serde(default)]
     pub runs: Vec<RunView>,
 }
+
+impl FlowView {
+    /// The flow as both contractors see it: whoever keeps it knows how it ended; until then it is where its most
+    /// troubled part is.
+    #[must_use]
+    pub fn join(self, other: Self) -> Self {
+        let (mut keeper, mut other) = if self.source.is_empty() { (other, self) } else { (self, other) };
+        let over = matches!(keeper.state.as_str(), "succeeded" | "failed" | "cancelled");
+        let trouble = |view: &Self| TROUBLES.iter().position(|state| *state == view.state).unwrap_or(TROUBLES.len());
+        if !over && trouble(&other) < trouble(&keeper) {
+            keeper.state = other.state;
+            keeper.reason = other.reason;
+            keeper.hint = other.hint;
+        }
+        keeper.runs.append(&mut other.runs);
+        keeper.runs.sort_by_key(|run| run.started);
+        keeper
+    }
+}
+
+/// States of a flow that goes on, worst first.
+const TROUBLES: [&str; 6] = ["stuck", "paused", "awaiting_approval", "undoing", "waiting", "running"];
 
 /// One run of one playbook.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -207,6 +234,9 @@ pub struct PlanStep {
     pub step: String,
     /// Its action.
     pub action: String,
+    /// The condition under which it runs, where that is known only later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<String>,
     /// What it would change.
     #[serde(default)]
     pub changes: Vec<PlannedChange>,

@@ -116,18 +116,30 @@ pub fn document(kind: &Kind) -> Value {
     file.insert("$schema".into(), "https://json-schema.org/draft/2020-12/schema".into());
     file.insert("$id".into(), kind.schema_id().into());
     file.insert("title".into(), kind.name.into());
-    file.insert("description".into(), kind.summary.into());
+    let twin = kind.twin();
+    file.insert("description".into(), twin.map_or_else(|| kind.summary.to_owned(), |twin| both(kind, twin)).into());
     for (key, value) in std::mem::take(object) {
         if key != "$schema" && key != "title" && key != "description" {
             file.insert(key, value);
         }
     }
     let mut examples = (kind.examples)();
+    if let Some(twin) = twin {
+        examples.extend((twin.examples)());
+        examples.sort_by_key(ToString::to_string);
+    }
     if kind.family == Family::Event {
         examples.iter_mut().for_each(|example| example["event_type"] = kind.name.into());
     }
     file.insert("examples".into(), examples.into());
     Value::Object(file)
+}
+
+/// What a type that is both request and handoff is for.
+fn both(one: &Kind, other: &Kind) -> String {
+    let mut told = [one, other].map(|kind| format!("As {}: {}", kind.family.as_str(), kind.summary));
+    told.sort();
+    told.join(" ")
 }
 
 /// The schema of any type, normalised as the message schemas are: no integer formats, enums instead of alternatives

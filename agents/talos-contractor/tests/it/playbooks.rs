@@ -48,9 +48,11 @@ async fn agent_definition_matches_registry() {
     let named = |reads: bool| {
         queries.iter().filter(|query| query.reads == reads).map(|query| query.name).collect::<BTreeSet<_>>()
     };
-    assert_eq!(definition["accepts"], json!(accepts));
-    assert_eq!(definition["emits"], json!(emits));
+    assert_eq!(definition["accepts"]["handoffs"], json!(accepts));
+    assert_eq!(definition["emits"]["handoffs"], json!(emits));
     assert_eq!(definition["starts_by_itself"], json!(own));
+    let names: BTreeSet<_> = library.iter().map(|definition| definition.playbook.name.value.clone()).collect();
+    assert_eq!(definition["playbooks"], json!(names));
     assert_eq!(definition["actions"], json!(actions.names()));
     assert_eq!(definition["queries"], json!(named(true)));
     assert_eq!(definition["commands"], json!(named(false)));

@@ -1,0 +1,228 @@
+//! The queries and commands that contractors answer at once, over NATS services: a list that daemons serve by and
+//! `schemas/asyncapi.yaml` is made from.
+
+use crate::subject::Party;
+
+/// One query or command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Who answers it.
+    pub parties: &'static [Party],
+    /// `cortex.query.…`, which only reads, or `cortex.cmd.…`, which must be signed.
+    pub reads: bool,
+    /// `flows.show`
+    pub name: &'static str,
+    /// One sentence.
+    pub summary: &'static str,
+    /// What it is asked with.
+    pub arguments: &'static [Argument],
+}
+
+/// A field of a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Argument {
+    /// Its name.
+    pub name: &'static str,
+    /// Its JSON type.
+    pub kind: &'static str,
+    /// Whether it must be given.
+    pub required: bool,
+    /// What it says.
+    pub meaning: &'static str,
+}
+
+impl Service {
+    /// The subject on which `party` is asked.
+    pub fn subject(&self, party: Party) -> String {
+        let family = if self.reads { "query" } else { "cmd" };
+        format!("cortex.{family}.{party}.{}", self.name)
+    }
+}
+
+/// All of them.
+pub fn all() -> impl Iterator<Item = &'static Service> {
+    QUERIES.iter().chain(COMMANDS)
+}
+
+/// Those that `party` answers.
+pub fn of(party: Party) -> impl Iterator<Item = &'static Service> {
+    all().filter(move |service| service.parties.contains(&party))
+}
+
+/// The one of that name.
+pub fn find(party: Party, name: &str, reads: bool) -> Option<&'static Service> {
+    of(party).find(|service| service.name == name && service.reads == reads)
+}
+
+const BOTH: &[Party] = &[Party::Infrastructure, Party::Talos];
+const INFRASTRUCTURE: &[Party] = &[Party::Infrastructure];
+const TALOS: &[Party] = &[Party::Talos];
+
+const fn needed(name: &'static str, kind: &'static str, meaning: &'static str) -> Argument {
+    Argument { name, kind, required: true, meaning }
+}
+
+const fn optional(name: &'static str, kind: &'static str, meaning: &'static str) -> Argument {
+    Argument { name, kind, required: false, meaning }
+}
+
+const fn query(
+    parties: &'static [Party],
+    name: &'static str,
+    summary: &'static str,
+    arguments: &'static [Argument],
+) -> Service {
+    Service { parties, reads: true, name, summary, arguments }
+}
+
+const fn command(
+    parties: &'static [Party],
+    name: &'static str,
+    summary: &'static str,
+    arguments: &'static [Argument],
+) -> Service {
+    Service { parties, reads: false, name, summary, arguments }
+}
+
+const CLUSTER: Argument = needed("cluster", "string", "The cluster's name.");
+const ONE_CLUSTER: Argument = optional("cluster", "string", "Only of this cluster.");
+const FLOW: Argument = needed("flow", "string", "The flow's id.");
+const RUN: Argument = needed("run", "string", "The run's id.");
+const RECIPIENT: Argument = needed("recipient", "string", "age recipient that the answer is encrypted for.");
+
+const QUERIES: &[Service] = &[
+    query(
+        BOTH,
+        "audit.list",
+        "The audit log, oldest first.",
+        &[
+            optional("from", "integer", "From this record on; default 1."),
+            optional("limit", "integer", "At most so many, and never more than a page of them."),
+        ],
+    ),
+    query(
+        BOTH,
+        "audit.verify",
+        "Whether the audit log is the one that was written.",
+        &[needed("heads", "array", "Heads that were told, to compare it with; may be empty.")],
+    ),
+    query(BOTH, "clusters.list", "The clusters that the contractor knows.", &[]),
+    query(BOTH, "clusters.show", "What the contractor believes of a cluster.", &[CLUSTER]),
+    query(BOTH, "clusters.status", "How a cluster is, asked of the world now.", &[CLUSTER]),
+    query(BOTH, "flows.list", "Flows, newest first.", &[]),
+    query(BOTH, "flows.show", "One flow with the contractor's runs and their steps.", &[FLOW]),
+    query(TALOS, "nodes.list", "Nodes of the clusters.", &[ONE_CLUSTER]),
+    query(
+        BOTH,
+        "plan",
+        "What a message would do, without doing it.",
+        &[
+            needed("type", "string", "The message's type."),
+            optional("family", "string", "request or handoff; default: request."),
+            needed("body", "object", "The message's body."),
+            optional("flow", "string", "The flow that it is planned for."),
+        ],
+    ),
+    query(
+        BOTH,
+        "playbooks.check",
+        "Whether playbooks would load, with everything that they refer to.",
+        &[needed("files", "object", "Their texts by file name.")],
+    ),
+    query(BOTH, "playbooks.list", "The playbooks that the contractor has loaded.", &[]),
+    query(
+        BOTH,
+        "playbooks.show",
+        "One playbook with its text.",
+        &[needed("playbook", "string", "The playbook's name.")],
+    ),
+    query(INFRASTRUCTURE, "quarantine.list", "Ids and addresses that are kept from use, with the reason.", &[]),
+    query(
+        BOTH,
+        "runs.list",
+        "Runs, newest first.",
+        &[
+            ONE_CLUSTER,
+            optional("flow", "string", "Only of this flow."),
+            optional("playbook", "string", "Only of this playbook."),
+            optional("state", "string", "Only in this state."),
+            optional("limit", "integer", "At most so many; default 100."),
+        ],
+    ),
+    query(BOTH, "runs.show", "One run with its steps.", &[RUN]),
+    query(BOTH, "store.verify", "Whether every row of the store can be read and fits the others.", &[]),
+    query(INFRASTRUCTURE, "vms.list", "Virtual machines of the clusters.", &[ONE_CLUSTER]),
+];
+
+const COMMANDS: &[Service] = &[
+    command(
+        BOTH,
+        "approve",
+        "Consents to the plan that a flow waits with.",
+        &[FLOW, needed("plan_hash", "string", "The plan's hash, as it was shown.")],
+    ),
+    command(BOTH, "flows.cancel", "Cancels a flow: running steps end, then the failure policy.", &[FLOW]),
+    command(BOTH, "flows.resume", "Lets the paused and stuck runs of a flow go on.", &[FLOW]),
+    command(TALOS, "kubeconfig", "An admin kubeconfig, as age ciphertext.", &[CLUSTER, RECIPIENT]),
+    command(BOTH, "outbox.retry", "Publishes again what the bus refused for good.", &[]),
+    command(
+        INFRASTRUCTURE,
+        "quarantine.lift",
+        "Gives a quarantined id or address back to use.",
+        &[needed("what", "string", "What, as quarantine.list names it.")],
+    ),
+    command(
+        BOTH,
+        "redeliver",
+        "Takes a message again that the bus gave up, with its sender's signature.",
+        &[
+            needed("subject", "string", "Where it was published."),
+            needed("headers", "object", "Its headers, as the stream has them."),
+            needed("body", "string", "Its body in base64."),
+            needed("stream", "string", "Its stream."),
+            needed("sequence", "integer", "Its place there."),
+            needed("published", "string", "When the stream took it."),
+        ],
+    ),
+    command(BOTH, "runs.resume", "Lets a paused or stuck run go on.", &[RUN]),
+    command(BOTH, "store.compact", "Gives disk space back.", &[]),
+    command(
+        BOTH,
+        "store.export",
+        "Writes the store into a file on the daemon's machine; secrets stay sealed.",
+        &[needed("file", "string", "The file.")],
+    ),
+    command(
+        BOTH,
+        "submit",
+        "Takes a request and answers when it is durable: same body, envelope and checks as on the stream.",
+        &[],
+    ),
+    command(
+        TALOS,
+        "talosconfig",
+        "A talosconfig, as age ciphertext.",
+        &[
+            CLUSTER,
+            RECIPIENT,
+            optional("role", "string", "os:admin, os:operator or os:reader; default: os:reader."),
+            optional("ttl", "string", "How long it is good for; default: 8h."),
+        ],
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_service_is_named_once() {
+        for party in Party::ALL {
+            let mut names: Vec<String> = of(party).map(|service| service.subject(party)).collect();
+            let count = names.len();
+            names.sort();
+            names.dedup();
+            assert_eq!(names.len(), count);
+        }
+    }
+}
