@@ -8,15 +8,17 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
+use contractor::herald::{Context as About, Herald};
 use jiff::Timestamp;
-use messages::name::ClusterName;
+use messages::{event::DomainEvent, name::ClusterName, subject::Party};
 use proxmox::{
     Client,
     options::{Credentials, Options, Timeouts},
     targets::AllowedTargets,
     trust::Trust,
 };
-use store::{Commit, InventoryChange, Store};
+use store::{Commit, InventoryChange, Outgoing, Store};
+use uuid::Uuid;
 
 use crate::{
     config::Sections,
@@ -52,22 +54,46 @@ impl Deps {
     /// Keeps the VMID and the address of a machine from use, until an operator lifts it.
     pub(crate) async fn quarantine(&self, machine: &Machine, reason: &str) {
         let keys = vec![quarantined_vmid_key(machine.vmid), quarantined_address_key(machine.ip)];
-        self.keep_from_use(keys, reason).await;
+        self.keep_from_use(keys, Some(machine), reason).await;
     }
 
     /// Keeps a VMID from use, until an operator lifts it.
     pub(crate) async fn quarantine_vmid(&self, vmid: u32, reason: &str) {
-        self.keep_from_use(vec![quarantined_vmid_key(vmid)], reason).await;
+        self.keep_from_use(vec![quarantined_vmid_key(vmid)], None, reason).await;
     }
 
-    async fn keep_from_use(&self, keys: Vec<String>, reason: &str) {
+    /// Told once, with the commit that keeps it from use.
+    async fn keep_from_use(&self, mut keys: Vec<String>, machine: Option<&Machine>, reason: &str) {
+        let reader = self.store.reader();
+        keys.retain(|key| !matches!(reader.get::<Quarantine>(key), Ok(Some(_))));
+        if keys.is_empty() {
+            return;
+        }
         let row = Quarantine { reason: reason.to_owned(), since: Timestamp::now() };
         let row = crate::reservation::json(&row);
+        let mut outgoing: Vec<_> = keys.iter().filter_map(|key| told("vm_quarantined", key, machine, reason)).collect();
+        outgoing.extend(machine.and_then(|of| told("ownership_mismatch", of.hostname.as_str(), machine, reason)));
         let inventory = keys.into_iter().map(|key| InventoryChange::put(key, row.clone())).collect();
-        if let Err(error) = self.store.commit(Commit { inventory, ..Commit::default() }).await {
+        if let Err(error) = self.store.commit(Commit { inventory, outgoing, ..Commit::default() }).await {
             tracing::error!(%error, reason, "a quarantine could not be recorded");
         }
     }
+}
+
+fn told(event: &str, object: &str, machine: Option<&Machine>, reason: &str) -> Option<Outgoing> {
+    // No flow of its own: nobody listens for its changes.
+    let herald = Herald::new(Party::Infrastructure, tokio::sync::mpsc::unbounded_channel().0);
+    let flow = machine.map(|machine| machine.flow);
+    let cluster = machine.map(|machine| machine.cluster.to_string());
+    let body = DomainEvent {
+        event_type: event.to_owned(),
+        object: object.trim_start_matches("quarantine/").to_owned(),
+        flow,
+        message: Some(reason.to_owned()),
+        facts: BTreeMap::new(),
+    };
+    let made = herald.event(Uuid::now_v7(), event, &About { flow, cluster, cause: None }, &body);
+    made.map_err(|error| tracing::error!(error = error.message, event, "an event could not be made")).ok()
 }
 
 /// A Proxmox client from the configuration.

@@ -83,6 +83,7 @@ async fn cluster_status(deps: &Deps, asked: &Asked) -> Answer {
         .iter()
         .map(|vm| {
             let machine = &vm.machine;
+            let used = live.iter().find(|row| row.kind == "qemu" && row.vmid == Some(machine.vmid));
             json!({
                 "name": machine.hostname,
                 "vm_id": machine.vmid.to_string(),
@@ -91,6 +92,11 @@ async fn cluster_status(deps: &Deps, asked: &Asked) -> Answer {
                 "state": vm.state,
                 "power": state_of("qemu", &|row| row.vmid == Some(machine.vmid)),
                 "host_state": state_of("node", &|row| row.node.as_ref() == Some(&machine.host)),
+                "cpus": machine.shape.cpus,
+                "cpus_used": used.and_then(|row| Some((row.cpu? * row.maxcpu? * 100.0).round() / 100.0)),
+                "memory_mib": machine.shape.memory_mib,
+                "memory_used_mib": used.and_then(|row| row.mem).map(|bytes| bytes >> 20),
+                "disk_gib": machine.shape.disk_gib,
             })
         })
         .collect();

@@ -9,13 +9,14 @@ use std::{
 use contractor::{
     agent::Workplace,
     driver::{NewRun, SubmitError},
+    herald::Context,
 };
 use croner::Cron;
 use engine::event::run_id;
 use jiff::{Timestamp, tz::TimeZone};
-use messages::name::ClusterName;
+use messages::{event::DomainEvent, name::ClusterName};
 use serde_json::{Value, json};
-use store::Commit;
+use store::{Commit, Outgoing};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -135,19 +136,44 @@ pub async fn follow_pressure(
 /// One run per cause, however often it is fired.
 async fn fire(at: &Workplace, playbook: &str, cause: &str, cluster: Option<&ClusterName>, input: Value) {
     let run = run_id(SOURCE, cause, playbook);
+    let flow = Uuid::new_v5(&run, b"flow");
+    let with = match told(at, playbook, cause, cluster, flow) {
+        Ok(outgoing) => Commit { outgoing: vec![outgoing], ..Commit::default() },
+        Err(reason) => return tracing::error!(playbook, reason, "a trigger's event could not be made"),
+    };
     let new = NewRun {
         run,
-        flow: Uuid::new_v5(&run, b"flow"),
+        flow,
         cause: format!("{SOURCE}/{cause}"),
         playbook: playbook.to_owned(),
         subject: cluster.map(ToString::to_string),
         input,
         plan: None,
-        with: Commit::default(),
+        with,
     };
     match at.driver.submit(new).await {
         Ok(_) => tracing::info!(playbook, cause, "trigger fired"),
         Err(SubmitError::NoPlaybook(_)) => tracing::warn!(playbook, "the triggered playbook is gone"),
         Err(error) => tracing::warn!(playbook, error = chain(&error), "the trigger could not start its run"),
     }
+}
+
+/// What is told of a firing; the same however often it is fired.
+fn told(
+    at: &Workplace,
+    playbook: &str,
+    cause: &str,
+    cluster: Option<&ClusterName>,
+    flow: Uuid,
+) -> Result<Outgoing, String> {
+    let body = DomainEvent {
+        event_type: "trigger_fired".to_owned(),
+        object: playbook.to_owned(),
+        flow: Some(flow),
+        message: None,
+        facts: BTreeMap::from([("cause".to_owned(), cause.into())]),
+    };
+    let context = Context { flow: Some(flow), cause: None, cluster: cluster.map(ToString::to_string) };
+    let id = Uuid::new_v5(&flow, b"trigger_fired");
+    at.herald.event(id, "trigger_fired", &context, &body).map_err(|failure| failure.message)
 }

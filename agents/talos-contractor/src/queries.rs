@@ -46,8 +46,8 @@ pub fn queries(deps: &Deps, store: &Reader) -> Vec<Query> {
         Query::read("clusters.show", show),
         Query::read("clusters.status", status),
         Query::read("nodes.list", nodes),
-        Query::command("kubeconfig", kubeconfig),
-        Query::command("talosconfig", talosconfig),
+        Query::command("kubeconfig", kubeconfig).told_as("credential_issued"),
+        Query::command("talosconfig", talosconfig).told_as("credential_issued"),
     ]
 }
 

@@ -87,6 +87,8 @@ pub struct Query {
     pub name: &'static str,
     /// Whether it only reads.
     pub reads: bool,
+    /// The event that tells of every time it was answered, for what must leave a trace.
+    pub told_as: Option<&'static str>,
     /// Answers it.
     pub answer: Arc<dyn Fn(Asked) -> Answering<'static, Result<Value, Refusal>> + Send + Sync>,
 }
@@ -107,7 +109,7 @@ impl Query {
         F: Fn(Asked) -> T + Send + Sync + 'static,
         T: Future<Output = Result<Value, Refusal>> + Send + 'static,
     {
-        Self { name, reads: true, answer: Arc::new(move |asked| Box::pin(answer(asked))) }
+        Self { name, reads: true, told_as: None, answer: Arc::new(move |asked| Box::pin(answer(asked))) }
     }
 
     /// A command.
@@ -116,7 +118,15 @@ impl Query {
         F: Fn(Asked) -> T + Send + Sync + 'static,
         T: Future<Output = Result<Value, Refusal>> + Send + 'static,
     {
-        Self { name, reads: false, answer: Arc::new(move |asked| Box::pin(answer(asked))) }
+        Self { name, reads: false, told_as: None, answer: Arc::new(move |asked| Box::pin(answer(asked))) }
+    }
+}
+
+impl Query {
+    /// The same, told by an event every time.
+    #[must_use]
+    pub fn told_as(self, event: &'static str) -> Self {
+        Self { told_as: Some(event), ..self }
     }
 }
 

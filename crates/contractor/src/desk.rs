@@ -1,18 +1,31 @@
 //! Answers queries and commands over NATS services, discoverable with `$SRV.INFO`.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+mod flows;
+mod redelivery;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
 use bus::{Bus, Call, ServiceSpec};
+use engine::{
+    library::{Library, World},
+    playbook::Playbook,
+};
 use jiff::Timestamp;
 use messages::{
     catalogue::Family,
+    event::DomainEvent,
     json,
     query::{Answer, Refusal, RefusalKind},
+    service,
     subject::Subject,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use store::{AuditHead, Commit, CommitError, Deed, RunQuery, RunState, Store};
+use store::{AuditHead, Commit, CommitError, Deed, Store};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -20,9 +33,10 @@ use crate::{
     agent::{Agent, Asked, Query},
     audit,
     driver::{CommandError, Driver},
-    flows::{self, FlowRecord},
+    herald::Context,
     inbound::{answer, answer_text},
     intake::{Intake, Raw, chain},
+    runtime::message_schema,
     trust::Signed,
     views,
 };
@@ -43,30 +57,8 @@ pub struct Desk {
     pub version: &'static str,
 }
 
-const READS: [&str; 10] = [
-    "flows.list",
-    "flows.show",
-    "runs.list",
-    "runs.show",
-    "playbooks.list",
-    "playbooks.show",
-    "plan",
-    "store.verify",
-    "audit.list",
-    "audit.verify",
-];
 /// Audit records in one answer: about 100 KiB.
 const AUDIT_PAGE: u64 = 200;
-const COMMANDS: [&str; 8] = [
-    "submit",
-    "approve",
-    "flows.cancel",
-    "flows.resume",
-    "runs.resume",
-    "store.export",
-    "store.compact",
-    "outbox.retry",
-];
 
 impl Desk {
     /// Answers until `stop`. Every question is answered in a task of its own.
@@ -76,12 +68,11 @@ impl Desk {
     pub async fn run(self: Arc<Self>, stop: CancellationToken) -> Result<(), String> {
         let party = self.agent.party();
         let own = self.agent.queries();
-        let mut subjects: Vec<String> = READS.iter().map(|name| format!("cortex.query.{party}.{name}")).collect();
-        subjects.extend(COMMANDS.iter().map(|name| format!("cortex.cmd.{party}.{name}")));
-        subjects.extend(own.iter().map(|query| {
-            let family = if query.reads { "query" } else { "cmd" };
-            format!("cortex.{family}.{party}.{}", query.name)
-        }));
+        // What the contract says is answered; what the agent brings is part of it, or the daemon would not start.
+        let subjects = service::of(party).map(|service| service.subject(party)).collect();
+        if let Some(stranger) = own.iter().find(|query| service::find(party, query.name, query.reads).is_none()) {
+            return Err(format!("{} is no query or command of the contract", stranger.name));
+        }
         let accepts: Vec<String> = self
             .intake
             .library
@@ -153,7 +144,7 @@ impl Desk {
             noted => noted.map_err(|error| broken(&error))?,
         }
         let done = match own {
-            Some(query) => (query.answer)(asked).await,
+            Some(query) => self.answer_own(query, asked).await,
             None => self.command(name, asked).await,
         };
         if let Err(refusal) = &done
@@ -166,6 +157,47 @@ impl Desk {
 
     async fn note(&self, deed: Deed) -> Result<(), CommitError> {
         self.store.commit(Commit { audit: vec![deed], ..Commit::default() }).await.map(drop)
+    }
+
+    /// The agent's own answer; what it says of itself is durable before it leaves.
+    async fn answer_own(&self, query: &Query, asked: Asked) -> Result<Value, Refusal> {
+        let Some(name) = query.told_as else { return (query.answer)(asked).await };
+        let cluster = asked.arguments.get("cluster").and_then(Value::as_str).map(str::to_owned);
+        let shown = |field: &str| asked.arguments.get(field).cloned().map(|value| (field.to_owned(), value));
+        let mut facts: BTreeMap<String, Value> = ["role", "ttl", "recipient"].into_iter().filter_map(shown).collect();
+        facts.insert("what".to_owned(), query.name.into());
+        facts.insert("by".to_owned(), asked.by.clone().into());
+        let body = DomainEvent {
+            event_type: name.to_owned(),
+            object: cluster.clone().unwrap_or_default(),
+            flow: None,
+            message: Some(format!("{} for {}", query.name, asked.by)),
+            facts,
+        };
+        let answer = (query.answer)(asked).await?;
+        let context = Context { cluster, ..Context::default() };
+        let event = self.intake.herald.event(Uuid::now_v7(), name, &context, &body);
+        let event = event.map_err(|failure| Refusal::new(RefusalKind::Unavailable, failure.message))?;
+        let commit = Commit { outgoing: vec![event], ..Commit::default() };
+        self.store.commit(commit).await.map_err(|error| broken(&error))?;
+        Ok(answer)
+    }
+
+    /// Reads playbooks as the daemon would at its start, together with those that it has.
+    fn check_playbooks(&self, asked: &Asked) -> Result<Value, Refusal> {
+        let files: BTreeMap<String, String> = argument(asked, "files")?;
+        // A file takes the place of the loaded playbook that it names.
+        let parsed = files.iter().filter_map(|(name, text)| Playbook::parse(name, text).ok());
+        let replaced: BTreeSet<String> = parsed.map(|playbook| playbook.name.value).collect();
+        let loaded = self.intake.library.iter().map(|definition| &definition.playbook);
+        let kept = loaded.filter(|playbook| !replaced.contains(&playbook.name.value));
+        let kept = kept.map(|playbook| (format!("loaded {}", playbook.name.value), playbook.text.clone()));
+        let texts: Vec<(String, String)> = kept.chain(files.clone()).collect();
+        let actions = self.agent.actions();
+        let world = World { catalog: &actions, messages: &message_schema };
+        let problems = Library::load(&texts, &world).err().map_or_else(Vec::new, |problems| problems.0);
+        let ours = problems.iter().map(ToString::to_string).filter(|text| files.keys().any(|name| text.contains(name)));
+        Ok(json!({ "problems": ours.collect::<Vec<_>>() }))
     }
 
     fn caller(&self, call: &Call) -> Result<String, Refusal> {
@@ -215,6 +247,7 @@ impl Desk {
             stream: String::new(),
             sequence: 0,
             published: Timestamp::now(),
+            judged_at: Timestamp::now(),
         })
     }
 
@@ -222,7 +255,7 @@ impl Desk {
         let party = self.agent.party().as_str();
         match name {
             "flows.list" => self.flows(),
-            "flows.show" => self.flow(argument(asked, "flow")?),
+            "flows.show" => self.flow(argument(asked, "flow")?).await,
             "runs.list" => self.runs(asked),
             "runs.show" => {
                 let run: Uuid = argument(asked, "run")?;
@@ -235,6 +268,7 @@ impl Desk {
                     self.intake.library.iter().map(|found| views::playbook(found, party, false)).collect();
                 value(&all)
             }
+            "playbooks.check" => self.check_playbooks(asked),
             "playbooks.show" => {
                 let name: String = argument(asked, "playbook")?;
                 let found = self.intake.library.get(&name).ok_or_else(|| missing("playbook", &name))?;
@@ -266,11 +300,7 @@ impl Desk {
                 let hash: String = argument(&asked, "plan_hash")?;
                 value(&self.intake.approve(flow, &hash, &asked.by).await?)
             }
-            "flows.cancel" => {
-                let flow: Uuid = argument(&asked, "flow")?;
-                let runs = self.driver.cancel(flow, &asked.by).await.map_err(|error| no_effect(&error))?;
-                Ok(json!({ "flow": flow, "runs": runs }))
-            }
+            "flows.cancel" => self.cancel_flow(argument(&asked, "flow")?, &asked.by).await,
             "flows.resume" => self.resume_flow(argument(&asked, "flow")?, &asked.by).await,
             "runs.resume" => {
                 let run: Uuid = argument(&asked, "run")?;
@@ -280,13 +310,14 @@ impl Desk {
             "store.export" => {
                 let file: String = argument(&asked, "file")?;
                 let exported = self.store.export(Path::new(&file)).await.map_err(|error| broken(&error))?;
-                Ok(json!({ "file": file, "exported": format!("{exported:?}") }))
+                value(&exported)
             }
             "store.compact" => {
                 let compacted = self.store.compact().await.map_err(|error| broken(&error))?;
-                Ok(json!({ "compacted": format!("{compacted:?}") }))
+                value(&compacted)
             }
             "outbox.retry" => self.retry_parked().await,
+            "redeliver" => self.redeliver(&asked).await,
             _ => Err(Refusal::new(RefusalKind::NotFound, format!("there is no command {name}"))),
         }
     }
@@ -300,77 +331,6 @@ impl Desk {
         let body = asked.arguments.get("body").cloned().unwrap_or_default();
         let flow = asked.arguments.get("flow").and_then(Value::as_str).and_then(|flow| flow.parse().ok());
         value(&self.intake.plan(family, &kind, body, flow).await?)
-    }
-
-    fn flows(&self) -> Result<Value, Refusal> {
-        let party = self.agent.party().as_str();
-        let reader = self.store.reader();
-        let mut views = Vec::new();
-        for entry in reader.scan::<FlowRecord>("flow/").map_err(|error| broken(&error))? {
-            let mut runs = reader.runs(&RunQuery::flow(entry.value.flow)).map_err(|error| broken(&error))?;
-            runs.sort_by_key(|run| run.started_at);
-            let runs = runs.iter().map(|run| views::run_row(run, party)).collect();
-            views.extend(views::flow(entry.value.flow, Some(&entry.value), runs));
-        }
-        for entry in reader.scan::<flows::Pending>("pending/").map_err(|error| broken(&error))? {
-            if let Some(mut view) = views::flow(entry.value.record.flow, Some(&entry.value.record), Vec::new()) {
-                view.state = "waiting".into();
-                view.reason = Some(format!("waits for approval of plan {}", entry.value.plan_hash));
-                views.push(view);
-            }
-        }
-        views.sort_by_key(|view| std::cmp::Reverse(view.started));
-        value(&views)
-    }
-
-    fn flow(&self, flow: Uuid) -> Result<Value, Refusal> {
-        let party = self.agent.party().as_str();
-        let reader = self.store.reader();
-        let record = reader.get::<FlowRecord>(&flows::key(flow)).map_err(|error| broken(&error))?;
-        let mut rows = reader.runs(&RunQuery::flow(flow)).map_err(|error| broken(&error))?;
-        rows.sort_by_key(|row| row.started_at);
-        let mut runs = Vec::new();
-        for row in &rows {
-            let report = self.driver.report(row.run).map_err(|error| broken(&error))?;
-            runs.push(report.map_or_else(|| views::run_row(row, party), |report| views::run(&report, party)));
-        }
-        let view = views::flow(flow, record.as_ref().map(|record| &record.value), runs);
-        value(&view.ok_or_else(|| missing("flow", flow))?)
-    }
-
-    fn runs(&self, asked: &Asked) -> Result<Value, Refusal> {
-        let text = |name: &str| asked.arguments.get(name).and_then(Value::as_str).map(str::to_owned);
-        let states = match text("state") {
-            None => Vec::new(),
-            Some(state) => {
-                let found = RunState::ALL.into_iter().find(|of| of.as_str() == state);
-                let known: Vec<&str> = RunState::ALL.iter().map(|state| state.as_str()).collect();
-                vec![found.ok_or_else(|| {
-                    Refusal::new(RefusalKind::Invalid, format!("state must be one of {}", known.join(", ")))
-                })?]
-            }
-        };
-        let query = RunQuery {
-            flow: text("flow").and_then(|flow| flow.parse().ok()),
-            cluster: text("cluster"),
-            playbook: text("playbook"),
-            states,
-            limit: asked.arguments.get("limit").and_then(Value::as_u64).unwrap_or(100) as usize,
-        };
-        let rows = self.store.reader().runs(&query).map_err(|error| broken(&error))?;
-        let party = self.agent.party().as_str();
-        value(&rows.iter().map(|row| views::run_row(row, party)).collect::<Vec<_>>())
-    }
-
-    async fn resume_flow(&self, flow: Uuid, by: &str) -> Result<Value, Refusal> {
-        let rows = self.store.reader().runs(&RunQuery::flow(flow)).map_err(|error| broken(&error))?;
-        let halted = rows.iter().filter(|row| matches!(row.summary.state, RunState::Paused | RunState::Stuck));
-        let mut resumed = Vec::new();
-        for row in halted {
-            self.driver.resume(row.run, by).await.map_err(|error| no_effect(&error))?;
-            resumed.push(row.run);
-        }
-        Ok(json!({ "flow": flow, "runs": resumed }))
     }
 
     async fn retry_parked(&self) -> Result<Value, Refusal> {

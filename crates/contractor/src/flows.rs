@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use messages::{event::FlowEvent, request::FailurePolicy};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use store::{Commit, InventoryChange, RunQuery, RunRow, RunState, Store};
+use store::{Commit, InventoryChange, RunQuery, RunRow, RunState, Store, Versioned};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -217,7 +217,9 @@ impl Keeper {
         }
         for entry in reader.scan::<Pending>("pending/").map_err(|error| chain(&error))? {
             if entry.value.expires <= now {
-                self.forget_pending(&entry.key, entry.revision, entry.value).await?;
+                let pending = Versioned { revision: entry.revision, value: entry.value };
+                let reason = "nobody approved its plan in time".to_owned();
+                withdraw(&self.store, &self.herald, pending, reason).await?;
             }
         }
         self.archive_strangers(now).await
@@ -269,22 +271,6 @@ impl Keeper {
         Ok(())
     }
 
-    async fn forget_pending(&self, key: &str, revision: u64, mut pending: Pending) -> Result<(), String> {
-        pending.record.state = State::Cancelled;
-        pending.record.ended = Some(Timestamp::now());
-        pending.record.reason = Some("nobody approved its plan in time".into());
-        let event = pending.record.event(&self.herald, "flow_cancelled", None).map_err(|failure| failure.message)?;
-        let commit = Commit {
-            inventory: vec![
-                InventoryChange::delete_at(key, revision),
-                InventoryChange::put(self::key(pending.record.flow), pending.record.to_value()),
-            ],
-            outgoing: vec![event],
-            ..Commit::default()
-        };
-        self.store.commit(commit).await.map(|_| ()).map_err(|error| chain(&error))
-    }
-
     /// Runs whose flow is kept elsewhere are archived by age.
     async fn archive_strangers(&self, now: Timestamp) -> Result<(), String> {
         let reader = self.store.reader();
@@ -302,6 +288,32 @@ impl Keeper {
         let commit = Commit { archive, ..Commit::default() };
         self.store.commit(commit).await.map(|_| ()).map_err(|error| chain(&error))
     }
+}
+
+/// Ends a request that waits for consent: what it asked for will not be done.
+///
+/// # Errors
+/// Why that is not durable.
+pub async fn withdraw(
+    store: &Store,
+    herald: &Herald,
+    pending: Versioned<Pending>,
+    reason: String,
+) -> Result<(), String> {
+    let mut record = pending.value.record;
+    record.state = State::Cancelled;
+    record.ended = Some(Timestamp::now());
+    record.reason = Some(reason);
+    let event = record.event(herald, "flow_cancelled", None).map_err(|failure| failure.message)?;
+    let commit = Commit {
+        inventory: vec![
+            InventoryChange::delete_at(pending_key(record.flow), pending.revision),
+            InventoryChange::put(key(record.flow), record.to_value()),
+        ],
+        outgoing: vec![event],
+        ..Commit::default()
+    };
+    store.commit(commit).await.map(|_| ()).map_err(|error| chain(&error))
 }
 
 /// The failure in a run's summary.

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bus::{Bus, Delivery};
 use bytes::Bytes;
+use jiff::Timestamp;
 use messages::query::{Accepted, Answer, Refusal, RefusalKind};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -55,6 +56,7 @@ impl Receiver {
             stream: delivery.stream.clone(),
             sequence: delivery.sequence,
             published: delivery.published,
+            judged_at: Timestamp::now(),
         };
         let taken = self.intake.take(&raw).await;
         let answered = match &taken {

@@ -7,6 +7,7 @@ pub mod gate;
 
 use std::sync::Arc;
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use engine::{event, library::Library};
 use jiff::Timestamp;
 use messages::{
@@ -32,6 +33,9 @@ use crate::{
     herald::{Context, Herald},
     planner::Planner,
 };
+
+/// Larger bodies are not copied into the dead letter, which only names their place in the stream then.
+const LARGEST_COPY: usize = 64 * 1024;
 
 /// Takes messages.
 pub struct Intake {
@@ -376,7 +380,7 @@ impl Intake {
                 sequence: raw.sequence,
                 reason: refusal.message.clone(),
                 violations,
-                body: None,
+                body: (raw.body.len() <= LARGEST_COPY).then(|| BASE64_STANDARD.encode(&raw.body)),
             };
             let letter = self.herald.dead_letter(Uuid::new_v5(&base, b"letter"), &letter);
             commit.outgoing.push(letter.map_err(|failure| NotNow(failure.message))?);
@@ -449,7 +453,7 @@ fn same_plan(plan: &PlanView, approved: &str) -> Result<(), Refusal> {
         return Ok(());
     }
     let text = "the world is not what the approved plan was made from; the approval is void";
-    Err(Refusal::new(RefusalKind::Conflict, text)
+    Err(Refusal::new(RefusalKind::Changed, text)
         .with_hint(format!("look at the new plan and approve its hash {}", plan.plan_hash)))
 }
 

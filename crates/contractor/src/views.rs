@@ -78,6 +78,7 @@ pub fn flow(flow: uuid::Uuid, record: Option<&FlowRecord>, runs: Vec<RunView>) -
         deadline: record.map(|record| record.deadline),
         reason: record.and_then(|record| record.reason.clone()).or(waits),
         hint: record.and_then(|record| record.hint.clone()),
+        plan: None,
         runs,
     })
 }

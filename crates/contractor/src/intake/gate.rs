@@ -35,6 +35,8 @@ pub struct Raw {
     pub sequence: u64,
     /// When that stream took it.
     pub published: Timestamp,
+    /// The time by which its age is judged: now, unless an operator brings it again.
+    pub judged_at: Timestamp,
 }
 
 impl Raw {
@@ -128,7 +130,7 @@ impl Gate {
         let envelope = Envelope::parse(&raw.headers, subject)
             .map_err(|error| Refusal::new(RefusalKind::Invalid, format!("the envelope is malformed: {error}")))?;
         let signed = Signed { subject: &raw.signed_subject, headers: &raw.headers, body: &raw.body };
-        self.trust.check(&envelope, subject, signed, Timestamp::now()).map_err(|error| forbidden(error.to_string()))?;
+        self.trust.check(&envelope, subject, signed, raw.judged_at).map_err(|error| forbidden(error.to_string()))?;
         Ok(envelope)
     }
 
