@@ -4,6 +4,7 @@
 mod architecture;
 mod bus;
 mod canary;
+mod cortexctl;
 mod deploy;
 mod kill;
 mod life;

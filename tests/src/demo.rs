@@ -163,7 +163,7 @@ async fn life(operator: &Client, verbose: bool) -> anyhow::Result<()> {
     say("\nan operator takes the cluster away");
     let mut gone = json!({ "cluster_name": "prod-k8s", "reason": "end of the demo" });
     let plan = operator.plan(Party::Infrastructure, "decommission_request", &gone).await?;
-    say(cortexctl::commands::clusters::plan_text(&plan).trim_end());
+    say(cortexctl::plan::text(&plan).trim_end());
     say("and consents to that plan");
     gone["approval"] = json!({ "plan_hash": plan.plan_hash });
     ask(operator, "decommission_request", &gone, verbose).await?;
@@ -212,6 +212,7 @@ fn exports(world: &World) -> anyhow::Result<String> {
     lines.push(format!("alias cortexctl={}", cortexctl.display()));
     lines.push(format!("cortexctl kubeconfig prod-k8s > {0}; export KUBECONFIG={0}", kubeconfig.display()));
     lines.push(format!("cortexctl talosconfig prod-k8s > {0}; export TALOSCONFIG={0}", talosconfig.display()));
+    lines.push("# then: cortexctl cluster status prod-k8s; cortexctl cluster scale prod-k8s --count 4 --watch; kubectl get nodes".into());
     lines.push(format!("# Proxmox VE: {} (fingerprint {})", world.facts.proxmox, world.facts.fingerprint));
     lines.push(format!("# lab control: {}/v1/status", world.facts.control));
     Ok(lines.join("\n"))

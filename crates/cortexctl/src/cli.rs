@@ -3,12 +3,13 @@
 use std::{io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
+use messages::query::RefusalKind;
 
 use crate::{
     client::{self, Client},
     commands::{
-        audit, bus, clusters, completions, credentials, deadletter, events, flows, inventory, playbooks, runs, schema,
-        store,
+        audit, bus, clusters, completions, credentials, deadletter, events, flows, inventory, playbooks, quarantine,
+        runs, schema, store,
     },
     output::{Format, Output},
 };
@@ -35,6 +36,12 @@ pub enum Failure {
     /// The contractors or the bus.
     #[error("{0}")]
     Client(#[from] client::Error),
+    /// Somebody must consent or decide; exit code 3.
+    #[error("{0}")]
+    NeedsOperator(String),
+    /// Nobody reads what is written: `cortexctl … | head`.
+    #[error("standard output is closed")]
+    Closed,
     /// Anything else.
     #[error("{0}")]
     Other(String),
@@ -51,6 +58,8 @@ impl Failure {
 pub type Outcome = Result<Ending, Failure>;
 
 /// Operates Kubernetes platforms on Proxmox VE.
+///
+/// Exit codes: 0 ok, 1 failed, 2 usage, 3 needs an operator, 4 differs.
 #[derive(Parser)]
 #[command(name = "cortexctl", version)]
 pub struct Line {
@@ -124,6 +133,9 @@ enum Command {
     /// Messages that were put aside.
     #[command(subcommand)]
     Deadletter(deadletter::Command),
+    /// Ids and addresses that are kept from use.
+    #[command(subcommand)]
+    Quarantine(quarantine::Command),
     /// A contractor's store, through the daemon or on a stopped one's folder.
     #[command(subcommand)]
     Store(store::Command),
@@ -165,6 +177,7 @@ async fn run(line: Line) -> Outcome {
         Command::Playbooks(command) => playbooks::run(command, connection, &mut out).await,
         Command::Schema(command) => schema::run(command, &mut out),
         Command::Deadletter(command) => deadletter::run(command, connection, &mut out).await,
+        Command::Quarantine(command) => quarantine::run(command, connection, &mut out).await,
         Command::Store(command) => store::run(command, connection, &mut out).await,
         Command::Audit(command) => audit::run(command, connection, &mut out).await,
         Command::Bus(command) => bus::run(command, connection, &mut out).await,
@@ -198,6 +211,7 @@ fn end(outcome: Outcome) -> ExitCode {
         Ok(Ending::Failed) => return ExitCode::from(1),
         Ok(Ending::NeedsOperator) => return ExitCode::from(3),
         Ok(Ending::Differs) => return ExitCode::from(4),
+        Err(Failure::Closed) => return ExitCode::SUCCESS,
         Err(failure) => failure,
     };
     let mut err = std::io::stderr().lock();
@@ -210,5 +224,10 @@ fn end(outcome: Outcome) -> ExitCode {
             let _ = writeln!(err, "  hint: {hint}");
         }
     }
-    ExitCode::from(if matches!(failure, Failure::Usage(_)) { 2 } else { 1 })
+    ExitCode::from(match &failure {
+        Failure::Usage(_) => 2,
+        Failure::NeedsOperator(_) => 3,
+        Failure::Client(client::Error::Refused(refusal)) if refusal.kind == RefusalKind::Changed => 4,
+        _ => 1,
+    })
 }

@@ -10,6 +10,7 @@ pub mod events;
 pub mod flows;
 pub mod inventory;
 pub mod playbooks;
+pub mod quarantine;
 pub mod runs;
 pub mod schema;
 pub mod store;

@@ -3,6 +3,9 @@
 pub mod cli;
 pub mod client;
 pub mod commands;
+pub mod document;
 pub mod moxxie;
 pub mod output;
+pub mod plan;
+pub mod status;
 pub mod watch;

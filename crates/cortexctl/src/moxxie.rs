@@ -9,12 +9,14 @@
 //! | `type` | must be `TALOS` |
 //! | `bootMethod` | refused unless `IMAGE`: machines boot an imported disk image |
 //! | `talosVersion`, `kubernetesVersion` | `talos_version`, `kubernetes_version`; refused outside 1.12 to 1.14 and their Kubernetes range |
-//! | `nodeGroups[]` | `pools[]`: `name`, `role`, `count`, `template` → `shape` |
-//! | `template.disks[]` | one SCSI disk in slot 0 → `shape.disk_gib`; further ones → `extra_disks` |
+//! | `nodeGroups[]` | `pools[]`: `name`, `role`, `count`, all needed |
+//! | `template.cores`, `template.memoryMB` | `shape.cpus`, `shape.memory_mib`, needed; Proxmox VE's memory is in MiB, whatever it is called |
+//! | `template.disks[]` | SCSI disks in slots 0, 1, …: the first → `shape.disk_gib`, further ones → `extra_disks`; at least one |
 //! | `security.encryptionEnabled`, `security.secureBootEnabled` | refused when true |
 //! | `network.cni` | `network_cni` |
 //! | `network.serviceSubnet`, `network.podSubnet` | `network.service_cidr`, `network.pod_cidr` |
 
+use messages::name::PoolName;
 use serde_json::{Map, Value, json};
 
 /// A field that cannot be translated.
@@ -52,6 +54,7 @@ pub fn translate(body: &Value) -> Result<Value, Vec<Refused>> {
     for (name, value) in fields {
         translation.field(name, value);
     }
+    translation.needs("", fields, &["name", "nodeGroups"]);
     if translation.refused.is_empty() { Ok(Value::Object(translation.request)) } else { Err(translation.refused) }
 }
 
@@ -93,7 +96,9 @@ impl Translation {
     }
 
     fn groups(&mut self, path: &str, value: &Value) {
-        let Some(groups) = value.as_array() else { return self.refuse(path, "it is not a list", "a list of groups") };
+        let Some(groups) = value.as_array().filter(|groups| !groups.is_empty()) else {
+            return self.refuse(path, "a cluster needs nodes", "a list with at least one group");
+        };
         let mut pools = Vec::new();
         for (index, group) in groups.iter().enumerate() {
             if let Some(pool) = self.group(&format!("{path}/{index}"), group) {
@@ -104,15 +109,18 @@ impl Translation {
     }
 
     fn group(&mut self, path: &str, group: &Value) -> Option<Value> {
-        let fields = group.as_object()?;
+        let fields = self.object(path, group)?;
         let mut pool = Map::new();
         for (name, value) in fields {
             let path = format!("{path}/{name}");
             match (name.as_str(), value) {
-                ("name", Value::String(name)) if name.len() <= 16 => {
+                ("name", Value::String(text)) if text.parse::<PoolName>().is_ok() => {
                     pool.insert("name".into(), value.clone());
                 }
-                ("name", _) => self.refuse(&path, "pool names have at most 16 characters", "a shorter name"),
+                ("name", _) => {
+                    let nearest = nearest_name(value.as_str().unwrap_or("pool"));
+                    self.refuse(&path, "a pool is called by a DNS label of at most 16 characters", &nearest);
+                }
                 ("role", Value::String(role)) if role == "CONTROL_PLANE" => {
                     pool.insert("role".into(), "controlplane".into());
                 }
@@ -120,63 +128,71 @@ impl Translation {
                     pool.insert("role".into(), "worker".into());
                 }
                 ("role", _) => self.refuse(&path, "there is no such role", "CONTROL_PLANE or WORKER"),
-                ("count", _) => {
-                    pool.insert("count".into(), value.clone());
+                ("count", _) => drop(self.number(&path, value, 0, 500).map(|count| pool.insert("count".into(), count))),
+                ("template", _) => {
+                    if let Some(template) = self.object(&path, value) {
+                        self.template(&path, template, &mut pool);
+                    }
                 }
-                ("template", Value::Object(template)) => self.template(&path, template, &mut pool),
                 _ => self.refuse(&path, "there is no such setting", "leave it out"),
             }
         }
+        self.needs(path, fields, &["name", "role", "count", "template"]);
         Some(pool.into())
     }
 
     fn template(&mut self, path: &str, template: &Map<String, Value>, pool: &mut Map<String, Value>) {
-        let mut shape = json!({ "cpus": 4, "memory_mib": 8192, "disk_gib": 40 });
+        let mut shape = Map::new();
         for (name, value) in template {
             let path = format!("{path}/{name}");
-            match name.as_str() {
-                "cores" => shape["cpus"] = value.clone(),
-                "memoryMB" => shape["memory_mib"] = value.clone(),
-                "disks" => self.disks(&path, value, &mut shape, pool),
-                _ => self.refuse(&path, "there is no such setting", "leave it out"),
+            let (to, least, most) = match name.as_str() {
+                "cores" => ("cpus", 1, 512),
+                "memoryMB" => ("memory_mib", 1024, 16_777_216),
+                "disks" => {
+                    self.disks(&path, value, &mut shape, pool);
+                    continue;
+                }
+                _ => {
+                    self.refuse(&path, "there is no such setting", "leave it out");
+                    continue;
+                }
+            };
+            if let Some(number) = self.number(&path, value, least, most) {
+                shape.insert(to.into(), number);
             }
         }
-        for needed in ["cores", "memoryMB", "disks"] {
-            if !template.contains_key(needed) {
-                self.refuse(&format!("{path}/{needed}"), "it is needed: nothing is assumed", "name it");
-            }
-        }
-        pool.insert("shape".into(), shape);
+        self.needs(path, template, &["cores", "memoryMB", "disks"]);
+        pool.insert("shape".into(), shape.into());
     }
 
-    fn disks(&mut self, path: &str, disks: &Value, shape: &mut Value, pool: &mut Map<String, Value>) {
+    fn disks(&mut self, path: &str, disks: &Value, shape: &mut Map<String, Value>, pool: &mut Map<String, Value>) {
+        let Some(disks) = disks.as_array().filter(|disks| !disks.is_empty()) else {
+            return self.refuse(path, "a machine needs a disk", "a list with at least one disk");
+        };
         let mut extra = Vec::new();
-        for (index, disk) in disks.as_array().into_iter().flatten().enumerate() {
+        for (index, disk) in disks.iter().enumerate() {
             let path = format!("{path}/{index}");
-            let size = disk.get("sizeGB").cloned().unwrap_or_default();
-            for (name, value) in disk.as_object().into_iter().flatten() {
-                let fits = match name.as_str() {
-                    "interfaceType" => value == "SCSI",
-                    "slot" => value.as_u64() == Some(index as u64),
-                    "sizeGB" => value.is_u64(),
-                    "ssd" => value == &Value::Bool(true),
-                    _ => false,
+            let Some(fields) = self.object(&path, disk) else { continue };
+            for (name, value) in fields {
+                let (fits, nearest) = match name.as_str() {
+                    "interfaceType" => (value == "SCSI", "SCSI".to_owned()),
+                    "slot" => (value.as_u64() == Some(index as u64), index.to_string()),
+                    "ssd" => (value == &Value::Bool(true), "true".to_owned()),
+                    "sizeGB" => continue,
+                    _ => (false, "leave it out".to_owned()),
                 };
                 if !fits {
-                    let nearest = match name.as_str() {
-                        "interfaceType" => "SCSI".to_owned(),
-                        "slot" => index.to_string(),
-                        "sizeGB" => "a whole number".to_owned(),
-                        "ssd" => "true".to_owned(),
-                        _ => "leave it out".to_owned(),
-                    };
                     self.refuse(&format!("{path}/{name}"), "disks are SSD-emulated SCSI disks in order", &nearest);
                 }
             }
-            if index == 0 {
-                shape["disk_gib"] = size;
-            } else {
-                extra.push(json!({ "size_gib": size }));
+            self.needs(&path, fields, &["sizeGB"]);
+            let least = if index == 0 { 10 } else { 1 };
+            let size =
+                fields.get("sizeGB").and_then(|size| self.number(&format!("{path}/sizeGB"), size, least, 65_536));
+            match (index, size) {
+                (_, None) => {}
+                (0, Some(size)) => drop(shape.insert("disk_gib".into(), size)),
+                (_, Some(size)) => extra.push(json!({ "size_gib": size })),
             }
         }
         if !extra.is_empty() {
@@ -185,7 +201,8 @@ impl Translation {
     }
 
     fn security(&mut self, path: &str, value: &Value) {
-        for (name, value) in value.as_object().into_iter().flatten() {
+        let Some(fields) = self.object(path, value) else { return };
+        for (name, value) in fields {
             let path = format!("{path}/{name}");
             match name.as_str() {
                 "encryptionEnabled" | "secureBootEnabled" if value == &Value::Bool(false) => {}
@@ -197,8 +214,9 @@ impl Translation {
     }
 
     fn network(&mut self, path: &str, value: &Value) {
+        let Some(fields) = self.object(path, value) else { return };
         let mut network = Map::new();
-        for (name, value) in value.as_object().into_iter().flatten() {
+        for (name, value) in fields {
             let path = format!("{path}/{name}");
             match name.as_str() {
                 "cni" if matches!(value.as_str(), Some("cilium" | "flannel" | "none")) => {
@@ -207,16 +225,38 @@ impl Translation {
                 "cni" => {
                     self.refuse(&path, "there is no such network in the add-on catalogue", "cilium, flannel or none")
                 }
-                "serviceSubnet" => {
-                    network.insert("service_cidr".into(), value.clone());
-                }
-                "podSubnet" => {
-                    network.insert("pod_cidr".into(), value.clone());
-                }
+                "serviceSubnet" if value.is_string() => drop(network.insert("service_cidr".into(), value.clone())),
+                "podSubnet" if value.is_string() => drop(network.insert("pod_cidr".into(), value.clone())),
+                "serviceSubnet" => self.refuse(&path, "it is no network", "10.96.0.0/12"),
+                "podSubnet" => self.refuse(&path, "it is no network", "10.244.0.0/16"),
                 _ => self.refuse(&path, "there is no such setting", "leave it out"),
             }
         }
         self.request.insert("network".into(), network.into());
+    }
+
+    fn object<'v>(&mut self, path: &str, value: &'v Value) -> Option<&'v Map<String, Value>> {
+        if !value.is_object() {
+            self.refuse(path, "it is not an object", "an object");
+        }
+        value.as_object()
+    }
+
+    fn number(&mut self, path: &str, value: &Value, least: u64, most: u64) -> Option<Value> {
+        if let Some(number) = value.as_u64().filter(|number| (least..=most).contains(number)) {
+            return Some(number.into());
+        }
+        let near = value.as_f64().map(|number| (number.max(0.0).round() as u64).clamp(least, most));
+        let near = near.map_or_else(|| "a whole number".to_owned(), |near| near.to_string());
+        self.refuse(path, &format!("it must be a whole number from {least} to {most}"), &near);
+        None
+    }
+
+    /// Nothing is assumed in place of what is not named.
+    fn needs(&mut self, path: &str, fields: &Map<String, Value>, names: &[&str]) {
+        for name in names.iter().filter(|name| !fields.contains_key(**name)) {
+            self.refuse(&format!("{path}/{name}"), "it is needed: nothing is assumed", "name it");
+        }
     }
 
     fn put(&mut self, to: &str, value: &Value) {
@@ -225,6 +265,17 @@ impl Translation {
 
     fn refuse(&mut self, path: &str, reason: &str, nearest: &str) {
         self.refused.push(refused(path, reason, nearest));
+    }
+}
+
+/// The label that looks most like `text`.
+fn nearest_name(text: &str) -> String {
+    let label = text.to_lowercase().replace(|char: char| !char.is_ascii_lowercase() && !char.is_ascii_digit(), "-");
+    let label = label.trim_start_matches(|char: char| !char.is_ascii_lowercase());
+    let label: String = label.chars().take(16).collect();
+    match label.trim_end_matches('-') {
+        "" => "workers".to_owned(),
+        label => label.to_owned(),
     }
 }
 
@@ -255,6 +306,15 @@ mod tests {
         })
     }
 
+    /// The same with what was refused written as it is supported.
+    fn accepted() -> Value {
+        let mut body = described();
+        body["bootMethod"] = "IMAGE".into();
+        body["talosVersion"] = "1.13.9".into();
+        body["security"] = json!({ "encryptionEnabled": false, "secureBootEnabled": false });
+        body
+    }
+
     #[test]
     fn every_field_that_has_no_counterpart_is_refused_with_the_nearest_value() {
         let refused = translate(&described()).unwrap_err();
@@ -273,13 +333,73 @@ mod tests {
 
     #[test]
     fn what_has_a_counterpart_becomes_a_valid_request() {
-        let mut body = described();
-        body["bootMethod"] = "IMAGE".into();
-        body["talosVersion"] = "1.13.9".into();
-        body["security"] = json!({ "encryptionEnabled": false });
-        let request = translate(&body).unwrap();
+        let request = translate(&accepted()).unwrap();
         assert_eq!(schema::validate(Family::Request, "provision_cluster", &request), Ok(()));
         assert_eq!(request["pools"][1]["shape"], json!({ "cpus": 8, "memory_mib": 16384, "disk_gib": 200 }));
         assert_eq!(request["kubernetes_version"], "1.32.0");
+    }
+
+    #[test]
+    fn nothing_is_assumed_dropped_or_changed() {
+        let cases: [(&str, Value, &str); 12] = [
+            (
+                "/nodeGroups",
+                json!([]),
+                "/nodeGroups: a cluster needs nodes; nearest supported: a list with at least one group",
+            ),
+            ("/nodeGroups/0", json!("x"), "/nodeGroups/0: it is not an object; nearest supported: an object"),
+            (
+                "/nodeGroups/0/name",
+                json!("Control Plane!"),
+                "/nodeGroups/0/name: a pool is called by a DNS label of at most 16 characters; nearest supported: control-plane",
+            ),
+            (
+                "/nodeGroups/0/count",
+                json!(2.5),
+                "/nodeGroups/0/count: it must be a whole number from 0 to 500; nearest supported: 3",
+            ),
+            (
+                "/nodeGroups/0/template/cores",
+                json!("4"),
+                "/nodeGroups/0/template/cores: it must be a whole number from 1 to 512; nearest supported: a whole number",
+            ),
+            (
+                "/nodeGroups/0/template/memoryMB",
+                json!(512),
+                "/nodeGroups/0/template/memoryMB: it must be a whole number from 1024 to 16777216; nearest supported: 1024",
+            ),
+            (
+                "/nodeGroups/0/template/disks",
+                json!([]),
+                "/nodeGroups/0/template/disks: a machine needs a disk; nearest supported: a list with at least one disk",
+            ),
+            (
+                "/nodeGroups/0/template/disks/0",
+                json!({ "ssd": true }),
+                "/nodeGroups/0/template/disks/0/sizeGB: it is needed: nothing is assumed; nearest supported: name it",
+            ),
+            (
+                "/nodeGroups/0/template/disks/0/interfaceType",
+                json!("VIRTIO"),
+                "/nodeGroups/0/template/disks/0/interfaceType: disks are SSD-emulated SCSI disks in order; nearest supported: SCSI",
+            ),
+            ("/security", json!(true), "/security: it is not an object; nearest supported: an object"),
+            (
+                "/network/cni",
+                json!("calico"),
+                "/network/cni: there is no such network in the add-on catalogue; nearest supported: cilium, flannel or none",
+            ),
+            ("/type", json!("OKD"), "/type: only Talos clusters are made; nearest supported: TALOS"),
+        ];
+        for (path, value, expected) in cases {
+            let mut body = accepted();
+            *body.pointer_mut(path).unwrap() = value;
+            let refused = translate(&body).unwrap_err();
+            let lines: Vec<String> = refused.iter().map(ToString::to_string).collect();
+            assert_eq!(lines, [expected]);
+        }
+        let mut body = accepted();
+        body.as_object_mut().unwrap().remove("nodeGroups");
+        assert_eq!(translate(&body).unwrap_err()[0].path, "/nodeGroups");
     }
 }

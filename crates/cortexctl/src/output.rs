@@ -1,6 +1,6 @@
 //! Data on standard output as table, JSON or YAML; everything else on standard error.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
@@ -36,6 +36,11 @@ impl Output {
         self.format == Format::Table
     }
 
+    /// Whether it is JSON.
+    pub fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
     /// Writes rows: the named fields as a table, or everything as JSON or YAML.
     ///
     /// # Errors
@@ -66,23 +71,46 @@ impl Output {
         self.text(text.trim_end())
     }
 
+    /// Writes a JSON document: as JSON, unless YAML is asked for.
+    ///
+    /// # Errors
+    /// If standard output is closed.
+    pub fn document<T: Serialize>(&mut self, document: &T) -> Result<(), Failure> {
+        if self.format == Format::Yaml {
+            return self.value(document);
+        }
+        self.text(&serde_json::to_string_pretty(document).map_err(Failure::other)?)
+    }
+
+    /// Writes one value of a stream of them: JSON lines, or YAML documents.
+    ///
+    /// # Errors
+    /// If standard output is closed.
+    pub fn item<T: Serialize>(&mut self, value: &T) -> Result<(), Failure> {
+        match self.format {
+            Format::Json => self.text(&serde_json::to_string(value).map_err(Failure::other)?),
+            Format::Yaml | Format::Table => {
+                let text = serde_saphyr::to_string(value).map_err(Failure::other)?;
+                self.text(&format!("---\n{}", text.trim_end()))
+            }
+        }
+    }
+
     /// Writes text as it is.
     ///
     /// # Errors
     /// If standard output is closed.
     pub fn text(&mut self, text: &str) -> Result<(), Failure> {
-        writeln!(std::io::stdout().lock(), "{text}").map_err(Failure::other)
+        writeln!(std::io::stdout().lock(), "{text}").map_err(|error| match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Failure::Closed,
+            _ => Failure::other(error),
+        })
     }
 
     /// Tells people something that is not data.
     pub fn note(&self, text: &str) {
         let _ = writeln!(std::io::stderr().lock(), "{text}");
     }
-}
-
-/// Whether standard error is a terminal: colour and progress only there.
-pub fn on_terminal() -> bool {
-    std::io::stderr().is_terminal()
 }
 
 fn cell(value: Option<&Value>) -> String {

@@ -1,16 +1,23 @@
 //! Live progress of a flow: its events from both contractors, until it ends or needs an operator.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    io::{IsTerminal, Write},
+    time::Duration,
+};
 
 use bus::{Recorded, Tail, TailFrom};
+use indicatif::ProgressBar;
 use jiff::Timestamp;
-use messages::{query::FlowView, subject::Party};
-use serde_json::{Value, json};
+use messages::query::FlowView;
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
-    cli::{Ending, Failure},
+    cli::{Ending, Failure, Outcome},
     client::Client,
+    commands::flows,
+    output::Output,
 };
 
 /// An event of the flow, as people read it.
@@ -96,6 +103,82 @@ pub async fn follow(
     }
 }
 
+/// Follows a flow and shows it to people: lines, and on a terminal what is going on right now. At the end the flow is
+/// data for programs, and one line for people.
+///
+/// # Errors
+/// If the events cannot be read.
+pub async fn to_the_end(client: &Client, flow: Uuid, tail: Tail, out: &mut Output) -> Outcome {
+    let mut progress = Progress::start();
+    let followed = follow(client, flow, tail, |told| progress.tell(told)).await;
+    progress.end();
+    let (ending, view) = followed?;
+    if let Some(view) = view {
+        if !out.is_table() {
+            out.value(&view)?;
+        }
+        let why = view.reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+        out.note(&format!("flow {flow} {} {}{why}", view.kind, view.state));
+        if let Some(hint) = view.hint {
+            out.note(&format!("  hint: {hint}"));
+        }
+    }
+    Ok(ending)
+}
+
+/// Lines on standard error; colour, and a line that changes, only where that is a terminal.
+struct Progress {
+    bar: Option<ProgressBar>,
+    colour: bool,
+    running: BTreeSet<String>,
+}
+
+impl Progress {
+    fn start() -> Self {
+        let bar = std::io::stderr().is_terminal().then(ProgressBar::new_spinner);
+        if let Some(bar) = &bar {
+            bar.enable_steady_tick(Duration::from_millis(120));
+        }
+        let colour = bar.is_some() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self { bar, colour, running: BTreeSet::new() }
+    }
+
+    fn tell(&mut self, told: &Told) {
+        let line = told.line();
+        let Some(bar) = &self.bar else {
+            let _ = writeln!(std::io::stderr().lock(), "{line}");
+            return;
+        };
+        bar.println(if self.colour { format!("\x1b[{}m{line}\x1b[0m", colour(&told.kind)) } else { line });
+        if let Some(step) = told.body.get("step").and_then(Value::as_str) {
+            match told.kind.as_str() {
+                "step_started" | "step_waiting" | "step_retrying" => drop(self.running.insert(step.to_owned())),
+                _ => drop(self.running.remove(step)),
+            }
+        }
+        let steps: Vec<&str> = self.running.iter().map(String::as_str).take(3).collect();
+        let more = self.running.len().saturating_sub(steps.len());
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        bar.set_message(format!("{}{more}", steps.join(", ")));
+    }
+
+    fn end(self) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// SGR parameters for a kind of event.
+fn colour(kind: &str) -> &'static str {
+    match kind.split_once('_').map_or(kind, |(_, verb)| verb) {
+        "succeeded" => "32",
+        "failed" | "failing" | "stuck" | "undo_failed" | "cancelled" => "31",
+        "waiting" | "retrying" | "paused" | "awaits_approval" | "undone" => "33",
+        _ => "0",
+    }
+}
+
 /// The event stream from now on, to be opened before the request is sent.
 ///
 /// # Errors
@@ -105,11 +188,11 @@ pub async fn events_from_now(client: &Client) -> Result<Tail, Failure> {
 }
 
 async fn ended(client: &Client, flow: Uuid) -> Option<(Ending, Option<FlowView>)> {
-    let view: FlowView = client.query(Party::Infrastructure, "flows.show", json!({ "flow": flow })).await.ok()?;
+    let view = flows::of(client, flow).await.ok()?;
     let ending = match view.state.as_str() {
         "succeeded" => Ending::Ok,
         "failed" | "cancelled" => Ending::Failed,
-        "paused" | "stuck" => Ending::NeedsOperator,
+        "paused" | "stuck" | "awaiting_approval" => Ending::NeedsOperator,
         _ => return None,
     };
     Some((ending, Some(view)))

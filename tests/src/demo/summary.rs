@@ -16,11 +16,10 @@ pub(super) async fn print(client: &Client, world: &World, flow: Uuid) -> anyhow:
     let nodes: Listing = client.query(Party::Talos, "nodes.list", json!({ "cluster": "prod-k8s" })).await?;
     table(&nodes.rows.iter().map(|row| json!(row)).collect::<Vec<_>>(), &["node", "role", "ip", "state", "host"]);
     let clusters: Listing = client.query(Party::Infrastructure, "clusters.list", json!({})).await?;
-    table(&clusters.rows.iter().map(|row| json!(row)).collect::<Vec<_>>(), &["cluster", "state", "endpoint", "talos"]);
-    let cluster: Value = client.query(Party::Talos, "clusters.show", json!({ "cluster": "prod-k8s" })).await?;
-    if let Some(version) = cluster.get("kubernetes_version").and_then(Value::as_str) {
-        say(&format!("Kubernetes {version}; the datacenter is simulated, and so are Cilium and Longhorn (stand-ins)"));
-    }
+    table(
+        &clusters.rows.iter().map(|row| json!(row)).collect::<Vec<_>>(),
+        &["cluster", "state", "endpoint", "talos", "kubernetes"],
+    );
     let view = flows::of(client, flow).await?;
     let mut rows = Vec::new();
     for run in &view.runs {
@@ -32,6 +31,7 @@ pub(super) async fn print(client: &Client, world: &World, flow: Uuid) -> anyhow:
         }
     }
     table(&rows, &["playbook", "step", "took"]);
+    say("\nThe datacenter is simulated; images, Cilium and Longhorn are stand-ins.");
     say(&format!("Proxmox VE at {}", world.facts.proxmox));
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::{
 use clap::{Args, Subcommand};
 use messages::{
     catalogue::Family,
-    query::{Accepted, Listing, PlanView},
+    query::{Accepted, Listing, PlanView, RefusalKind},
     schema,
     subject::Party,
 };
@@ -17,10 +17,10 @@ use uuid::Uuid;
 
 use crate::{
     cli::{Connection, Ending, Failure, Outcome},
-    client::{Client, Submission},
-    moxxie,
+    client::{self, Client, Submission},
+    document, moxxie,
     output::Output,
-    watch as watching,
+    plan, status, watch as watching,
 };
 
 /// What to do with clusters.
@@ -60,8 +60,9 @@ pub struct Manner {
 /// `cluster create`
 #[derive(Args)]
 pub struct Create {
-    /// File with a provision_cluster request (YAML or JSON), or with a Moxxie request, which is translated.
-    #[arg(short, long, conflicts_with = "name", required_unless_present = "name")]
+    /// File with a provision_cluster request (YAML or JSON), or with a Moxxie request, which is translated; - is
+    /// standard input.
+    #[arg(short, long, conflicts_with = "name")]
     file: Option<PathBuf>,
     /// The cluster's name.
     #[arg(long)]
@@ -142,26 +143,44 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
             )?;
             Ok(Ending::Ok)
         }
-        Command::Show { name } => {
-            let client = connection.connect().await?;
-            let mut whole = Map::new();
-            for at in [Party::Infrastructure, Party::Talos] {
-                let part: Value = client.query(at, "clusters.show", json!({ "cluster": name })).await?;
-                whole.insert(at.to_string(), part);
-            }
-            out.value(&whole)?;
-            Ok(Ending::Ok)
-        }
+        Command::Show { name } => show(&connection.connect().await?, &name, out).await,
         Command::Status { name } => status(&connection.connect().await?, &name, out).await,
     }
 }
 
+/// A cluster that one contractor does not know (yet, or any more) still has a status.
 async fn status(client: &Client, name: &str, out: &mut Output) -> Outcome {
     let machines: Value = client.query(Party::Infrastructure, "clusters.status", json!({ "cluster": name })).await?;
-    let cluster: Value = client.query(Party::Talos, "clusters.status", json!({ "cluster": name })).await?;
+    let asked = client.query::<Value>(Party::Talos, "clusters.status", json!({ "cluster": name })).await;
+    let cluster = match asked {
+        Ok(cluster) => cluster,
+        Err(client::Error::Refused(refusal)) => json!({ "error": refusal.message }),
+        Err(error) => return Err(error.into()),
+    };
     let healthy = cluster.get("status").and_then(Value::as_str) == Some("healthy");
-    out.value(&json!({ "machines": machines, "cluster": cluster }))?;
+    if out.is_table() {
+        status::print(&machines, &cluster, out)?;
+    } else {
+        out.value(&json!({ "machines": machines, "cluster": cluster }))?;
+    }
     Ok(if healthy { Ending::Ok } else { Ending::Failed })
+}
+
+/// What both contractors know; one of them may not know it (yet, or any more).
+async fn show(client: &Client, name: &str, out: &mut Output) -> Outcome {
+    let mut whole = Map::new();
+    for at in [Party::Infrastructure, Party::Talos] {
+        match client.query::<Value>(at, "clusters.show", json!({ "cluster": name })).await {
+            Ok(part) => drop(whole.insert(at.to_string(), part)),
+            Err(client::Error::Refused(refusal)) if refusal.kind == RefusalKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if whole.is_empty() {
+        return Err(Failure::Other(format!("neither contractor knows a cluster {name}")));
+    }
+    out.value(&whole)?;
+    Ok(Ending::Ok)
 }
 
 fn create_body(create: &Create, out: &Output) -> Result<Value, Failure> {
@@ -191,15 +210,13 @@ fn create_body(create: &Create, out: &Output) -> Result<Value, Failure> {
 }
 
 fn read_request(file: &Path, out: &Output) -> Result<Value, Failure> {
-    let text = std::fs::read_to_string(file).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
-    let body: Value =
-        serde_saphyr::from_str(&text).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
+    let (body, _) = document::read(file)?;
     if !moxxie::recognises(&body) {
         return Ok(body);
     }
     match moxxie::translate(&body) {
         Ok(request) => {
-            out.note("translated from a Moxxie request");
+            out.note("translated from a Moxxie request; what it does not name is as for pattern ha: storage_backend longhorn");
             Ok(request)
         }
         Err(refused) => {
@@ -211,8 +228,8 @@ fn read_request(file: &Path, out: &Output) -> Result<Value, Failure> {
 
 async fn ask(client: &Client, name: &str, mut body: Value, manner: Manner, consent: bool, out: &mut Output) -> Outcome {
     if manner.dry_run {
-        let plan = client.plan(Party::Infrastructure, name, &body).await?;
-        show_plan(&plan, out)?;
+        let shown = client.plan(Party::Infrastructure, name, &body).await?;
+        show_plan(&shown, out)?;
         return Ok(Ending::Ok);
     }
     if name != "provision_cluster" {
@@ -228,6 +245,7 @@ async fn ask(client: &Client, name: &str, mut body: Value, manner: Manner, conse
     let tail = if manner.watch { Some(watching::events_from_now(client).await?) } else { None };
     let submission = client.submit(Party::Infrastructure, name, flow, &body).await?;
     match &submission {
+        Submission::Accepted(_) if manner.watch && !out.is_table() => {}
         Submission::Accepted(accepted) => show_accepted(accepted, out)?,
         Submission::AwaitsApproval { flow, plan } => {
             show_plan(plan, out)?;
@@ -239,11 +257,7 @@ async fn ask(client: &Client, name: &str, mut body: Value, manner: Manner, conse
         }
     }
     let Some(tail) = tail else { return Ok(Ending::Ok) };
-    let (ending, view) = watching::follow(client, submission.flow(), tail, |told| out.note(&told.line())).await?;
-    if let Some(view) = view {
-        out.note(&format!("{} {}", view.kind, view.state));
-    }
-    Ok(ending)
+    watching::to_the_end(client, submission.flow(), tail, out).await
 }
 
 fn show_accepted(accepted: &Accepted, out: &mut Output) -> Result<(), Failure> {
@@ -257,43 +271,13 @@ fn show_plan(plan: &PlanView, out: &mut Output) -> Result<(), Failure> {
     if !out.is_table() {
         return out.value(plan);
     }
-    out.text(&plan_text(plan))
-}
-
-/// A plan as people read it.
-pub fn plan_text(plan: &PlanView) -> String {
-    let mut text = format!(
-        "{}-contractor: {} v{} (on failure: {})\n",
-        plan.contractor, plan.playbook, plan.version, plan.on_failure
-    );
-    for step in &plan.steps {
-        if step.changes.is_empty() {
-            text.push_str(&format!("    {} ({})\n", step.step, step.action));
-        }
-        for change in &step.changes {
-            let mark = if change.destroys { '-' } else { '+' };
-            let details: Vec<String> = change
-                .details
-                .iter()
-                .map(|(name, value)| format!("{name}={}", value.to_string().trim_matches('"')))
-                .collect();
-            text.push_str(&format!("  {mark} {} {} {}\n", change.verb, change.object, details.join(" ")));
-        }
-    }
-    for remark in &plan.remarks {
-        text.push_str(&format!("  ! {remark}\n"));
-    }
-    for then in &plan.then {
-        text.push_str(&plan_text(then));
-    }
-    text.push_str(&format!("plan {}\n", plan.plan_hash));
-    text
+    out.text(&plan::text(plan))
 }
 
 fn prompt(plan: &PlanView, out: &Output) -> Result<bool, Failure> {
-    out.note(&plan_text(plan));
+    out.note(&plan::text(plan));
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::Usage("this needs consent: --yes, or a terminal to ask on".into()));
+        return Err(Failure::NeedsOperator("this needs consent: --yes, or a terminal to ask on".into()));
     }
     let _ = write!(std::io::stderr().lock(), "Go ahead? [y/N] ");
     let mut answer = String::new();

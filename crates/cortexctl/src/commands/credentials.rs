@@ -5,7 +5,7 @@ use std::{io::Read, path::PathBuf};
 use age::x25519;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::Args;
-use messages::subject::Party;
+use messages::{name::Period, subject::Party};
 use serde_json::{Value, json};
 
 use crate::{
@@ -28,24 +28,34 @@ pub struct Kubeconfig {
 pub struct Talosconfig {
     /// The cluster.
     name: String,
-    /// What it may do: os:admin, os:operator, os:reader.
-    #[arg(long, default_value = "os:admin")]
+    /// What it may do.
+    #[arg(long, default_value = "os:admin", value_parser = ["os:admin", "os:operator", "os:reader"])]
     role: String,
-    /// How long it is good for: 8h.
-    #[arg(long, default_value = "8h")]
+    /// How long it is good for: 30m, 8h; at most a year.
+    #[arg(long, default_value = "8h", value_parser = period)]
     ttl: String,
+}
+
+fn period(text: &str) -> Result<String, String> {
+    serde_json::from_value::<Period>(text.into()).map(String::from).map_err(|error| error.to_string())
 }
 
 /// Prints or merges the kubeconfig.
 pub async fn kubeconfig(command: Kubeconfig, connection: &Connection, out: &mut Output) -> Outcome {
     let text = fetch(connection, "kubeconfig", json!({ "cluster": command.name })).await?;
     if !command.merge {
-        out.text(text.trim_end())?;
-        return Ok(Ending::Ok);
+        return print(&text, out);
     }
+    // A link stays a link: what it points to is replaced.
     let path = kubeconfig_path()?;
-    let known = std::fs::read_to_string(&path).unwrap_or_default();
-    let merged = merge(&known, &text)?;
+    let path = std::fs::canonicalize(&path).unwrap_or(path);
+    let known = match std::fs::read_to_string(&path) {
+        Ok(known) => known,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(Failure::Other(format!("{}: {error}; nothing was changed", path.display()))),
+    };
+    let unread = |reason: Failure| Failure::Other(format!("{}: {reason}; nothing was changed", path.display()));
+    let merged = merge(&known, &text).map_err(unread)?;
     write_private(&path, &merged)?;
     out.note(&format!("merged into {}", path.display()));
     Ok(Ending::Ok)
@@ -55,7 +65,16 @@ pub async fn kubeconfig(command: Kubeconfig, connection: &Connection, out: &mut 
 pub async fn talosconfig(command: Talosconfig, connection: &Connection, out: &mut Output) -> Outcome {
     let arguments = json!({ "cluster": command.name, "role": command.role, "ttl": command.ttl });
     let text = fetch(connection, "talosconfig", arguments).await?;
-    out.text(text.trim_end())?;
+    print(&text, out)
+}
+
+/// YAML as it came, or the same as JSON.
+fn print(text: &str, out: &mut Output) -> Outcome {
+    if out.is_json() {
+        out.value(&serde_saphyr::from_str::<Value>(text).map_err(Failure::other)?)?;
+    } else {
+        out.text(text.trim_end())?;
+    }
     Ok(Ending::Ok)
 }
 
@@ -92,6 +111,9 @@ fn merge(known: &str, new: &str) -> Result<String, Failure> {
         return serde_saphyr::to_string(&new).map_err(Failure::other);
     }
     let mut merged: Value = serde_saphyr::from_str(known).map_err(Failure::other)?;
+    if !merged.is_object() {
+        return Err(Failure::Other("it is no kubeconfig".to_owned()));
+    }
     for list in ["clusters", "users", "contexts"] {
         let additions = new.get(list).and_then(Value::as_array).cloned().unwrap_or_default();
         let mut entries = merged.get(list).and_then(Value::as_array).cloned().unwrap_or_default();
@@ -120,6 +142,13 @@ fn write_private(path: &std::path::Path, text: &str) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_kubeconfig_is_left_alone() {
+        for known in ["- a\n", "text", "a: [\n"] {
+            assert!(merge(known, "clusters: []\n").is_err(), "{known:?}");
+        }
+    }
 
     #[test]
     fn merging_replaces_by_name_and_keeps_the_rest() {

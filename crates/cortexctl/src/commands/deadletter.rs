@@ -1,8 +1,9 @@
 //! `cortexctl deadletter list|show|retry`
 
-use bus::{Recorded, TailFrom, streams};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bus::{Recorded, TailError, TailFrom, streams};
 use clap::Subcommand;
-use messages::event::DeadLetter;
+use messages::{event::DeadLetter, query::Accepted, subject::Subject};
 use serde_json::{Value, json};
 
 use crate::{
@@ -21,7 +22,8 @@ pub enum Command {
         /// Its sequence in the dead letter stream.
         sequence: u64,
     },
-    /// Publish the original message again, under the identity of whoever retries it.
+    /// Bring the message again: a request anew, under the identity of whoever retries it; a handoff as its contractor
+    /// signed it.
     Retry {
         /// Its sequence in the dead letter stream.
         sequence: u64,
@@ -47,7 +49,13 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
         }
         Command::Show { sequence } => {
             let recorded = client.bus().fetch(streams::DEADLETTER, sequence).await.map_err(Failure::other)?;
-            let body: Value = serde_json::from_slice(&recorded.body).map_err(Failure::other)?;
+            let mut body: Value = serde_json::from_slice(&recorded.body).map_err(Failure::other)?;
+            if out.is_table() && body.get("body").is_some() {
+                // People want to read it; programs get it byte for byte.
+                let original = original(&client, &recorded, sequence).await?;
+                body["body"] = serde_json::from_slice(&original.body)
+                    .unwrap_or_else(|_| String::from_utf8_lossy(&original.body).into_owned().into());
+            }
             out.value(&body)?;
             Ok(Ending::Ok)
         }
@@ -57,22 +65,61 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
 
 async fn retry(client: &Client, sequence: u64, out: &mut Output) -> Outcome {
     let recorded = client.bus().fetch(streams::DEADLETTER, sequence).await.map_err(Failure::other)?;
-    let (stream, place) = origin(&recorded)
-        .ok_or_else(|| Failure::Other(format!("dead letter {sequence} does not say which message it is about")))?;
-    let original = client.bus().fetch(&stream, place).await.map_err(Failure::other)?;
-    let name = original.subject.rsplit('.').next().unwrap_or_default();
-    let to = original.subject.split('.').nth(2).unwrap_or_default().parse().map_err(Failure::other)?;
-    if !original.subject.starts_with("cortex.request.") {
-        return Err(Failure::Other(format!(
-            "only requests can be retried; {} belongs to a contractor, which publishes it again itself",
-            original.subject
-        )));
+    let original = original(client, &recorded, sequence).await?;
+    let subject: Subject = original.subject.parse().map_err(Failure::other)?;
+    match subject {
+        Subject::Request { to, kind } => {
+            let body: Value = serde_json::from_slice(&original.body)
+                .map_err(|error| Failure::Other(format!("its body is no JSON, so it can never be taken: {error}")))?;
+            let flow = uuid::Uuid::now_v7();
+            client.publish(to, &kind, flow, &body).await?;
+            out.note(&format!("published again as flow {flow}"));
+        }
+        Subject::Handoff { to, .. } => {
+            let arguments = json!({
+                "subject": original.subject, "headers": original.headers, "stream": streams::HANDOFFS,
+                "body": BASE64_STANDARD.encode(&original.body), "sequence": original.sequence,
+                "published": original.published,
+            });
+            let told: Accepted = client.command(to, "redeliver", arguments).await?;
+            if told.duplicate {
+                return Err(Failure::Other(format!(
+                    "{to}-contractor has judged this handoff before (flow {}): its sender must hand it over anew",
+                    told.flow
+                )));
+            }
+            out.note(&format!("{to}-contractor took it: flow {}", told.flow));
+        }
+        Subject::Event { .. } | Subject::DeadLetter { .. } => {
+            return Err(Failure::Other(format!("{} is neither a request nor a handoff", original.subject)));
+        }
     }
-    let body: Value = serde_json::from_slice(&original.body).map_err(Failure::other)?;
-    let flow = uuid::Uuid::now_v7();
-    client.publish(to, name, flow, &body).await?;
-    out.note(&format!("published again as flow {flow}"));
     Ok(Ending::Ok)
+}
+
+/// The message that a dead letter is about: from its stream, or as the letter holds it.
+async fn original(client: &Client, recorded: &Recorded, sequence: u64) -> Result<Recorded, Failure> {
+    let letter = serde_json::from_slice::<DeadLetter>(&recorded.body).ok();
+    let (stream, place) = origin(recorded, letter.as_ref())
+        .ok_or_else(|| Failure::Other(format!("dead letter {sequence} does not say which message it is about")))?;
+    match client.bus().fetch(&stream, place).await {
+        Ok(original) => Ok(original),
+        Err(TailError::NotFound { .. }) => {
+            let gone =
+                || Failure::Other(format!("stream {stream} has message {place} no more, nor has the dead letter"));
+            let letter = letter.ok_or_else(gone)?;
+            let body = BASE64_STANDARD.decode(letter.body.ok_or_else(gone)?).map_err(Failure::other)?;
+            Ok(Recorded {
+                subject: letter.subject,
+                headers: letter.headers,
+                body: body.into(),
+                sequence: place,
+                published: letter.time,
+                pending: 0,
+            })
+        }
+        Err(error) => Err(Failure::other(error)),
+    }
 }
 
 fn row(recorded: &Recorded) -> Value {
@@ -84,14 +131,31 @@ fn row(recorded: &Recorded) -> Value {
         "sequence": recorded.sequence,
         "time": recorded.published,
         "at": if advisory { "nats-server".into() } else { text("at") },
-        "subject": if advisory { format!("{} {}", text("stream"), text("stream_seq")).into() } else { text("subject") },
-        "reason": if advisory { text("type") } else { text("reason") },
+        "subject": if advisory { place(&text("stream"), &text("stream_seq")).into() } else { text("subject") },
+        "reason": if advisory { gave_up(&body) } else { text("reason") },
     })
 }
 
-fn origin(recorded: &Recorded) -> Option<(String, u64)> {
-    if let Ok(letter) = serde_json::from_slice::<DeadLetter>(&recorded.body) {
-        return Some((letter.stream, letter.sequence));
+/// What the server says of a message that it does not deliver any more.
+fn gave_up(body: &Value) -> Value {
+    let consumer = body["consumer"].as_str().unwrap_or("?");
+    match (body["type"].as_str().unwrap_or_default(), body["reason"].as_str()) {
+        (kind, _) if kind.ends_with("max_deliver") => {
+            format!("{consumer} did not take it in {} deliveries", body["deliveries"]).into()
+        }
+        (_, Some(reason)) => format!("{consumer} refused it: {reason}").into(),
+        (kind, None) => format!("{consumer}: {kind}").into(),
+    }
+}
+
+/// `CORTEX_REQUESTS 7`
+fn place(stream: &Value, sequence: &Value) -> String {
+    format!("{} {sequence}", stream.as_str().unwrap_or("?"))
+}
+
+fn origin(recorded: &Recorded, letter: Option<&DeadLetter>) -> Option<(String, u64)> {
+    if let Some(letter) = letter {
+        return Some((letter.stream.clone(), letter.sequence));
     }
     let body: Value = serde_json::from_slice(&recorded.body).ok()?;
     Some((body.get("stream")?.as_str()?.to_owned(), body.get("stream_seq")?.as_u64()?))

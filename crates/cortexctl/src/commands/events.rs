@@ -3,6 +3,11 @@
 use bus::TailFrom;
 use clap::Subcommand;
 use jiff::{SignedDuration, Timestamp};
+use messages::{
+    catalogue::{self, Family},
+    name::ClusterName,
+    schema,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -19,10 +24,10 @@ pub enum Command {
         /// Go on as new ones come.
         #[arg(long, short)]
         follow: bool,
-        /// From here on: a stream sequence, a time (RFC 3339), or a length of time such as 10m; default: all.
+        /// From here on: a stream sequence (to resume, the last one that was seen plus one), a time (RFC 3339), or a length of time such as 10m; default: all.
         #[arg(long)]
         since: Option<String>,
-        /// Only of this cluster.
+        /// Only of this cluster; _ for events that are about none.
         #[arg(long)]
         cluster: Option<String>,
         /// Only of this type.
@@ -39,6 +44,16 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
         None if follow => TailFrom::Now,
         None => TailFrom::Start,
     };
+    if let Some(kind) = &kind
+        && catalogue::find(Family::Event, kind).is_none()
+    {
+        let known = catalogue::all().iter().filter(|kind| kind.family == Family::Event).map(|kind| kind.name);
+        let near = schema::nearest(kind, known).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+        return Err(Failure::Usage(format!("there is no event type {kind}{near}")));
+    }
+    if let Some(cluster) = cluster.as_deref().filter(|cluster| *cluster != "_") {
+        cluster.parse::<ClusterName>().map_err(|error| Failure::Usage(format!("--cluster: {error}")))?;
+    }
     let client = connection.connect().await?;
     let mut tail = client.events(from, cluster.as_deref(), kind.as_deref()).await.map_err(Failure::other)?;
     let mut left = tail.pending;
@@ -51,7 +66,7 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
             }
         } else {
             let body: Value = serde_json::from_slice(&recorded.body).unwrap_or_default();
-            out.value(&json!({
+            out.item(&json!({
                 "sequence": recorded.sequence, "subject": recorded.subject, "headers": recorded.headers, "body": body,
             }))?;
         }

@@ -1,5 +1,7 @@
 //! `cortexctl flows list|show|watch|cancel|resume|approve`
 
+use std::collections::BTreeMap;
+
 use clap::Subcommand;
 use messages::{
     query::{Accepted, FlowView, RefusalKind},
@@ -12,14 +14,21 @@ use crate::{
     cli::{Connection, Ending, Failure, Outcome},
     client::{self, Client},
     output::Output,
-    watch as watching,
+    plan, watch as watching,
 };
 
 /// What to do with flows.
 #[derive(Subcommand)]
 pub enum Command {
     /// Flows, newest first.
-    List,
+    List {
+        /// Only of this cluster.
+        #[arg(long)]
+        cluster: Option<String>,
+        /// Only in this state.
+        #[arg(long)]
+        state: Option<String>,
+    },
     /// One flow with the runs of both contractors and their steps.
     Show {
         /// The flow.
@@ -54,8 +63,12 @@ pub enum Command {
 pub async fn run(command: Command, connection: &Connection, out: &mut Output) -> Outcome {
     let client = connection.connect().await?;
     match command {
-        Command::List => {
-            let flows: Vec<FlowView> = client.query(Party::Infrastructure, "flows.list", json!({})).await?;
+        Command::List { cluster, state } => {
+            let mut flows = list(&client).await?;
+            flows.retain(|flow| {
+                cluster.as_ref().is_none_or(|cluster| flow.cluster.as_ref() == Some(cluster))
+                    && state.as_ref().is_none_or(|state| flow.state == *state)
+            });
             out.rows(&flows, &["flow", "kind", "cluster", "state", "source", "started", "ended", "reason"])?;
             Ok(Ending::Ok)
         }
@@ -63,10 +76,8 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
         Command::Watch { flow } => watch(&client, flow, out).await,
         Command::Cancel { flow } => cancel(&client, flow, out).await,
         Command::Resume { flow } => {
-            for at in [Party::Infrastructure, Party::Talos] {
-                let _: Value = client.command(at, "flows.resume", json!({ "flow": flow })).await?;
-            }
-            out.note(&format!("flow {flow} goes on"));
+            let runs = order(&client, "flows.resume", flow).await?;
+            out.note(&format!("flow {flow} goes on ({runs} resumed)"));
             Ok(Ending::Ok)
         }
         Command::Approve { flow, plan_hash } => {
@@ -83,17 +94,34 @@ pub async fn of(client: &Client, flow: Uuid) -> Result<FlowView, Failure> {
     let mut whole: Option<FlowView> = None;
     for at in [Party::Infrastructure, Party::Talos] {
         match client.query::<FlowView>(at, "flows.show", json!({ "flow": flow })).await {
-            Ok(view) => match &mut whole {
-                Some(whole) => whole.runs.extend(view.runs),
-                None => whole = Some(view),
-            },
+            Ok(view) => {
+                whole = Some(match whole {
+                    Some(whole) => whole.join(view),
+                    None => view,
+                });
+            }
             Err(client::Error::Refused(refusal)) if refusal.kind == RefusalKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
     }
-    let mut whole = whole.ok_or_else(|| Failure::Other(format!("neither contractor knows flow {flow}")))?;
-    whole.runs.sort_by_key(|run| run.started);
-    Ok(whole)
+    whole.ok_or_else(|| Failure::Other(format!("neither contractor knows flow {flow}")))
+}
+
+/// All flows as both contractors see them, newest first.
+async fn list(client: &Client) -> Result<Vec<FlowView>, Failure> {
+    let mut all: BTreeMap<Uuid, FlowView> = BTreeMap::new();
+    for at in [Party::Infrastructure, Party::Talos] {
+        for view in client.query::<Vec<FlowView>>(at, "flows.list", json!({})).await? {
+            let joined = match all.remove(&view.flow) {
+                Some(known) => known.join(view),
+                None => view,
+            };
+            all.insert(joined.flow, joined);
+        }
+    }
+    let mut all: Vec<FlowView> = all.into_values().collect();
+    all.sort_by_key(|flow| std::cmp::Reverse(flow.started));
+    Ok(all)
 }
 
 async fn show(client: &Client, flow: Uuid, out: &mut Output) -> Outcome {
@@ -101,7 +129,11 @@ async fn show(client: &Client, flow: Uuid, out: &mut Output) -> Outcome {
     if out.is_table() {
         let mut head = view.clone();
         head.runs.clear();
+        let waits_with = head.plan.take();
         out.value(&head)?;
+        if let Some(waits_with) = waits_with {
+            out.text(&format!("\n{}", plan::text(&waits_with).trim_end()))?;
+        }
         for run in &view.runs {
             out.text(&format!("\n{} {} ({})", run.contractor, run.playbook, run.state))?;
             out.rows(&run.steps, &["step", "action", "state", "attempts", "started", "ended", "reason"])?;
@@ -120,34 +152,42 @@ pub async fn watch(client: &Client, flow: Uuid, out: &mut Output) -> Outcome {
         out.value(&view)?;
         return Ok(ending(&view));
     }
-    let (ending, view) = watching::follow(client, flow, tail, |told| out.note(&told.line())).await?;
-    if let Some(view) = view {
-        out.note(&format!("flow {flow} {}", view.state));
-    }
-    Ok(ending)
+    watching::to_the_end(client, flow, tail, out).await
 }
 
 /// Cancels a flow at both contractors.
 pub async fn cancel(client: &Client, flow: Uuid, out: &mut Output) -> Outcome {
-    let mut known = false;
+    order(client, "flows.cancel", flow).await?;
+    out.note(&format!("flow {flow} is being cancelled"));
+    Ok(Ending::Ok)
+}
+
+/// Tells both contractors what is to become of a flow, and returns how many runs that is about. It is enough if one of
+/// them has work of it; the other's word counts only if neither has.
+async fn order(client: &Client, what: &str, flow: Uuid) -> Result<usize, Failure> {
+    let (mut done, mut runs, mut refused) = (false, 0, None);
     for at in [Party::Talos, Party::Infrastructure] {
-        match client.command::<Value>(at, "flows.cancel", json!({ "flow": flow })).await {
-            Ok(_) => known = true,
+        match client.command::<Value>(at, what, json!({ "flow": flow })).await {
+            Ok(told) => {
+                done = true;
+                runs += told["runs"].as_array().map_or(0, Vec::len);
+            }
             Err(client::Error::Refused(refusal)) if refusal.kind == RefusalKind::NotFound => {}
+            Err(client::Error::Refused(refusal)) if refusal.kind == RefusalKind::Conflict => refused = Some(refusal),
             Err(error) => return Err(error.into()),
         }
     }
-    if !known {
-        return Err(Failure::Other(format!("neither contractor knows flow {flow}")));
+    match (done, refused) {
+        (true, _) => Ok(runs),
+        (false, Some(refusal)) => Err(client::Error::Refused(refusal).into()),
+        (false, None) => Err(Failure::Other(format!("neither contractor knows flow {flow}"))),
     }
-    out.note(&format!("flow {flow} is being cancelled"));
-    Ok(Ending::Ok)
 }
 
 fn ending(view: &FlowView) -> Ending {
     match view.state.as_str() {
         "failed" | "cancelled" => Ending::Failed,
-        "paused" | "stuck" => Ending::NeedsOperator,
+        "paused" | "stuck" | "awaiting_approval" => Ending::NeedsOperator,
         _ => Ending::Ok,
     }
 }

@@ -1,6 +1,6 @@
 //! `cortexctl playbooks list|show|check`
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Subcommand;
 use engine::playbook::Playbook;
@@ -8,11 +8,11 @@ use messages::{
     query::{PlaybookView, RefusalKind},
     subject::Party,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     cli::{Connection, Ending, Failure, Outcome},
-    client,
+    client::{self, Client},
     output::Output,
 };
 
@@ -26,11 +26,14 @@ pub enum Command {
         /// Its name.
         name: String,
     },
-    /// Read playbook files strictly. What they refer to is checked by the contractor that loads them.
+    /// Check playbook files as the contractor would that loads them: with its actions, messages and other playbooks.
     Check {
         /// The files.
         #[arg(required = true)]
         files: Vec<PathBuf>,
+        /// Only read the files; ask no contractor whether what they refer to is there.
+        #[arg(long)]
+        offline: bool,
     },
 }
 
@@ -64,22 +67,63 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
             }
             Err(Failure::Other(format!("no contractor has a playbook {name}")))
         }
-        Command::Check { files } => check(&files, out),
+        Command::Check { files, offline } => {
+            let (texts, mut problems) = read(&files)?;
+            if problems.is_empty() && !offline {
+                problems = ask(&connection.connect().await?, &texts).await?;
+            }
+            if out.is_table() {
+                problems.iter().try_for_each(|problem| out.text(problem))?;
+            } else {
+                out.value(&problems)?;
+            }
+            if problems.is_empty() {
+                let how = if offline { "reads well" } else { "would load" };
+                texts.keys().for_each(|name| out.note(&format!("{name} {how}")));
+            }
+            Ok(if problems.is_empty() { Ending::Ok } else { Ending::Failed })
+        }
     }
 }
 
-fn check(files: &[PathBuf], out: &mut Output) -> Outcome {
-    let mut sound = true;
+/// The files' texts by name, and what is wrong with each by itself.
+fn read(files: &[PathBuf]) -> Result<(BTreeMap<String, String>, Vec<String>), Failure> {
+    let (mut texts, mut problems) = (BTreeMap::new(), Vec::new());
     for file in files {
         let shown = file.display().to_string();
         let text = std::fs::read_to_string(file).map_err(|error| Failure::Usage(format!("{shown}: {error}")))?;
-        match Playbook::parse(&shown, &text) {
-            Ok(playbook) => out.note(&format!("{shown}: {} v{} reads well", playbook.name.value, playbook.version)),
-            Err(problems) => {
-                sound = false;
-                out.text(&problems.to_string())?;
-            }
+        if let Err(found) = Playbook::parse(&shown, &text) {
+            problems.extend(found.0.iter().map(ToString::to_string));
         }
+        texts.insert(shown, text);
     }
-    Ok(if sound { Ending::Ok } else { Ending::Failed })
+    Ok((texts, problems))
+}
+
+/// Asks the contractor whose actions each file names; files without actions must suit one of them.
+async fn ask(client: &Client, texts: &BTreeMap<String, String>) -> Result<Vec<String>, Failure> {
+    let names = |text: &str, party: Party| text.contains(&format!("action: {party}."));
+    let mut problems = Vec::new();
+    for party in [Party::Infrastructure, Party::Talos] {
+        let other = if party == Party::Talos { Party::Infrastructure } else { Party::Talos };
+        let own = |text: &str| names(text, party) || !names(text, other);
+        let files: BTreeMap<&String, &String> = texts.iter().filter(|(_, text)| own(text)).collect();
+        if files.is_empty() {
+            continue;
+        }
+        let told: Value = client.query(party, "playbooks.check", json!({ "files": files })).await?;
+        let found = told["problems"].as_array().cloned().unwrap_or_default();
+        problems.push(found.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>());
+    }
+    // A file that both were asked about is well where one of them has no problem with it.
+    let of = |problems: &[Vec<String>], name: &str| {
+        problems.iter().all(|found| found.iter().any(|text| text.contains(name)))
+    };
+    let shared = |text: &str| names(text, Party::Infrastructure) == names(text, Party::Talos);
+    let fine: Vec<&String> =
+        texts.iter().filter(|(name, text)| shared(text) && !of(&problems, name)).map(|(name, _)| name).collect();
+    let mut all: Vec<String> = problems.into_iter().flatten().collect();
+    all.retain(|problem| !fine.iter().any(|name| problem.contains(name.as_str())));
+    all.dedup();
+    Ok(all)
 }

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use messages::{
     catalogue::{self, Family},
-    json, schema,
+    schema,
 };
 use serde_json::{Value, json};
 
 use crate::{
     cli::{Ending, Failure, Outcome},
+    document,
     output::Output,
 };
 
@@ -24,9 +25,9 @@ pub enum Command {
         /// `provision_cluster`, or `handoff/scale_request` where a name is two.
         name: String,
     },
-    /// Check a JSON file against the schema of the message it is.
+    /// Check a file (JSON or YAML) against the schema of the message it is.
     Validate {
-        /// The file.
+        /// The file; - is standard input.
         file: PathBuf,
         /// Which message; default: what its request_type, handoff_type or event_type says.
         #[arg(long = "type")]
@@ -46,14 +47,11 @@ pub fn run(command: Command, out: &mut Output) -> Outcome {
             Ok(Ending::Ok)
         }
         Command::Show { name } => {
-            let text = serde_json::to_string_pretty(&schema::document(find(&name)?)).map_err(Failure::other)?;
-            out.text(&text)?;
+            out.document(&schema::document(find(&name)?))?;
             Ok(Ending::Ok)
         }
         Command::Validate { file, kind } => {
-            let shown = file.display();
-            let bytes = std::fs::read(&file).map_err(|error| Failure::Usage(format!("{shown}: {error}")))?;
-            let body = json::parse(&bytes).map_err(|error| Failure::Other(format!("{shown}: {error}")))?;
+            let (body, shown) = document::read(&file)?;
             let named = ["request_type", "handoff_type", "event_type"]
                 .into_iter()
                 .find_map(|field| body.get(field).and_then(Value::as_str).map(str::to_owned));
@@ -63,6 +61,9 @@ pub fn run(command: Command, out: &mut Output) -> Outcome {
             let kind = find(&name)?;
             match schema::validate(kind.family, kind.name, &body) {
                 Ok(()) => {
+                    if !out.is_table() {
+                        out.rows::<Value>(&[], &[])?;
+                    }
                     out.note(&format!("{shown} is a valid {} {}", kind.family.as_str(), kind.name));
                     Ok(Ending::Ok)
                 }

@@ -41,7 +41,7 @@ pub enum Command {
         /// The file; on the daemon's machine if a daemon is asked.
         file: PathBuf,
     },
-    /// Fill a new folder from an export.
+    /// Fill a new folder from an export. Only offline: a daemon's store cannot be replaced beneath it.
     Import {
         /// The folder.
         #[arg(long)]
@@ -80,7 +80,7 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
                 Some(store) => {
                     let exported = store.export(&file).await;
                     store.close().await;
-                    out.note(&format!("{:?}", exported.map_err(Failure::other)?));
+                    out.value(&exported.map_err(Failure::other)?)?;
                 }
                 None => {
                     let arguments = json!({ "file": file });
@@ -93,7 +93,7 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
         }
         Command::Import { folder, file, replace } => {
             let imported = ::store::import(&folder, &file, replace).map_err(Failure::other)?;
-            out.note(&format!("{imported:?}"));
+            out.value(&imported)?;
             Ok(Ending::Ok)
         }
         Command::Compact { which } => {
@@ -101,7 +101,7 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
                 Some(store) => {
                     let compacted = store.compact().await;
                     store.close().await;
-                    out.note(&format!("{:?}", compacted.map_err(Failure::other)?));
+                    out.value(&compacted.map_err(Failure::other)?)?;
                 }
                 None => {
                     let told: Value =

@@ -1,0 +1,430 @@
+//! The operator's command line as a process: what it prints where, in which format, and its exit code.
+
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use bus::identity::Identity;
+use cortexctl::client::Submission;
+use messages::{catalogue, subject::Party};
+use serde_json::{Value, json};
+use tests::{binaries, nats::NatsServer, world::WorldOptions};
+use uuid::Uuid;
+
+use crate::scenario::Scenario;
+
+/// What a call came to.
+struct Told {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Told {
+    /// Its standard output as JSON; it must have gone well.
+    fn json(&self) -> Value {
+        self.ok();
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
+    }
+
+    #[track_caller]
+    fn ok(&self) -> &Self {
+        self.ended(0)
+    }
+
+    #[track_caller]
+    fn ended(&self, code: i32) -> &Self {
+        assert_eq!(self.code, code, "\nstdout: {}\nstderr: {}", self.out, self.err);
+        self
+    }
+
+    #[track_caller]
+    fn says(&self, words: &[&str]) -> &Self {
+        for word in words {
+            assert!(self.out.contains(word), "{word:?} is not in\n{}\nstderr: {}", self.out, self.err);
+        }
+        self
+    }
+
+    #[track_caller]
+    fn warns(&self, words: &[&str]) -> &Self {
+        for word in words {
+            assert!(self.err.contains(word), "{word:?} is not in\n{}", self.err);
+        }
+        self
+    }
+}
+
+type Environment = [(String, String)];
+
+fn call(arguments: &[&str], environment: &Environment, input: &str) -> Told {
+    let mut child = Command::new(binaries::path("cortexctl").unwrap())
+        .args(arguments)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Whoever does not read its input may have closed it.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Told { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// The request body of Moxxie's own description.
+const MOXXIE: &str = r#"{
+    "name": "talos-prod", "type": "TALOS", "bootMethod": "PXE", "talosVersion": "1.9.2", "kubernetesVersion": "1.32.0",
+    "nodeGroups": [
+        { "name": "controlplane", "role": "CONTROL_PLANE", "count": 3, "template": { "cores": 4, "memoryMB": 8192,
+          "disks": [{ "interfaceType": "SCSI", "slot": 0, "sizeGB": 100, "ssd": true }] } },
+        { "name": "workers", "role": "WORKER", "count": 3, "template": { "cores": 8, "memoryMB": 16384,
+          "disks": [{ "interfaceType": "SCSI", "slot": 0, "sizeGB": 200, "ssd": true }] } }
+    ],
+    "security": { "encryptionEnabled": true, "secureBootEnabled": true },
+    "network": { "cni": "cilium", "serviceSubnet": "10.96.0.0/12", "podSubnet": "10.244.0.0/16" }
+}"#;
+
+#[test]
+fn wrong_input_is_named_before_anything_is_asked() {
+    let nowhere = [("CORTEX_NATS_URL".to_owned(), "tls://127.0.0.1:1".to_owned())];
+    let create = |input: &str| call(&["cluster", "create", "-f", "-"], &nowhere, input);
+    create("").ended(2).warns(&["standard input: it is empty; expected an object in YAML or JSON"]);
+    create("- a\n").ended(2).warns(&["it is a list; expected an object"]);
+    create("cluster_name: a\ncluster_name: b\n").ended(2).warns(&["line 2", "duplicate"]);
+    create(r#"{"cluster_name":"a","cluster_name":"b"}"#).ended(2).warns(&["line 1, column 34: duplicate key"]);
+    create("request_type: provision_cluster\ncluster_name: a\npatern: ha\nworker_nodes: many\n").ended(2).warns(&[
+        "/patern: expected a field that the schema knows, got an unknown field; did you mean \"pattern\"?",
+        "/worker_nodes: expected integer, got string of 4 characters",
+    ]);
+    create(MOXXIE).ended(2).warns(&[
+        "/bootMethod: machines boot an imported disk image, never the network; nearest supported: IMAGE, or leave it out",
+        "/talosVersion: supported are 1.12 to 1.14; nearest supported: 1.13.9",
+        "/security/encryptionEnabled: ",
+        "/security/secureBootEnabled: ",
+    ]);
+    call(&["cluster", "create", "-f", "/no/such/file"], &nowhere, "").ended(2).warns(&["/no/such/file: No such file"]);
+    call(&["cluster", "create"], &nowhere, "").ended(2).warns(&["--name"]);
+    call(&["cluster", "explode"], &nowhere, "").ended(2).warns(&["unrecognized subcommand 'explode'"]);
+    call(&["events", "tail", "--type", "step_startd"], &nowhere, "").ended(2).warns(&["did you mean step_started?"]);
+    call(&["events", "tail", "--since", "soon"], &nowhere, "").ended(2).warns(&["--since takes a sequence, a time"]);
+    call(&["talosconfig", "a", "--role", "os:god"], &nowhere, "").ended(2).warns(&["os:reader"]);
+    call(&["store", "verify", "--folder", "/no/such"], &nowhere, "").ended(2).warns(&["/no/such is no folder"]);
+    call(&["flows", "show", "x"], &nowhere, "").ended(2);
+    // What is typed right and cannot be done.
+    call(&["cluster", "list", "--seed", "/no/such.nk"], &nowhere, "").ended(1).warns(&["/no/such.nk"]);
+}
+
+#[test]
+fn what_needs_no_bus_needs_none() {
+    let nowhere = [("CORTEX_NATS_URL".to_owned(), "tls://127.0.0.1:1".to_owned())];
+    let listed = call(&["schema", "list", "-o", "json"], &nowhere, "").json();
+    assert_eq!(listed.as_array().unwrap().len(), catalogue::all().len());
+    let shown = call(&["schema", "show", "vm_provisioned"], &nowhere, "").json();
+    assert_eq!(shown["$id"], "urn:cortex:schema:handoff:vm_provisioned:v1");
+    call(&["schema", "show", "vm_provisioned", "-o", "yaml"], &nowhere, "").ok().says(&["title: vm_provisioned"]);
+    call(&["schema", "show", "vm_provisiond"], &nowhere, "").ended(2).warns(&["did you mean vm_provisioned?"]);
+    let validate = |input: &str, format: &str| call(&["schema", "validate", "-", "-o", format], &nowhere, input);
+    let good = r#"{"request_type":"provision_cluster","cluster_name":"a"}"#;
+    assert_eq!(validate(good, "json").json(), json!([]));
+    let bad = validate(r#"{"request_type":"provision_cluster","cluster_name":7}"#, "json");
+    assert_eq!(serde_json::from_str::<Value>(&bad.ended(1).out).unwrap()[0]["path"], "/cluster_name");
+    validate("{}", "table").ended(2).warns(&["does not say which message it is"]);
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        call(&["completions", shell], &nowhere, "").ok().says(&["cortexctl", "deadletter"]);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let broken = folder.path().join("broken.yaml");
+    std::fs::write(&broken, "playbook: x\nversion: 1\nsetps: []\n").unwrap();
+    let broken = broken.display().to_string();
+    call(&["playbooks", "check", "--offline", &broken], &nowhere, "").ended(1).says(&["broken.yaml:3", "steps"]);
+}
+
+#[test]
+fn a_bus_that_was_not_set_up_differs_and_is_made_by_its_admin_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = NatsServer::start(folder.path()).unwrap();
+    let as_one = |identity: Identity, arguments: &[&str]| call(arguments, &environment(&server, identity), "");
+    let check = as_one(Identity::Operator, &["bus", "check", "-o", "json"]);
+    let differences: Value = serde_json::from_str(&check.ended(4).out).unwrap();
+    assert_eq!(differences.as_array().unwrap().len(), 8, "four streams and four consumers: {differences}");
+    // Refused at once, by name, and not as a server that does not answer.
+    let begun = Instant::now();
+    as_one(Identity::Operator, &["bus", "init"]).ended(1).warns(&["the bus refuses subject $JS.API.STREAM."]);
+    assert!(begun.elapsed() < Duration::from_secs(5), "a refusal looked like a server that is slow");
+    as_one(Identity::Admin, &["bus", "init"]).ok().says(&["stream CORTEX_HANDOFFS created"]);
+    as_one(Identity::Admin, &["bus", "init"]).ok().warns(&["everything was as it should be"]);
+    as_one(Identity::Operator, &["bus", "check"]).ok().warns(&["--monitor"]);
+    let made = folder.path().join("made").display().to_string();
+    let keys = as_one(Identity::Operator, &["bus", "configure", &made, "-o", "json"]).json();
+    assert_eq!(keys.as_array().unwrap().len(), Identity::ALL.len());
+    let config = std::fs::read_to_string(folder.path().join("made/nats-server.conf")).unwrap();
+    assert!(config.contains("sync_interval: always"), "{config}");
+}
+
+fn environment(server: &NatsServer, identity: Identity) -> Vec<(String, String)> {
+    let setup = server.setup();
+    vec![
+        ("CORTEX_NATS_URL".to_owned(), server.url()),
+        ("CORTEX_NATS_SEED".to_owned(), setup.keys[&identity].display().to_string()),
+        ("CORTEX_NATS_CA".to_owned(), setup.root_ca.display().to_string()),
+        ("CORTEX_NATS_IDENTITY".to_owned(), identity.to_string()),
+    ]
+}
+
+/// One world for everything, as its start is what takes long.
+#[test]
+fn an_operator_makes_looks_at_scales_and_takes_away_a_cluster() {
+    let mut scenario = Scenario::start(&WorldOptions::default());
+    let operator = scenario.world.environment(Identity::Operator);
+    let run = |arguments: &[&str]| call(arguments, &operator, "");
+    dry_run_and_create(&scenario, &operator);
+    look(&run);
+    credentials(&scenario, &operator);
+    scale(&run);
+    approvals(&scenario, &run);
+    dead_letters(&scenario, &run);
+    contract(&scenario);
+    let export = scenario.world.folder.join("export").display().to_string();
+    assert!(
+        run(&["store", "export", "--of", "infrastructure", &export, "-o", "json"]).json()["rows"].as_u64() > Some(0)
+    );
+    run(&["store", "verify", "--of", "talos"]).ok().says(&["problems: []"]);
+    run(&["store", "compact", "--of", "talos"]).ok().says(&["before:", "after:"]);
+    let folder = scenario.world.folder.join("talos-store").display().to_string();
+    run(&["store", "verify", "--folder", &folder]).ended(1);
+
+    run(&["cluster", "decommission", "web"]).ended(3).warns(&[
+        "infrastructure-contractor:",
+        "talos-contractor:",
+        "--yes",
+    ]);
+    let gone = run(&["cluster", "decommission", "web", "--yes", "--watch", "--reason", "test"]);
+    gone.ok().warns(&["release", "decommission_request succeeded"]);
+    assert_eq!(run(&["cluster", "list", "-o", "json"]).json(), json!([]));
+    run(&["cluster", "show", "web"]).ended(1).warns(&["neither contractor knows a cluster web"]);
+
+    scenario.world.talos.stop(Duration::from_secs(20)).unwrap();
+    let key = scenario.world.folder.join("talos.age").display().to_string();
+    run(&["store", "verify", "--folder", &folder, "--key-file", &key]).ok().says(&["problems: []"]);
+    run(&["store", "compact", "--folder", &folder]).ok();
+    let exported = run(&["store", "export", "--folder", &folder, &export, "-o", "json"]).json();
+    let copy = scenario.world.folder.join("copy").display().to_string();
+    assert_eq!(run(&["store", "import", "--folder", &copy, &export, "-o", "json"]).json(), exported);
+    run(&["store", "import", "--folder", &copy, &export]).ended(1);
+    changed_bus(&mut scenario);
+}
+
+/// A contractor does not make what is missing: it says what differs and ends.
+fn changed_bus(scenario: &mut Scenario) {
+    let admin = scenario.world.environment(Identity::Admin);
+    let delete = "$JS.API.CONSUMER.DELETE.CORTEX_HANDOFFS.handoffs-talos";
+    scenario.runtime.block_on(async {
+        let bus = scenario.world.nats.connect(Identity::Admin).await.unwrap();
+        bus.request(delete, &Default::default(), Default::default(), Duration::from_secs(10)).await.unwrap();
+    });
+    call(&["bus", "check"], &admin, "").ended(4).says(&["consumer handoffs-talos of CORTEX_HANDOFFS is missing"]);
+    let talos = &mut scenario.world.talos;
+    talos.start(false).unwrap();
+    let give_up = Instant::now() + Duration::from_secs(60);
+    let status = loop {
+        match talos.ended() {
+            Some(status) => break status,
+            None => assert!(Instant::now() < give_up, "{}", talos.log()),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(!status.success());
+    assert!(talos.log().contains("consumer handoffs-talos of CORTEX_HANDOFFS is missing"), "{}", talos.log());
+    call(&["bus", "init"], &admin, "").ok().says(&["consumer handoffs-talos of CORTEX_HANDOFFS created"]);
+    scenario.world.talos.start(false).unwrap();
+    scenario.world.wait_ready().unwrap();
+}
+
+fn dry_run_and_create(scenario: &Scenario, operator: &Environment) {
+    let request = "request_type: provision_cluster\ncluster_name: web\npattern: edge\nworker_nodes: 1\n";
+    let dry = call(&["cluster", "create", "-f", "-", "--dry-run"], operator, request);
+    dry.ok().says(&[
+        "infrastructure-contractor: provision-vms",
+        "+ create ",
+        "talos-contractor: bootstrap-cluster",
+        "+ apply configuration to node web-cp-1",
+        "+ apply configuration to node web-worker-1",
+        "local_path",
+    ]);
+    assert!(!dry.out.contains("cilium") && !dry.out.contains("longhorn"), "what is not chosen is not planned");
+    assert_eq!(scenario.machines(), 0, "a dry run makes nothing");
+    let made = call(&["cluster", "create", "-f", "-", "--watch", "-o", "json"], operator, request);
+    assert_eq!(made.json()["state"], "succeeded");
+    made.warns(&["bootstrap", "succeeded after"]);
+    call(&["cluster", "create", "-f", "-"], operator, request).ended(1).warns(&["/cluster_name"]);
+}
+
+fn look(run: &dyn Fn(&[&str]) -> Told) {
+    let listed = run(&["cluster", "list", "-o", "json"]).json();
+    assert_eq!((&listed[0]["cluster"], &listed[0]["state"]), (&json!("web"), &json!("active")));
+    run(&["cluster", "list"]).ok().says(&["CLUSTER", "web", "active"]);
+    assert!(run(&["cluster", "show", "web", "-o", "json"]).json()["talos"]["configs"]["web-cp-1"].is_array());
+    run(&["cluster", "status", "web"]).ok().says(&[
+        "healthy",
+        "https://127.",
+        "pve1",
+        "running",
+        " MiB",
+        "etcd",
+        "kube-apiserver",
+        "nodes are Ready",
+    ]);
+    let status = run(&["cluster", "status", "web", "-o", "json"]).json();
+    assert_eq!(status["cluster"]["nodes"].as_array().unwrap().len(), 2);
+    assert!(status["machines"]["vms"][0]["memory_used_mib"].is_u64(), "{status}");
+    assert_eq!(run(&["nodes", "--cluster", "web", "-o", "json"]).json().as_array().unwrap().len(), 2);
+    run(&["vms", "-o", "yaml"]).ok().says(&["name: web-cp-1"]);
+    let flows = run(&["flows", "list", "--state", "succeeded", "-o", "json"]).json();
+    let flow = flows[0]["flow"].as_str().unwrap();
+    run(&["flows", "show", flow]).ok().says(&["talos bootstrap-cluster (succeeded)", "infrastructure provision-vms"]);
+    run(&["flows", "watch", flow]).ok().says(&["succeeded"]);
+    run(&["flows", "resume", flow]).ended(1).warns(&["paused or stuck"]);
+    run(&["flows", "cancel", flow]).ended(1).warns(&["at work"]);
+    run(&["flows", "cancel", &Uuid::nil().to_string()]).ended(1).warns(&["neither contractor knows flow"]);
+    let runs = run(&["runs", "list", "--flow", flow, "-o", "json"]).json();
+    assert_eq!(runs.as_array().unwrap().len(), 3, "{runs}");
+    run(&["runs", "show", runs[0]["run"].as_str().unwrap()]).ok().says(&["STEP", "ACTION"]);
+    run(&["runs", "list", "--state", "lost"]).ended(1).warns(&["state must be one of"]);
+    run(&["playbooks", "list"]).ok().says(&["bootstrap-cluster", "handoff vm_provisioned", "scale-pool"]);
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../playbooks/");
+    let (scale, add_on) = (format!("{shipped}scale-pool.yaml"), format!("{shipped}install-cni-cilium.yaml"));
+    run(&["playbooks", "check", &scale, &add_on]).ok().warns(&["would load"]);
+    let told = run(&["events", "tail", "--cluster", "web", "--type", "flow_succeeded", "-o", "json"]).json();
+    assert_eq!(told["body"]["flow"], flow);
+    let next = (told["sequence"].as_u64().unwrap() + 1).to_string();
+    let rest = run(&["events", "tail", "--since", &next, "-o", "json"]);
+    let first = rest.ok().out.lines().next().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    assert!(first.is_none_or(|first| first["sequence"].as_u64() >= next.parse().ok()), "it goes on where it was");
+}
+
+fn credentials(scenario: &Scenario, operator: &Environment) {
+    let run = |arguments: &[&str]| call(arguments, operator, "");
+    run(&["kubeconfig", "web"]).ok().says(&["client-key-data: "]);
+    run(&["kubeconfig", "nowhere"]).ended(1).warns(&["there is no cluster nowhere"]);
+    run(&["talosconfig", "web", "--role", "os:reader", "--ttl", "1h"]).ok().says(&["context: web"]);
+    let config = scenario.world.folder.join("kubeconfig");
+    let mut with_config = operator.to_vec();
+    with_config.push(("KUBECONFIG".to_owned(), config.display().to_string()));
+    let merge = || call(&["kubeconfig", "web", "--merge"], &with_config, "");
+    std::fs::write(&config, "clusters: [").unwrap();
+    merge().ended(1).warns(&["nothing was changed"]);
+    assert_eq!(std::fs::read_to_string(&config).unwrap(), "clusters: [");
+    std::fs::write(&config, "clusters: [{name: other, cluster: {server: https://x}}]\n").unwrap();
+    merge().ok().warns(&["merged into"]);
+    let merged: Value = serde_saphyr::from_str(&std::fs::read_to_string(&config).unwrap()).unwrap();
+    assert_eq!(merged["clusters"].as_array().unwrap().len(), 2);
+    let issued = run(&["events", "tail", "--type", "credential_issued", "-o", "json"]);
+    let issued: Vec<Value> = issued.ok().out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(issued.len(), 4, "each credential that leaves is told: {issued:?}");
+    assert_eq!(issued[1]["body"]["facts"]["role"], "os:reader");
+}
+
+fn scale(run: &dyn Fn(&[&str]) -> Told) {
+    let up = ["cluster", "scale", "web", "--pool", "worker", "--count", "2"];
+    let dry = run(&[&up[..], &["--dry-run"]].concat());
+    dry.ok().says(&[
+        "infrastructure-contractor: scale-pool",
+        "+ scale pool worker of web from=1 to=2",
+        "web-worker-2",
+        "talos-contractor: join-nodes",
+        "+ register node web-worker-2 of cluster web",
+        "+ apply configuration to node web-worker-2",
+    ]);
+    let same: Value = run(&[&up[..], &["--dry-run", "-o", "json"]].concat()).json();
+    assert_eq!(same["needs_approval"], false);
+    assert_eq!(same["then"][0]["contractor"], "talos");
+    run(&[&up[..], &["--watch"]].concat()).ok().warns(&["scale_request succeeded"]);
+
+    let down = ["cluster", "scale", "web", "--pool", "worker", "--count", "1"];
+    run(&[&down[..], &["--dry-run"]].concat()).ok().says(&[
+        "infrastructure-contractor: scale-pool",
+        "- destroy 1 of 2 machines",
+        "talos-contractor: remove-nodes",
+        "- remove 1 of 2 nodes of pool worker",
+    ]);
+    run(&down).ended(3).warns(&["talos-contractor: remove-nodes", "--yes"]);
+    run(&[&down[..], &["--yes", "--watch"]].concat()).ok().warns(&["scale_request succeeded"]);
+    run(&["cluster", "scale", "web", "--pool", "nothing", "--count", "1"]).ended(1).warns(&["/pool", "worker"]);
+    run(&["cluster", "scale", "web", "--pool", "cp", "--count", "3"]).ended(1).warns(&["a pool of workers"]);
+}
+
+/// A request that waits for consent is seen, refused another plan's hash, and withdrawn.
+fn approvals(scenario: &Scenario, run: &dyn Fn(&[&str]) -> Told) {
+    let (flow, body) = (Uuid::now_v7(), json!({ "cluster_name": "web" }));
+    let asked = scenario.operator.submit(Party::Infrastructure, "decommission_request", flow, &body);
+    assert!(matches!(scenario.runtime.block_on(asked).unwrap(), Submission::AwaitsApproval { .. }));
+    let flow = flow.to_string();
+    run(&["flows", "show", &flow]).ended(3).says(&["awaiting_approval", "- forget cluster web", "flows approve"]);
+    run(&["flows", "watch", &flow]).ended(3);
+    run(&["flows", "list", "--state", "awaiting_approval"]).ok().says(&[&flow]);
+    let other = "0".repeat(64);
+    run(&["flows", "approve", &flow, "--plan-hash", &other]).ended(4).warns(&["void", "approve its hash"]);
+    run(&["flows", "cancel", &flow]).ok();
+    run(&["flows", "show", &flow]).ended(1).says(&["cancelled", "withdrawn by /operator/"]);
+    run(&["cluster", "status", "web"]).ok();
+}
+
+fn dead_letters(scenario: &Scenario, run: &dyn Fn(&[&str]) -> Told) {
+    let bad = json!({ "request_type": "provision_cluster", "cluster_name": "UPPER" });
+    let publish = scenario.operator.publish(Party::Infrastructure, "provision_cluster", Uuid::now_v7(), &bad);
+    scenario.runtime.block_on(publish).unwrap();
+    let give_up = Instant::now() + Duration::from_secs(60);
+    let letter = loop {
+        let letters = run(&["deadletter", "list", "-o", "json"]).json();
+        let letters = letters.as_array().unwrap().clone();
+        let by_us = letters.iter().find(|letter| letter["at"] == "infrastructure").cloned();
+        let by_server = letters.iter().any(|letter| letter["at"] == "nats-server");
+        match by_us {
+            Some(letter) if by_server => break letter,
+            _ => assert!(Instant::now() < give_up, "{letters:?}"),
+        }
+    };
+    let sequence = letter["sequence"].to_string();
+    run(&["deadletter", "show", &sequence]).ok().says(&["/cluster_name", "cluster_name: UPPER"]);
+    run(&["deadletter", "retry", &sequence]).ok().warns(&["published again as flow"]);
+    run(&["deadletter", "show", "4000000"]).ended(1).warns(&["no message 4000000"]);
+
+    // A handoff comes again as it was signed; this one was taken, so its taker says so.
+    let handoffs = run(&["events", "tail", "--type", "flow_succeeded", "-o", "json"]);
+    assert!(handoffs.ok().out.lines().count() >= 3);
+    let stream = bus::streams::HANDOFFS;
+    let handoff = scenario.runtime.block_on(scenario.operator.bus().fetch(stream, 1)).unwrap();
+    let arguments = json!({
+        "subject": handoff.subject, "headers": handoff.headers, "stream": stream, "sequence": 1,
+        "published": handoff.published, "body": base64(&handoff.body),
+    });
+    let again = scenario.operator.command::<Value>(Party::Talos, "redeliver", arguments.clone());
+    assert_eq!(scenario.runtime.block_on(again).unwrap()["duplicate"], true);
+    let mut forged = arguments;
+    forged["body"] = base64(b"{}").into();
+    let forged = scenario.operator.command::<Value>(Party::Talos, "redeliver", forged);
+    assert!(scenario.runtime.block_on(forged).unwrap_err().to_string().contains("signature"));
+}
+
+fn base64(bytes: &[u8]) -> String {
+    use base64::{Engine as _, prelude::BASE64_STANDARD};
+    BASE64_STANDARD.encode(bytes)
+}
+
+/// What the contractors answer on is what `schemas/asyncapi.yaml` says, no more and no less.
+fn contract(scenario: &Scenario) {
+    let described = messages::asyncapi::document();
+    let channels = described["channels"].as_object().unwrap();
+    let services = channels.values().filter(|channel| channel.get("x-nats-service").is_some());
+    let mut described: Vec<&str> = services.map(|channel| channel["address"].as_str().unwrap()).collect();
+    let found = scenario.runtime.block_on(scenario.operator.bus().discover(Duration::from_secs(2))).unwrap();
+    let mut answered: Vec<&str> =
+        found.iter().flat_map(|service| &service.endpoints).map(|endpoint| endpoint.subject.as_str()).collect();
+    described.sort_unstable();
+    answered.sort_unstable();
+    assert_eq!(answered, described);
+}
