@@ -103,10 +103,20 @@ impl Cluster {
         self.store.create(resource, object).is_some()
     }
 
-    /// The next pod address of the pod subnet that nothing uses; wraps around in a /16.
-    pub(crate) fn pod_address(&self) -> String {
+    /// The next pod address of a node that no pod has: of the node's own subnet, else of that of all pods.
+    pub(crate) fn pod_address(&self, node: &str) -> String {
+        let node = self.store.get("nodes", "", node);
+        let own = node.as_ref().map(|node| text(node, "/spec/podCIDR")).filter(|subnet| !subnet.is_empty());
         let offset = self.next_pod_address.fetch_add(1, Ordering::Relaxed);
-        nth_address(&self.identity.pod_subnet, 256 + offset % 60_000).unwrap_or_else(|| "10.244.0.2".into())
+        let Some(subnet) = own else {
+            let address = nth_address(&self.identity.pod_subnet, 256 + offset % 60_000);
+            return address.unwrap_or_else(|| "10.244.0.2".into());
+        };
+        let pods = self.store.list("pods", None);
+        let used: Vec<&str> = pods.iter().map(|pod| text(pod, "/status/podIP")).collect();
+        // The first of a /24 is the gateway, the last the broadcast address.
+        let candidates = (0..253).filter_map(|step| nth_address(subnet, 2 + (offset + step) % 253));
+        candidates.into_iter().find(|address| !used.contains(&address.as_str())).unwrap_or_else(|| "10.244.0.2".into())
     }
 
     /// The address of the service `kubernetes` (n = 1) or of cluster DNS (n = 10).

@@ -29,6 +29,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use self::api::server::Server;
 use self::cluster::Cluster;
 pub use self::kubelet::Kubelet;
+pub(crate) use self::kubelet::containers::log_lines as container_log;
 pub use self::settings::{
     ApiServerOptions, BootstrapManifests, ClusterIdentity, Cni, KubeletOptions, ServingIdentity, StaticPod, Taint,
 };

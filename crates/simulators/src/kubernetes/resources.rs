@@ -26,7 +26,12 @@ pub(crate) struct Resource {
 
 impl Resource {
     /// The name of the store's table, in the form of a CRD's name: `pods`, `deployments.apps`.
+    ///
+    /// Events of `events.k8s.io` are those of the core group.
     pub(crate) fn id(&self) -> String {
+        if self.group == "events.k8s.io" {
+            return "events".to_owned();
+        }
         if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
     }
 
@@ -185,6 +190,7 @@ const BUILT_IN: &[Row] = &[
     ("", "v1", "ServiceAccount", "serviceaccounts", "sa", "n"),
     ("", "v1", "Service", "services", "svc", "nsa"),
     ("apiregistration.k8s.io", "v1", "APIService", "apiservices", "", "s"),
+    ("events.k8s.io", "v1", "Event", "events", "ev", "n"),
     ("apps", "v1", "ControllerRevision", "controllerrevisions", "", "n"),
     ("apps", "v1", "DaemonSet", "daemonsets", "ds", "nsa"),
     ("apps", "v1", "Deployment", "deployments", "deploy", "nsca"),
@@ -197,9 +203,12 @@ const BUILT_IN: &[Row] = &[
     ("authorization.k8s.io", "v1", "SelfSubjectRulesReview", "selfsubjectrulesreviews", "", ""),
     ("authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews", "", ""),
     ("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "hpa", "nsa"),
+    ("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "hpa", "nsa"),
     ("batch", "v1", "CronJob", "cronjobs", "cj", "nsa"),
     ("batch", "v1", "Job", "jobs", "", "nsa"),
     ("certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests", "csr", "s"),
+    ("networking.k8s.io", "v1", "IPAddress", "ipaddresses", "ip", ""),
+    ("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", "", "s"),
     ("networking.k8s.io", "v1", "IngressClass", "ingressclasses", "", ""),
     ("networking.k8s.io", "v1", "Ingress", "ingresses", "ing", "ns"),
     ("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", "netpol", "n"),
@@ -212,14 +221,19 @@ const BUILT_IN: &[Row] = &[
     ("storage.k8s.io", "v1", "CSINode", "csinodes", "", ""),
     ("storage.k8s.io", "v1", "CSIStorageCapacity", "csistoragecapacities", "", "n"),
     ("storage.k8s.io", "v1", "StorageClass", "storageclasses", "sc", ""),
+    ("storage.k8s.io", "v1", "VolumeAttributesClass", "volumeattributesclasses", "vac", ""),
     ("storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", "", "s"),
     ("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", "", ""),
     ("admissionregistration.k8s.io", "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "", ""),
+    ("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", "", "s"),
+    ("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", "", ""),
     ("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", "crd,crds", "s"),
     ("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", "pc", ""),
     ("coordination.k8s.io", "v1", "Lease", "leases", "", "n"),
     ("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", "", ""),
     ("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", "", "n"),
+    ("flowcontrol.apiserver.k8s.io", "v1", "FlowSchema", "flowschemas", "", "s"),
+    ("flowcontrol.apiserver.k8s.io", "v1", "PriorityLevelConfiguration", "prioritylevelconfigurations", "", "s"),
     ("metrics.k8s.io", "v1beta1", "NodeMetrics", "nodes", "", ""),
     ("metrics.k8s.io", "v1beta1", "PodMetrics", "pods", "", "n"),
 ];

@@ -22,7 +22,7 @@ pub(crate) struct Change {
     pub(crate) resource: Arc<str>,
     /// `None` when the object was created.
     pub(crate) before: Option<Arc<Value>>,
-    /// `None` when the object was deleted; then `before` is its last state, with the revision of the deletion.
+    /// `None` when the object was deleted.
     pub(crate) after: Option<Arc<Value>>,
 }
 
@@ -95,6 +95,26 @@ impl Store {
                 .collect()
         });
         (state.revision, objects)
+    }
+
+    /// The objects of a resource as they were at a revision; `None` for one that is too old or not there yet.
+    pub(crate) fn list_as_of(&self, resource: &str, namespace: Option<&str>, revision: u64) -> Option<Vec<Arc<Value>>> {
+        let state = self.lock();
+        if revision < state.compacted || revision > state.revision {
+            return None;
+        }
+        let mut table = state.tables.get(resource).cloned().unwrap_or_default();
+        let later = state.history.iter().rev().take_while(|change| change.revision > revision);
+        for change in later.filter(|change| &*change.resource == resource) {
+            let Some(object) = change.before.as_ref().or(change.after.as_ref()) else { continue };
+            let place = place_of(object);
+            match &change.before {
+                Some(before) => table.insert(place, Arc::clone(before)),
+                None => table.remove(&place),
+            };
+        }
+        let wanted = |(in_namespace, _): &Place| namespace.is_none_or(|wanted| wanted == in_namespace);
+        Some(table.into_iter().filter(|(place, _)| wanted(place)).map(|(_, object)| object).collect())
     }
 
     pub(crate) fn list(&self, resource: &str, namespace: Option<&str>) -> Vec<Arc<Value>> {
@@ -177,18 +197,11 @@ impl Store {
     }
 
     fn take(&self, state: &mut State, resource: &str, place: &Place, mut last: Value) -> Arc<Value> {
-        if let Some(table) = state.tables.get_mut(resource) {
-            table.remove(place);
-        }
+        let before = state.tables.get_mut(resource).and_then(|table| table.remove(place));
         state.revision += 1;
         set(&mut last, &["metadata", "resourceVersion"], json!(state.revision.to_string()));
         let last = Arc::new(last);
-        let change = Change {
-            revision: state.revision,
-            resource: resource.into(),
-            before: Some(Arc::clone(&last)),
-            after: None,
-        };
+        let change = Change { revision: state.revision, resource: resource.into(), before, after: None };
         self.record(state, change);
         last
     }
@@ -260,5 +273,36 @@ fn may_vanish(object: &Value) -> bool {
         Some("Pod") => object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64) == Some(0),
         Some("Namespace") => items(object, "/spec/finalizers").is_empty(),
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn earlier_states_can_be_listed() {
+        let store = Store::empty();
+        let pod = |name: &str| json!({"kind": "ConfigMap", "metadata": {"name": name, "namespace": "a"}, "data": {}});
+        store.create("configmaps", pod("x"));
+        store.create("configmaps", pod("y"));
+        let then = store.revision();
+        store.remove("configmaps", "a", "x");
+        store.create("configmaps", pod("z"));
+        let changed = store.update::<()>("configmaps", "a", "y", |it| {
+            set(it, &["data", "k"], json!("v"));
+            Ok(())
+        });
+        assert!(changed.is_ok());
+        let at = |revision| store.list_as_of("configmaps", Some("a"), revision);
+        let names = |revision| -> Vec<String> {
+            at(revision).unwrap_or_default().iter().map(|it| super::super::object::name(it).to_owned()).collect()
+        };
+        assert_eq!(
+            (names(then), names(store.revision())),
+            (vec!["x".into(), "y".into()], vec!["y".into(), "z".into()])
+        );
+        assert_eq!(at(then).expect("kept")[1]["data"], json!({}));
+        assert!(at(store.revision() + 1).is_none());
     }
 }

@@ -77,7 +77,7 @@ impl Boot {
         stop: CancellationToken,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<sequence::Request>) {
         let (release, image, disk) = booted;
-        let (events, cosi) = (EventLog::default(), Store::new(release.line));
+        let (events, cosi, logs) = (EventLog::default(), Store::new(release.line), Logs::default());
         let (requests, received) = mpsc::unbounded_channel();
         let network = Network::of(machine, None, &disk.identity());
         let state = State {
@@ -99,10 +99,10 @@ impl Boot {
             disk,
             boot_id: Uuid::new_v4(),
             started: SystemTime::now(),
-            services: Services::new(events.clone(), cosi.clone()),
+            services: Services::new(events.clone(), cosi.clone(), logs.clone()),
             events,
             cosi,
-            logs: Logs::default(),
+            logs,
             config: watch::Sender::new(None),
             etcd: etcd::Service::default(),
             requests,

@@ -94,6 +94,8 @@ impl Forwarder {
             let this = Arc::clone(self);
             async move {
                 let reply = this.send(&node, request).await;
+                // A call that is refused at once has its status in the headers, and no body.
+                let reply = reply.and_then(|response| check(response.headers()).map(|()| response));
                 (node, reply)
             }
         });

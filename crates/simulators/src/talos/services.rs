@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::cosi::{Store, kinds};
 use super::events::EventLog;
+use super::logs::Logs;
 
 /// Events kept per service.
 const KEPT: usize = 64;
@@ -67,12 +68,13 @@ pub(crate) struct Services {
     services: Arc<Mutex<IndexMap<String, Service>>>,
     events: EventLog,
     cosi: Store,
+    logs: Logs,
     changed: watch::Sender<u64>,
 }
 
 impl Services {
-    pub(crate) fn new(events: EventLog, cosi: Store) -> Self {
-        Self { services: Arc::default(), events, cosi, changed: watch::Sender::new(0) }
+    pub(crate) fn new(events: EventLog, cosi: Store, logs: Logs) -> Self {
+        Self { services: Arc::default(), events, cosi, logs, changed: watch::Sender::new(0) }
     }
 
     /// Moves a service to a state, with the message that its event shows.
@@ -94,6 +96,11 @@ impl Services {
             service.events.push_back(event(message, state));
             service.health.clone()
         };
+        match state {
+            State::Running => self.logs.service(id, &format!("{id} is starting")),
+            State::Stopping => self.logs.service(id, &format!("{id} received signal terminated, shutting down")),
+            _ => {}
+        }
         self.publish(id, state, message, &health);
     }
 

@@ -130,7 +130,11 @@ fn serve_path(cx: &Context, path: &str) -> Result<Answer, ApiError> {
 
 fn serve_objects(cx: &Context, request: &ObjectRequest, incoming: &Incoming<'_>) -> Result<Answer, ApiError> {
     let media_type = content_type(incoming.headers);
-    let body = || decode(media_type, &incoming.body);
+    let body = || {
+        let mut body = decode(media_type, &incoming.body)?;
+        super::versions::to_stored(&request.resource, &mut body);
+        Ok(body)
+    };
     if request.resource.is_review() {
         return reviews::answer(cx, request, body()?).map(|it| Answer::Json(201, it));
     }

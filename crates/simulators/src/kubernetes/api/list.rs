@@ -10,7 +10,7 @@ use super::error::ApiError;
 use super::handler::Context;
 use super::negotiation::Shape;
 use super::request::ObjectRequest;
-use super::table;
+use super::{revisions, table};
 use crate::kubernetes::object::{name, namespace};
 use crate::kubernetes::resources::Resource;
 use crate::kubernetes::selectors::{FieldSelector, LabelSelector};
@@ -59,34 +59,43 @@ pub(crate) struct Selection {
 /// What a list request selects.
 ///
 /// # Errors
-/// 400 for bad selectors or continue tokens, 410 for a token that is too old.
+/// 400 for bad selectors or continue tokens, 410 for a version that is too old, 422 for options that exclude each other,
+/// 504 for a version that does not exist yet.
 pub(crate) fn select(cx: &Context, request: &ObjectRequest) -> Result<Selection, ApiError> {
     let filter = Filter::of(request)?;
-    let resource = &request.resource;
-    let (revision, all) = if resource.is_metrics() {
-        (cx.cluster.store.revision(), super::metrics::all(&cx.cluster, resource))
+    let at = revisions::wanted(request, cx.cluster.store.revision())?;
+    let token = request.query.get("continue").map(read_token).transpose()?;
+    let exact = token.as_ref().map(|(revision, _)| *revision).or(at);
+    let (id, namespace) = (request.resource.id(), request.namespace.as_deref());
+    let (revision, all) = if request.resource.is_metrics() {
+        (cx.cluster.store.revision(), super::metrics::all(&cx.cluster, &request.resource))
+    } else if let Some(revision) = exact {
+        let all = cx.cluster.store.list_as_of(&id, namespace, revision);
+        (revision, all.ok_or_else(|| too_old(token.is_some()))?)
     } else {
-        cx.cluster.store.list_at(&resource.id(), request.namespace.as_deref())
+        cx.cluster.store.list_at(&id, namespace)
     };
     let mut objects: Vec<Arc<Value>> = all.into_iter().filter(|object| filter.matches(object)).collect();
-    let mut revision = revision;
-    if let Some(token) = request.query.get("continue") {
-        let (at, start) = read_token(token)?;
-        if cx.cluster.store.changes_after(at).is_err() {
-            const MESSAGE: &str = "The provided continue parameter is too old to display a consistent list result. You can \
-                start a new list without the continue parameter.";
-            return Err(ApiError::new(410, "Expired", MESSAGE));
-        }
-        revision = at;
-        objects.retain(|object| key(object) >= start);
+    if let Some((_, start)) = &token {
+        objects.retain(|object| key(object) >= *start);
     }
     let limit: usize = request.query.number("limit").unwrap_or(0);
     let mut more = None;
     if limit > 0 && objects.len() > limit {
         let rest = objects.split_off(limit);
-        more = Some((token(revision, &key(&rest[0])), rest.len()));
+        more = Some((self::token(revision, &key(&rest[0])), rest.len()));
     }
     Ok(Selection { revision, objects, more })
+}
+
+fn too_old(continued: bool) -> ApiError {
+    let message = if continued {
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list without \
+         the continue parameter."
+    } else {
+        "The resourceVersion for the provided list is too old."
+    };
+    ApiError::new(410, "Expired", message)
 }
 
 fn key(object: &Value) -> String {
@@ -124,9 +133,10 @@ pub(crate) fn to_list(resource: &Resource, selection: &Selection) -> Value {
     })
 }
 
-/// An object in the version that was asked for; definitions convert by name only (strategy `None`).
+/// An object in the version that was asked for; custom resources convert by name only (strategy `None`).
 pub(crate) fn convert(resource: &Resource, object: &Value) -> Value {
     let mut object = object.clone();
+    super::versions::from_stored(resource, &mut object);
     object["apiVersion"] = json!(resource.api_version());
     object["kind"] = json!(resource.kind);
     object
@@ -156,9 +166,10 @@ pub(crate) fn list(cx: &Context, request: &ObjectRequest) -> Result<Value, ApiEr
 /// The object of a request.
 ///
 /// # Errors
-/// 404.
+/// 404, and 504 for a version that does not exist yet.
 pub(crate) fn find(cx: &Context, request: &ObjectRequest) -> Result<Arc<Value>, ApiError> {
     let resource = &request.resource;
+    revisions::wanted(request, cx.cluster.store.revision())?;
     let found = if resource.is_metrics() {
         let all = super::metrics::all(&cx.cluster, resource);
         all.into_iter().find(|it| name(it) == request.name() && namespace(it) == request.place_namespace())

@@ -85,14 +85,20 @@ fn read_patch(request: &ObjectRequest, media_type: &str, body: &[u8]) -> Result<
     let parse = || -> Result<Value, ApiError> {
         serde_json::from_slice(body).map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))
     };
+    let stored = |mut patch: Value| {
+        super::versions::to_stored(&request.resource, &mut patch);
+        patch
+    };
     const SUPPORTED: &str = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
     match media_type {
         "application/json-patch+json" => serde_json::from_value(parse()?)
             .map(Patch::Json)
             .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}"))),
-        "application/merge-patch+json" => Ok(Patch::Merge(parse()?)),
-        "application/strategic-merge-patch+json" if request.resource.custom.is_none() => Ok(Patch::Strategic(parse()?)),
-        "application/apply-patch+yaml" => super::negotiation::decode(media_type, body).map(Patch::Apply),
+        "application/merge-patch+json" => Ok(Patch::Merge(stored(parse()?))),
+        "application/strategic-merge-patch+json" if request.resource.custom.is_none() => {
+            Ok(Patch::Strategic(stored(parse()?)))
+        }
+        "application/apply-patch+yaml" => super::negotiation::decode(media_type, body).map(stored).map(Patch::Apply),
         other => Err(ApiError::unsupported_media_type(other, SUPPORTED)),
     }
 }

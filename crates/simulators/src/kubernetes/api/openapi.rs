@@ -1,10 +1,13 @@
-//! OpenAPI v2 and v3 of what is served: enough for kubectl's apply, explain and field validation to work.
+//! OpenAPI v2 and v3 of what is served, for apply, explain and field validation of kubectl and others.
 
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 use super::handler::Context;
+use super::types::{self, Field, Shape, Type};
 use crate::kubernetes::resources::Resource;
+
+const OBJECT_META: &str = "meta.v1.ObjectMeta";
 
 /// `/openapi/v3`: one document per group version.
 pub(crate) fn index(cx: &Context) -> Value {
@@ -32,81 +35,142 @@ pub(crate) fn v3(cx: &Context, group_version: &str) -> Result<Value, ApiError> {
     if served.is_empty() {
         return Err(ApiError::no_such_path());
     }
+    let mut schemas = Schemas { place: "#/components/schemas/", made: Map::new() };
     let mut paths = Map::new();
-    let mut schemas = Map::new();
     for resource in served {
-        schemas.insert(schema_name(resource), schema(resource));
-        for (path, item) in operations(resource) {
-            paths.insert(path, item);
-        }
+        schemas.add(resource);
+        paths.extend(operations(resource));
     }
-    schemas.insert("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta".into(), object_meta());
     Ok(json!({
         "openapi": "3.0.0", "info": {"title": "Kubernetes", "version": cx.server.kubernetes_version},
-        "paths": paths, "components": {"schemas": schemas},
+        "paths": paths, "components": {"schemas": schemas.made},
     }))
 }
 
 /// `/openapi/v2`: the same kinds as definitions.
 pub(crate) fn v2(cx: &Context) -> Value {
-    let mut definitions = Map::new();
-    for resource in cx.cluster.registry.all().iter() {
-        definitions.insert(schema_name(resource), schema(resource));
-    }
+    let mut schemas = Schemas { place: "#/definitions/", made: Map::new() };
+    cx.cluster.registry.all().iter().for_each(|resource| schemas.add(resource));
     json!({
         "swagger": "2.0", "info": {"title": "Kubernetes", "version": cx.server.kubernetes_version},
-        "paths": {}, "definitions": definitions,
+        "paths": {}, "definitions": schemas.made,
     })
 }
 
+/// The schemas of one document, with everything that they refer to.
+struct Schemas {
+    place: &'static str,
+    made: Map<String, Value>,
+}
+
+impl Schemas {
+    fn add(&mut self, resource: &Resource) {
+        let name = schema_name(resource);
+        let mut schema = match types::message_of_resource(resource) {
+            Some(message) => {
+                self.add_message(&message);
+                self.made[&name].clone()
+            }
+            None => self.without_type(resource),
+        };
+        schema["description"] = match &schema["description"] {
+            Value::String(text) => json!(text),
+            _ => json!(format!("{} as the simulated API server keeps it.", resource.kind)),
+        };
+        schema["properties"]["apiVersion"] =
+            json!({"type": "string", "description": "The version of this representation of the object."});
+        schema["properties"]["kind"] = json!({"type": "string", "description": "The kind of the object."});
+        schema["x-kubernetes-group-version-kind"] = json!([kind_of(resource)]);
+        self.made.insert(name, schema);
+    }
+
+    /// A custom resource as its definition says; anything else is open.
+    fn without_type(&mut self, resource: &Resource) -> Value {
+        let definition = resource.custom.as_ref().and_then(|version| version.pointer("/schema/openAPIV3Schema"));
+        let mut schema = definition.cloned().unwrap_or_else(|| json!({"x-kubernetes-preserve-unknown-fields": true}));
+        schema["type"] = json!("object");
+        self.add_message(OBJECT_META);
+        schema["properties"]["metadata"] = self.reference(OBJECT_META);
+        schema
+    }
+
+    fn add_message(&mut self, message: &str) {
+        let name = message_schema_name(message);
+        if self.made.contains_key(&name) {
+            return;
+        }
+        // Present before its fields, because some messages hold themselves.
+        self.made.insert(name.clone(), Value::Null);
+        let mut properties = Map::new();
+        self.add_fields(types::fields_of(message).unwrap_or_default(), &mut properties);
+        self.made.insert(name, json!({"type": "object", "properties": properties}));
+    }
+
+    fn add_fields(&mut self, fields: &[Field], properties: &mut Map<String, Value>) {
+        for field in fields {
+            let property = match field.shape {
+                Shape::Inline(message) => {
+                    self.add_fields(types::fields_of(message).unwrap_or_default(), properties);
+                    continue;
+                }
+                Shape::One(kind) => self.value(kind),
+                Shape::List(kind) => {
+                    let mut list = json!({"type": "array", "items": self.value(kind)});
+                    if !field.merge_key.is_empty() {
+                        list["x-kubernetes-patch-strategy"] = json!("merge");
+                        list["x-kubernetes-patch-merge-key"] = json!(field.merge_key);
+                    }
+                    list
+                }
+                Shape::Map(kind) => json!({"type": "object", "additionalProperties": self.value(kind)}),
+            };
+            properties.insert(field.name.to_owned(), property);
+        }
+    }
+
+    fn value(&mut self, kind: Type) -> Value {
+        match kind {
+            Type::Message { name, .. } => {
+                self.add_message(name);
+                self.reference(name)
+            }
+            Type::Scalar(letter) => match letter {
+                's' | 'S' => json!({"type": "string"}),
+                'b' => json!({"type": "string", "format": "byte"}),
+                't' | 'u' => json!({"type": "string", "format": "date-time"}),
+                'i' | 'I' => json!({"type": "integer"}),
+                'f' | 'F' => json!({"type": "boolean"}),
+                // Version 2 knows no alternatives of types.
+                'x' if self.place == "#/definitions/" => json!({"type": "string", "format": "int-or-string"}),
+                'q' if self.place == "#/definitions/" => json!({"type": "string"}),
+                'x' => json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]}),
+                'q' => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
+                'l' => json!({"type": "array", "items": {"type": "string"}}),
+                _ => json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}),
+            },
+        }
+    }
+
+    fn reference(&self, message: &str) -> Value {
+        json!({"$ref": format!("{}{}", self.place, message_schema_name(message))})
+    }
+}
+
+fn message_schema_name(message: &str) -> String {
+    let package = if message.starts_with("meta.") { "io.k8s.apimachinery.pkg.apis" } else { "io.k8s.api" };
+    format!("{package}.{message}")
+}
+
 fn schema_name(resource: &Resource) -> String {
-    let group = if resource.custom.is_some() {
-        resource.group.split('.').rev().collect::<Vec<_>>().join(".")
-    } else {
-        let short = resource.group.split('.').next().unwrap_or_default();
-        format!("io.k8s.api.{}", if short.is_empty() { "core" } else { short })
-    };
+    if let Some(message) = types::message_of_resource(resource) {
+        return message_schema_name(&message);
+    }
+    let group = resource.group.split('.').rev().collect::<Vec<_>>().join(".");
     format!("{group}.{}.{}", resource.version, resource.kind)
 }
 
 fn kind_of(resource: &Resource) -> Value {
     json!({"group": resource.group, "version": resource.version, "kind": resource.kind})
-}
-
-fn schema(resource: &Resource) -> Value {
-    let mut schema = resource
-        .custom
-        .as_ref()
-        .and_then(|version| version.pointer("/schema/openAPIV3Schema"))
-        .cloned()
-        .unwrap_or_else(|| json!({"description": describe(resource), "type": "object", "properties": {
-            "spec": {"type": "object", "description": "What is wanted.", "x-kubernetes-preserve-unknown-fields": true},
-            "status": {"type": "object", "description": "What was observed last.", "x-kubernetes-preserve-unknown-fields": true},
-        }}));
-    if resource.custom.is_none() {
-        schema["x-kubernetes-preserve-unknown-fields"] = json!(true);
-    }
-    let properties = &mut schema["properties"];
-    properties["apiVersion"] =
-        json!({"type": "string", "description": "The version of this representation of the object."});
-    properties["kind"] = json!({"type": "string", "description": "The kind of the object."});
-    properties["metadata"] =
-        json!({"type": "object", "description": "Name, labels, owners and other facts about the object."});
-    schema["type"] = json!("object");
-    schema["x-kubernetes-group-version-kind"] = json!([kind_of(resource)]);
-    schema
-}
-
-fn describe(resource: &Resource) -> String {
-    format!("{} as the simulated API server keeps it.", resource.kind)
-}
-
-fn object_meta() -> Value {
-    let text = json!({"type": "string"});
-    let labels = json!({"type": "object", "additionalProperties": {"type": "string"}});
-    json!({"type": "object", "description": "What every stored object has.", "properties": {
-        "name": text, "namespace": text, "uid": text, "resourceVersion": text, "labels": labels, "annotations": labels,
-    }})
 }
 
 /// The paths of a resource; kubectl looks for `fieldValidation` among the parameters of PATCH and POST.

@@ -54,12 +54,8 @@ pub(crate) fn start(
     if filter.name.is_none() {
         filter.name = filter.fields.single_name().map(str::to_owned);
     }
-    let from = query.get("resourceVersion").unwrap_or("0");
-    let from: u64 = from.parse().map_err(|_| {
-        ApiError::bad_request(format!(
-            "invalid resource version {from:?}: strconv.ParseUint: parsing {from:?}: invalid syntax"
-        ))
-    })?;
+    super::revisions::wanted(request, cx.cluster.store.revision())?;
+    let from: u64 = query.number("resourceVersion").unwrap_or(0);
     let seconds: Option<u64> = query.number("timeoutSeconds");
     let mut watch = Watch {
         cluster: Arc::clone(&cx.cluster),

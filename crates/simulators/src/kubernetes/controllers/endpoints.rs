@@ -105,6 +105,9 @@ fn pods(cluster: &Cluster, service: &Value) {
                 "targetRef": {"kind": "Pod", "name": name(pod), "namespace": namespace(pod), "uid": uid(pod)}})
         })
         .collect();
+    // A slice's port has a name even when the Service's has none; clients rely on it.
+    let mut named = ports;
+    named.iter_mut().for_each(|port| crate::kubernetes::object::set_default(port, &["name"], json!("")));
     let suffix = crate::kubernetes::object::short_hash(&json!(uid(service)));
     write(
         cluster,
@@ -117,7 +120,7 @@ fn pods(cluster: &Cluster, service: &Value) {
                     "kubernetes.io/service-name": name(service),
                     "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"},
                 "ownerReferences": [controller_reference(service)]},
-            "ports": ports,
+            "ports": named,
         }),
         "endpoints",
     );

@@ -203,7 +203,7 @@ impl PodAgent<'_> {
         let address = if pod["spec"]["hostNetwork"] == true {
             host.clone()
         } else if former.is_empty() {
-            self.cluster.pod_address()
+            self.cluster.pod_address(text(pod, "/spec/nodeName"))
         } else {
             former.to_owned()
         };

@@ -1,4 +1,4 @@
-//! Files, credentials and META (talos.md 3.9).
+//! Version, credentials and META (talos.md 3.9).
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -11,16 +11,13 @@ use secrecy::ExposeSecret as _;
 use talos::pki;
 use talos::proto::common::Data;
 use talos::proto::machine::{
-    FileInfo, GenerateClientConfiguration, GenerateClientConfigurationRequest, ListRequest, MetaDeleteRequest,
-    MetaWriteRequest, PlatformInfo, Version, VersionInfo,
+    GenerateClientConfiguration, GenerateClientConfigurationRequest, MetaDeleteRequest, MetaWriteRequest, PlatformInfo,
+    Version, VersionInfo,
 };
 use tonic::Status;
 
 use super::{Api, Frames, plain};
 use crate::talos::tls;
-
-/// The boot id's file.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 impl Api {
     pub(super) fn version_info(&self) -> Version {
@@ -37,54 +34,6 @@ impl Api {
         let platform = PlatformInfo { name: self.boot.image.platform.clone(), mode: mode.to_owned() };
         let rbac = self.boot.active_config().map(|_| talos::proto::machine::FeaturesInfo { rbac: true });
         Version { metadata: None, version: Some(version), platform: Some(platform), features: rbac }
-    }
-
-    pub(super) fn read_file(&self, path: &str) -> Result<Frames<Data>, Status> {
-        let boot = &self.boot;
-        let missing = || Status::not_found(format!("stat {path}: no such file or directory"));
-        let content = match path {
-            BOOT_ID => format!("{}\n", boot.boot_id),
-            "/proc/version" => format!("Linux version {} (talos@buildkitsandbox) #1 SMP\n", boot.release.kernel()),
-            "/etc/hostname" | "/proc/sys/kernel/hostname" => format!("{}\n", boot.name()),
-            "/etc/os-release" => format!(
-                "NAME=\"Talos\"\nID=talos\nVERSION_ID={tag}\nPRETTY_NAME=\"Talos ({tag})\"\nHOME_URL=\"https://www.talos.dev/\"\n",
-                tag = boot.release
-            ),
-            "/system/state/config.yaml" => boot.disk.read(|saved| saved.config.clone()).ok_or_else(missing)?,
-            "/" | "/etc" | "/proc" | "/var" | "/var/lib" | "/system" => {
-                return Err(plain("path must be a regular file"));
-            }
-            _ => return Err(missing()),
-        };
-        Ok(chunks(content.into_bytes()))
-    }
-
-    pub(super) fn list_files(&self, request: &ListRequest) -> Result<Frames<FileInfo>, Status> {
-        let root = if request.root.is_empty() { "/" } else { &request.root };
-        let etcd = self.boot.disk.read(|saved| saved.etcd.is_some());
-        let names: &[&str] = match root.trim_end_matches('/') {
-            "" => &[
-                "bin", "boot", "dev", "etc", "lib", "opt", "proc", "run", "sbin", "sys", "system", "tmp", "usr", "var",
-            ],
-            "/var/lib" => &["containerd", "cni", "etcd", "kubelet"],
-            "/var/lib/etcd" if etcd => &["member"],
-            "/var/lib/etcd" => &[],
-            "/etc" => &["cri", "hostname", "hosts", "kubernetes", "os-release", "resolv.conf"],
-            _ => return Err(plain(format!("lstat {root}: no such file or directory"))),
-        };
-        let modified = self.boot.started.duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_secs());
-        let info = |name: &str, relative: &str| FileInfo {
-            name: name.to_owned(),
-            size: 4096,
-            mode: 0o020_000_000_755,
-            modified: i64::try_from(modified).unwrap_or(0),
-            is_dir: true,
-            relative_name: relative.to_owned(),
-            ..FileInfo::default()
-        };
-        let mut files = vec![Ok(info(root, "."))];
-        files.extend(names.iter().map(|name| Ok(info(&format!("{}/{name}", root.trim_end_matches('/')), name))));
-        Ok(stream::iter(files).boxed())
     }
 
     /// One frame: gzip of a tar with the single file `kubeconfig` and no trailer.
@@ -175,7 +124,7 @@ fn meta_key(key: u32) -> Result<u8, Status> {
     u8::try_from(key).map_err(|_| Status::invalid_argument("key must be a uint8"))
 }
 
-fn chunks(content: Vec<u8>) -> Frames<Data> {
+pub(super) fn chunks(content: Vec<u8>) -> Frames<Data> {
     let content = bytes::Bytes::from(content);
     let frames: Vec<_> =
         (0..content.len()).step_by(1024).map(|at| content.slice(at..(at + 1024).min(content.len()))).collect();

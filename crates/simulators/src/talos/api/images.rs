@@ -1,6 +1,6 @@
 //! Images, and installing or upgrading with them (talos.md 3.3, 3.9).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures::{StreamExt as _, stream};
@@ -48,10 +48,12 @@ fn repository(reference: &str) -> &str {
 
 impl Api {
     fn pulled(&self, namespace: i32) -> Vec<(String, String)> {
-        self.boot.disk.read(|saved| {
+        let mut images: BTreeMap<String, String> = self.boot.disk.read(|saved| {
             let of = saved.images.iter().filter(|((known, _), _)| *known == namespace);
             of.map(|((_, name), digest)| (name.clone(), digest.clone())).collect()
-        })
+        });
+        images.extend(self.images_in_use(namespace).into_iter().map(|name| (name.clone(), digest(&name))));
+        images.into_iter().collect()
     }
 
     /// The registry of the lab knows every image with a tag or digest.

@@ -186,6 +186,14 @@ impl MachineService for Api {
         Ok(Response::new(self.list_files(request.get_ref())?))
     }
 
+    async fn copy(&self, request: Request<m::CopyRequest>) -> Reply<Frames<Data>> {
+        Ok(Response::new(self.copy_files(request.get_ref())?))
+    }
+
+    async fn disk_usage(&self, request: Request<m::DiskUsageRequest>) -> Reply<Frames<m::DiskUsageInfo>> {
+        Ok(Response::new(Self::usage(self, request.get_ref())))
+    }
+
     async fn kubeconfig(&self, _: Request<()>) -> Reply<Frames<Data>> {
         Ok(Response::new(self.admin_kubeconfig()?))
     }
@@ -250,6 +258,10 @@ impl MachineService for Api {
 
     async fn disk_stats(&self, _: Request<()>) -> Reply<m::DiskStatsResponse> {
         single!(DiskStatsResponse { self.disk_statistics() })
+    }
+
+    async fn netstat(&self, request: Request<m::NetstatRequest>) -> Reply<m::NetstatResponse> {
+        single!(NetstatResponse { Self::sockets(self, request.get_ref()) })
     }
 
     async fn processes(&self, _: Request<()>) -> Reply<m::ProcessesResponse> {

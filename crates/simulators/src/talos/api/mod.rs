@@ -2,14 +2,17 @@
 
 mod apply;
 mod cluster;
+mod containers;
 mod etcd;
 mod files;
 mod images;
 mod machine;
 mod monitoring;
 mod power;
+mod sockets;
 mod storage;
 mod streams;
+mod tree;
 
 use std::sync::Arc;
 

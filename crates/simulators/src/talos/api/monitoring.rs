@@ -140,37 +140,4 @@ impl Api {
             processes: std::iter::once(init).chain(running.enumerate().map(process)).collect(),
         }
     }
-
-    pub(super) fn container_list(&self, request: &m::ContainersRequest) -> m::Container {
-        let namespace = if request.namespace.is_empty() { "system" } else { &request.namespace };
-        let mut containers = Vec::new();
-        if namespace == "system" {
-            let contained = ["apid", "trustd", "etcd", "kubelet"];
-            let running = |id: &&&str| self.boot.services.state(id) == Some(State::Running);
-            containers.extend(contained.iter().filter(running).map(|id| m::ContainerInfo {
-                namespace: namespace.to_owned(),
-                id: (*id).to_owned(),
-                image: format!("talos/{id}"),
-                pid: 2600,
-                status: "RUNNING".into(),
-                pod_id: (*id).to_owned(),
-                name: (*id).to_owned(),
-                ..m::ContainerInfo::default()
-            }));
-        }
-        m::Container { metadata: None, containers }
-    }
-
-    pub(super) fn container_stats(&self, request: &m::StatsRequest) -> m::Stats {
-        let request = m::ContainersRequest { namespace: request.namespace.clone(), driver: request.driver };
-        let stat = |container: m::ContainerInfo| m::Stat {
-            namespace: container.namespace,
-            id: container.id,
-            memory_usage: 60 << 20,
-            cpu_usage: 4_000_000,
-            pod_id: container.pod_id,
-            name: container.name,
-        };
-        m::Stats { metadata: None, stats: self.container_list(&request).containers.into_iter().map(stat).collect() }
-    }
 }

@@ -25,12 +25,21 @@ impl Api {
 
     pub(super) fn log_stream(&self, request: &LogsRequest) -> Result<Frames<Data>, Status> {
         let id = request.id.as_str();
+        let tail = usize::try_from(request.tail_lines).ok();
         let service = request.namespace == "system" || id == "kubelet";
+        if !service {
+            let lines = self.container_log(id).ok_or_else(|| plain(format!("container {id:?} not found")))?;
+            let skip = tail.map_or(0, |tail| lines.len().saturating_sub(tail));
+            let data = |line: String| Ok(Data { metadata: None, bytes: format!("{line}\n").into_bytes().into() });
+            let old = stream::iter(lines.into_iter().skip(skip)).map(data);
+            // What the container writes later is in the Kubernetes API's log.
+            let rest = if request.follow { stream::pending().boxed() } else { stream::empty().boxed() };
+            return Ok(self.until_boot_ends(old.chain(rest).boxed()));
+        }
         let known = self.boot.services.state(id).is_some() || self.boot.logs.ids().iter().any(|known| known == id);
-        if !service || !known {
+        if !known {
             return Err(plain(format!("log {id:?} was not registered")));
         }
-        let tail = usize::try_from(request.tail_lines).ok();
         let lines = self.lines(id, tail, request.follow);
         Ok(lines)
     }

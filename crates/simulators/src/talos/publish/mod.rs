@@ -11,5 +11,5 @@ pub(crate) use self::cluster::{etcd_member, follow_discovery};
 pub(crate) use self::hardware::{DiskView, disks, hardware, volumes};
 pub(crate) use self::kubernetes::{STATIC_PODS, control_plane, kubernetes, ready_static_pods};
 pub(crate) use self::network::network;
-pub(crate) use self::runtime::{config, machine_status, meta_keys, time, unattended_install};
+pub(crate) use self::runtime::{config, kernel_command_line, machine_status, meta_keys, time, unattended_install};
 pub(crate) use self::secrets::secrets;

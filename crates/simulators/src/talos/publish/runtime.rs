@@ -39,14 +39,19 @@ pub(super) fn platform(boot: &Boot) {
     let security =
         json!({"secureBoot": boot.machine.secure_boot, "bootedWithUKI": true, "moduleSignatureEnforced": true});
     boot.cosi.put(kinds::SECURITY_STATES, "securitystate", &security);
-    let cmdline = format!(
-        "talos.platform={} console=tty1 console=ttyS0 init_on_alloc=1 slab_nomerge pti=on consoleblank=0 nvme_core.io_timeout=4294967295 printk.devkmsg=on selinux=1",
-        boot.image.platform
-    );
+    let cmdline = kernel_command_line(boot);
     boot.cosi.put(kinds::KERNEL_CMDLINES, "cmdline", &json!({"cmdline": cmdline}));
     boot.cosi.put(kinds::BOOTED_ENTRIES, "bootedentry", &json!({"bootedEntry": format!("Talos-{}.efi", boot.release)}));
     extensions(boot);
     meta_keys(boot);
+}
+
+/// What the kernel was started with.
+pub(crate) fn kernel_command_line(boot: &Boot) -> String {
+    format!(
+        "talos.platform={} console=tty1 console=ttyS0 init_on_alloc=1 slab_nomerge pti=on consoleblank=0 nvme_core.io_timeout=4294967295 printk.devkmsg=on selinux=1",
+        boot.image.platform
+    )
 }
 
 fn extensions(boot: &Boot) {

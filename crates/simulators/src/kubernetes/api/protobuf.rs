@@ -1,13 +1,11 @@
 //! Request bodies in protobuf, which client-go's typed clients send: decoded to the JSON they stand for.
 //!
-//! Answers stay JSON, which the same clients accept. A message or field outside `schema` is refused, never dropped.
-
-mod schema;
+//! Answers stay JSON, which the same clients accept. A message or field outside `messages.tsv` is refused, never dropped.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use self::schema::{Field, Shape, fields_of};
+use super::types::{Field, Shape, Type, fields_of, message_of};
 use crate::kubernetes::object::format_time;
 
 /// What opens every protobuf body of Kubernetes: `k8s` and a zero, then a `runtime.Unknown`.
@@ -35,7 +33,7 @@ pub(crate) fn decode(body: &[u8]) -> Result<Value, String> {
             _ => {}
         }
     }
-    let mut object = message(&kind, raw)?;
+    let mut object = message(&message_of(&api_version, &kind), raw)?;
     object.insert("apiVersion".into(), json!(api_version));
     object.insert("kind".into(), json!(kind));
     Ok(Value::Object(object))
@@ -100,27 +98,31 @@ fn message(name: &str, bytes: &[u8]) -> Result<Map<String, Value>, String> {
 fn put(object: &mut Map<String, Value>, field: &Field, value: Wire<'_>) -> Result<(), String> {
     let slot = || field.name.to_owned();
     match field.shape {
-        Shape::Ignored => {}
+        Shape::Inline(name) => {
+            let Wire::Bytes(bytes) = value else { return Err(format!("a number where {name} is expected")) };
+            object.extend(message(name, bytes)?);
+        }
         Shape::List(item) => {
-            let item = single(item, value, true)?;
+            let item = single(item, value)?;
             let list = object.entry(slot()).or_insert_with(|| json!([]));
-            list.as_array_mut().ok_or("a list field is not a list")?.extend(item);
+            list.as_array_mut().ok_or("a list field is not a list")?.push(item);
         }
         Shape::Map(item) => {
             let Wire::Bytes(entry) = value else { return Err(format!("{} is not a map", field.name)) };
-            let (mut key, mut content) = (String::new(), single(item, Wire::Bytes(&[]), true)?);
+            let (mut key, mut content) = (String::new(), single(item, Wire::Bytes(&[]))?);
             for (number, value) in wire_fields(entry)? {
                 match (number, value) {
                     (1, Wire::Bytes(text)) => key = utf8(text)?,
-                    (2, value) => content = single(item, value, true)?,
+                    (2, value) => content = single(item, value)?,
                     _ => {}
                 }
             }
             let map = object.entry(slot()).or_insert_with(|| json!({}));
-            map[key] = content.unwrap_or(Value::Null);
+            map[key] = content;
         }
         Shape::One(item) => {
-            if let Some(value) = single(item, value, false)? {
+            let value = single(item, value)?;
+            if !is_left_out(item, &value) {
                 object.insert(slot(), value);
             }
         }
@@ -128,47 +130,66 @@ fn put(object: &mut Map<String, Value>, field: &Field, value: Wire<'_>) -> Resul
     Ok(())
 }
 
-/// One value; `None` for what JSON leaves out because it is empty, unless `keep`.
-fn single(kind: &str, value: Wire<'_>, keep: bool) -> Result<Option<Value>, String> {
-    let read = match (kind, value) {
-        ("s", Wire::Bytes(text)) => json!(utf8(text)?),
-        ("b", Wire::Bytes(bytes)) => {
+/// One value.
+fn single(kind: Type, value: Wire<'_>) -> Result<Value, String> {
+    let letter = match (kind, value) {
+        (Type::Message { name, .. }, Wire::Bytes(bytes)) => return message(name, bytes).map(Value::Object),
+        (Type::Message { name, .. }, Wire::Varint(_)) => return Err(format!("a number where {name} is expected")),
+        (Type::Scalar(letter), _) => letter,
+    };
+    Ok(match (letter, value) {
+        // An `int32` or `int64`, negative ones as their two's complement.
+        ('i' | 'I', Wire::Varint(number)) => json!(number.cast_signed()),
+        ('f' | 'F', Wire::Varint(number)) => json!(number != 0),
+        ('s' | 'S', Wire::Bytes(text)) => json!(utf8(text)?),
+        ('b', Wire::Bytes(bytes)) => {
             use base64::Engine as _;
             json!(base64::engine::general_purpose::STANDARD.encode(bytes))
         }
-        // An `int32` or `int64`, negative ones as their two's complement.
-        ("i" | "I", Wire::Varint(number)) => json!(number.cast_signed()),
-        ("f" | "F", Wire::Varint(number)) => json!(number != 0),
-        ("t", Wire::Bytes(time)) => time_of(time)?,
-        ("x", Wire::Bytes(bytes)) => int_or_string(bytes)?,
-        ("q", Wire::Bytes(bytes)) => {
-            let text = wire_fields(bytes)?.into_iter().find_map(|(_, value)| match value {
-                Wire::Bytes(text) => Some(utf8(text)),
-                Wire::Varint(_) => None,
-            });
-            json!(text.transpose()?.unwrap_or_else(|| "0".into()))
-        }
-        (name, Wire::Bytes(bytes)) => Value::Object(message(name, bytes)?),
-        (name, Wire::Varint(_)) => return Err(format!("a number where {name} is expected")),
-    };
-    let empty = match &read {
-        Value::Null => true,
-        Value::String(text) => text.is_empty(),
-        Value::Bool(flag) => kind == "f" && !flag,
-        Value::Number(number) => kind == "i" && number.as_i64() == Some(0),
-        Value::Object(fields) => fields.is_empty(),
-        Value::Array(_) => false,
-    };
-    Ok((keep || !empty).then_some(read))
+        ('t', Wire::Bytes(time)) => time_of(time)?.map_or(Value::Null, |time| json!(format_time(time))),
+        ('u', Wire::Bytes(time)) => time_of(time)?.map_or(Value::Null, |time| json!(format!("{time:.6}"))),
+        ('x', Wire::Bytes(bytes)) => int_or_string(bytes)?,
+        ('q', Wire::Bytes(bytes)) => json!(texts(bytes)?.pop().unwrap_or_else(|| "0".into())),
+        ('l', Wire::Bytes(bytes)) => json!(texts(bytes)?),
+        ('r', Wire::Bytes(bytes)) => match texts(bytes)?.pop() {
+            Some(text) => serde_json::from_str(&text).map_err(|error| error.to_string())?,
+            None => Value::Null,
+        },
+        (letter, _) => return Err(format!("a value that is no {letter}")),
+    })
 }
 
-fn time_of(bytes: &[u8]) -> Result<Value, String> {
-    let seconds = wire_fields(bytes)?.into_iter().find_map(|(number, value)| match (number, value) {
-        (1, Wire::Varint(seconds)) => Some(seconds.cast_signed()),
-        _ => None,
+/// What JSON leaves out because it is empty.
+fn is_left_out(kind: Type, value: &Value) -> bool {
+    match (kind, value) {
+        (_, Value::Null) => true,
+        (Type::Message { kept, .. }, Value::Object(fields)) => !kept && fields.is_empty(),
+        (Type::Scalar('s' | 'b'), Value::String(text)) => text.is_empty(),
+        (Type::Scalar('f'), Value::Bool(flag)) => !flag,
+        (Type::Scalar('i'), Value::Number(number)) => number.as_i64() == Some(0),
+        _ => false,
+    }
+}
+
+/// The strings of a message that holds nothing else.
+fn texts(bytes: &[u8]) -> Result<Vec<String>, String> {
+    let texts = wire_fields(bytes)?.into_iter().filter_map(|(_, value)| match value {
+        Wire::Bytes(text) => Some(utf8(text)),
+        Wire::Varint(_) => None,
     });
-    let time = seconds.and_then(|seconds| Timestamp::from_second(seconds).ok());
-    Ok(time.map_or(Value::Null, |time| json!(format_time(time))))
+    texts.collect()
+}
+
+fn time_of(bytes: &[u8]) -> Result<Option<Timestamp>, String> {
+    let (mut seconds, mut nanoseconds) = (None, 0);
+    for (number, value) in wire_fields(bytes)? {
+        match (number, value) {
+            (1, Wire::Varint(value)) => seconds = Some(value.cast_signed()),
+            (2, Wire::Varint(value)) => nanoseconds = i32::try_from(value).unwrap_or_default(),
+            _ => {}
+        }
+    }
+    Ok(seconds.and_then(|seconds| Timestamp::new(seconds, nanoseconds).ok()))
 }
 
 fn int_or_string(bytes: &[u8]) -> Result<Value, String> {
@@ -208,6 +229,15 @@ mod tests {
         let expected = json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "labels": {"a": "b"}}, "data": {"key": ""}});
         assert_eq!(decode(&body("ConfigMap", &object.concat())), Ok(expected));
+    }
+
+    #[test]
+    fn inlined_messages_stand_in_their_parent_and_wanted_emptiness_stays() {
+        let volume = [field(1, b"scratch"), field(2, &field(2, b""))].concat();
+        let object = field(2, &field(1, &volume));
+        let expected =
+            json!({"apiVersion": "v1", "kind": "Pod", "spec": {"volumes": [{"name": "scratch", "emptyDir": {}}]}});
+        assert_eq!(decode(&body("Pod", &object)), Ok(expected));
     }
 
     #[test]
