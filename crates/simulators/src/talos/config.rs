@@ -273,7 +273,7 @@ impl Config {
         let document = self.document("KubeCoreDNSConfig");
         let off = off || document.is_some_and(|document| document["enabled"].as_bool() == Some(false));
         let own = self.text_at("/cluster/coreDNS/image", "KubeCoreDNSConfig", "/image");
-        (!off).then(|| own.unwrap_or_else(|| "registry.k8s.io/coredns/coredns:v1.14.2".to_owned()))
+        (!off).then(|| own.unwrap_or_else(|| "registry.k8s.io/coredns/coredns:v1.14.6".to_owned()))
     }
 
     pub(crate) fn api_server_sans(&self) -> Vec<String> {

@@ -171,13 +171,17 @@ impl Forwarder {
     }
 }
 
-fn unavailable(address: IpAddr, error: &dyn std::error::Error) -> Status {
+fn unavailable(address: IpAddr, error: &(dyn std::error::Error + 'static)) -> Status {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
     }
+    let text = match cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
+        Some(std::io::ErrorKind::ConnectionRefused) => "connect: connection refused".to_owned(),
+        _ => cause.to_string(),
+    };
     Status::unavailable(format!(
-        "connection error: desc = \"transport: Error while dialing: dial tcp {address}:50000: {cause}\""
+        "connection error: desc = \"transport: Error while dialing: dial tcp {address}:50000: {text}\""
     ))
 }
 

@@ -1,7 +1,9 @@
 //! Power loss, quorum and the shared address.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use secrecy::ExposeSecret as _;
 use simulators::machine::Machines as _;
 use talos::config::generate::Role;
 use tokio::net::TcpStream;
@@ -30,6 +32,25 @@ async fn the_shared_address_moves_and_quorum_is_lost_and_found() {
     .await;
     until("the shared address is silent", || async { TcpStream::connect(vip).await.is_err().then_some(()) }).await;
     assert!(lab.secure(last).await.etcd_status().await.unwrap().errors.iter().any(|error| error.contains("no leader")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_of_the_shared_address_goes_on_when_its_holder_dies() {
+    let lab = Lab::new("v1.13.9");
+    lab.cluster("v1.13.9", 0).await;
+    let kubeconfig = lab.secure(1).await.kubeconfig().await.unwrap();
+    let kubeconfig = kube::config::Kubeconfig::from_yaml(kubeconfig.expose_secret()).unwrap();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await;
+    let mut config = config.unwrap();
+    assert_eq!(config.cluster_url.host(), Some(lab.vip().to_string().as_str()));
+    config.read_timeout = Some(Duration::from_secs(2));
+    let nodes: kube::Api<k8s_openapi::api::core::v1::Node> = kube::Api::all(kube::Client::try_from(config).unwrap());
+    let read = async || nodes.list(&kube::api::ListParams::default()).await.ok().map(|list| list.items.len());
+    assert_eq!(until("the reader reads", read).await, 3);
+    let holder = holder(&lab).await;
+    lab.cut(holder);
+    assert_eq!(until("the reader reads again", read).await, 3);
+    assert_ne!(self::holder(&lab).await, holder);
 }
 
 async fn holder(lab: &Lab) -> u8 {

@@ -3,6 +3,7 @@
 
 mod access;
 mod failures;
+mod files;
 mod harness;
 mod lifecycle;
 mod sequences;

@@ -36,6 +36,7 @@ pub(crate) fn create(cx: &Context, request: &ObjectRequest, mut object: Value) -
     check_namespace(cx, request, &object)?;
     prepare(cx, &request.resource, &mut object);
     defaults::apply(Some(&cx.cluster), &request.resource.id(), &mut object);
+    super::structural::set_defaults(&request.resource, &mut object);
     let problems = validation::problems(&request.resource, None, &object);
     if !problems.is_empty() {
         return Err(ApiError::invalid(&request.resource, name(&object), &problems));

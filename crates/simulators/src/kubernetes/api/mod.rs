@@ -19,6 +19,7 @@ pub(crate) mod request;
 pub(crate) mod reviews;
 pub(crate) mod revisions;
 pub(crate) mod server;
+pub(crate) mod structural;
 pub(crate) mod subresources;
 pub(crate) mod table;
 pub(crate) mod tokens;

@@ -158,6 +158,7 @@ fn apply_new(
     create::check_namespace(cx, request, &object)?;
     create::prepare(cx, resource, &mut object);
     defaults::apply(Some(&cx.cluster), &resource.id(), &mut object);
+    super::structural::set_defaults(resource, &mut object);
     let problems = validation::problems(resource, None, &object);
     if !problems.is_empty() {
         return Err(ApiError::invalid(resource, request.name(), &problems));
@@ -184,6 +185,7 @@ pub(crate) fn write(
         keep_what_is_not_the_clients(request, &before, current);
         if subresource.is_empty() {
             defaults::apply(None, &resource.id(), current);
+            super::structural::set_defaults(resource, current);
         }
         let problems = validation::problems(resource, Some(&before), current);
         if !problems.is_empty() {

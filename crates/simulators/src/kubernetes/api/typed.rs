@@ -44,6 +44,9 @@ pub(crate) fn check(resource: &Resource, object: &mut Value, unknown: Unknown) -
 /// # Errors
 /// 400 for a value of the wrong type.
 pub(crate) fn prune(resource: &Resource, object: &mut Value) -> Result<Vec<String>, ApiError> {
+    if resource.custom.is_some() {
+        return Ok(super::structural::prune(resource, object));
+    }
     let mut copy = object.clone();
     quantities_as_text(&mut copy);
     let typed = match round_trip(&resource.id(), copy) {

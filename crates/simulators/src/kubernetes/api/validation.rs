@@ -11,6 +11,7 @@ use crate::kubernetes::selectors::LabelSelector;
 pub(crate) fn problems(resource: &Resource, before: Option<&Value>, object: &Value) -> Vec<FieldProblem> {
     let mut found = Vec::new();
     metadata(resource, object, &mut found);
+    found.extend(super::structural::problems(resource, object));
     match resource.id().as_str() {
         "pods" => {
             pod_spec(object, "/spec", "spec", &mut found);

@@ -61,11 +61,11 @@ pub(super) fn flannel(identity: &ClusterIdentity) -> Vec<Manifest> {
                     "hostNetwork": true, "serviceAccountName": "flannel", "priorityClassName": "system-node-critical",
                     "tolerations": [{"effect": "NoSchedule", "operator": "Exists"}, {"effect": "NoExecute", "operator": "Exists"}],
                     "initContainers": [{
-                        "name": "install-config", "image": "ghcr.io/siderolabs/flannel:v0.27.4", "command": ["cp"],
+                        "name": "install-config", "image": "ghcr.io/siderolabs/flannel:0.28.8", "command": ["cp"],
                         "args": ["-f", "/etc/kube-flannel/cni-conf.json", "/etc/cni/net.d/10-flannel.conflist"],
                         "volumeMounts": [{"name": "cni", "mountPath": "/etc/cni/net.d"}]}],
                     "containers": [{
-                        "name": "kube-flannel", "image": "ghcr.io/siderolabs/flannel:v0.27.4",
+                        "name": "kube-flannel", "image": "ghcr.io/siderolabs/flannel:0.28.8",
                         "command": ["/opt/bin/flanneld"], "args": ["--ip-masq", "--kube-subnet-mgr"],
                         "resources": {"requests": {"cpu": "100m", "memory": "50Mi"}},
                         "volumeMounts": [{"name": "flannel-cfg", "mountPath": "/etc/kube-flannel/"}]}],

@@ -43,7 +43,7 @@ impl Observer {
             }
             if let Some(node) = cluster.store.get("nodes", "", name(node)) {
                 taint(cluster, &node);
-                assign_pod_subnet(cluster, &node, &nodes);
+                assign_pod_subnet(cluster, &node);
             }
         }
         self.leases.retain(|known, _| nodes.iter().any(|node| name(node) == known));
@@ -168,12 +168,14 @@ fn taint(cluster: &Cluster, node: &Value) {
 }
 
 /// Gives each node a /24 of the pod subnet.
-fn assign_pod_subnet(cluster: &Cluster, node: &Value, nodes: &[Arc<Value>]) {
+fn assign_pod_subnet(cluster: &Cluster, node: &Value) {
     if !text(node, "/spec/podCIDR").is_empty() {
         return;
     }
     let Ok(IpNet::V4(all)) = cluster.identity.pod_subnet.parse::<IpNet>() else { return };
     let Ok(mut subnets) = all.subnets(24) else { return };
+    // Read anew: this round may have given one to another node.
+    let nodes = cluster.store.list("nodes", None);
     let used: Vec<&str> = nodes.iter().map(|it| text(it, "/spec/podCIDR")).collect();
     if let Some(free) = subnets.find(|it| !used.contains(&it.to_string().as_str())) {
         cluster.change("nodes", node, |it| {

@@ -101,7 +101,8 @@ impl Api {
 /// What the container of a service is made from; services of Talos itself have no image of a registry.
 fn service_image(config: Option<&Config>, id: &str) -> Option<String> {
     match id {
-        "etcd" | "kubelet" => config?.image(id),
+        "etcd" => config?.image(id).or_else(|| Some("registry.k8s.io/etcd:v3.6.12".to_owned())),
+        "kubelet" => config?.image(id),
         _ => None,
     }
 }

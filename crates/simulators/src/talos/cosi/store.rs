@@ -213,7 +213,10 @@ fn list(inner: &Inner, namespace: &str, kind: &str) -> Vec<Arc<Resource>> {
 }
 
 fn new_metadata(kind: Kind, id: &str, now: Option<prost_types::Timestamp>) -> Metadata {
+    // By this talosctl knows that the YAML is one string with all documents.
+    let whole_text = (kind.name == kinds::MACHINE_CONFIGS.name).then(|| ("talos.dev/yaml-spec".into(), "1".into()));
     Metadata {
+        annotations: whole_text.into_iter().collect(),
         namespace: kind.namespace.to_owned(),
         r#type: kind.name.to_owned(),
         id: id.to_owned(),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Column, age, columns, workloads};
+use super::{Column, age, columns, policies, workloads};
 use crate::kubernetes::object::{
     annotation, condition, condition_is_true, flag, is_terminating, items, map, name, text,
 };
@@ -99,6 +99,18 @@ pub(super) fn of_kind(resource: &Resource) -> (Vec<Column>, Cells) {
         "Role" | "ClusterRole" => (&["Name", "Created At"], definition),
         "PriorityClass" => (&["Name", "Value", "Global-Default", "Age", "PreemptionPolicy"], priority_class),
         "CSINode" => (&["Name", "Drivers", "Age"], csi_node),
+        "Ingress" => (&["Name", "Class", "Hosts", "Address", "Ports", "Age"], policies::ingress),
+        "IngressClass" => (&["Name", "Controller", "Parameters", "Age"], policies::ingress_class),
+        "HorizontalPodAutoscaler" => {
+            (&["Name", "Reference", "Targets", "MinPods", "MaxPods", "Replicas", "Age"], policies::autoscaler)
+        }
+        "ResourceQuota" => (&["Name", "Request", "Limit", "Age"], policies::quota),
+        "NetworkPolicy" => (&["Name", "Pod-Selector", "Age"], policies::network_policy),
+        "LimitRange" => (&["Name", "Created At"], definition),
+        "RuntimeClass" => (&["Name", "Handler", "Age"], policies::runtime_class),
+        "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => {
+            (&["Name", "Webhooks", "Age"], policies::webhooks)
+        }
         _ => (&["Name", "Age"], plain),
     };
     (columns(names), cells)

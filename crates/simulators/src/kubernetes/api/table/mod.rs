@@ -1,6 +1,7 @@
 //! `meta.k8s.io/v1 Table`: the columns that `kubectl get` prints.
 
 mod cells;
+mod policies;
 mod workloads;
 
 use std::sync::Arc;
