@@ -73,7 +73,7 @@ async fn schemas_go_all_the_way_down() {
     let spec = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"];
     assert_eq!(spec["containers"]["items"]["$ref"], "#/components/schemas/io.k8s.api.core.v1.Container");
     assert_eq!(spec["containers"]["x-kubernetes-patch-merge-key"], "name");
-    assert_eq!(schemas["io.k8s.api.core.v1.Volume"]["properties"]["emptyDir"]["$ref"].is_string(), true);
+    assert!(schemas["io.k8s.api.core.v1.Volume"]["properties"]["emptyDir"]["$ref"].is_string());
     let everything = core.to_string();
     let references =
         everything.split("\"$ref\":\"#/components/schemas/").skip(1).map(|it| it.split('"').next().unwrap());
