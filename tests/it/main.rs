@@ -2,10 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "what helps tests panics as tests do")]
 
 mod architecture;
+mod broker;
 mod bus;
 mod canary;
 mod cortexctl;
 mod deploy;
+mod hostile;
 mod kill;
 mod life;
 mod refusal;

@@ -163,7 +163,8 @@ impl NatsServer {
     pub fn start_again(&mut self) -> anyhow::Result<()> {
         self.kill();
         if TcpStream::connect(self.listen).is_ok() {
-            bail!("port {} of {} is in use by another process", self.listen.port(), self.listen.ip());
+            let holder = simulators::port::holder(self.listen).unwrap_or_else(|| "another process".to_owned());
+            bail!("port {} of {} is held by {holder}", self.listen.port(), self.listen.ip());
         }
         let log = fs::File::create(self.log_file())?;
         let child = Command::new(&self.binary)
@@ -189,6 +190,15 @@ impl NatsServer {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Lets it read its configuration again.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn reload(&self) -> anyhow::Result<()> {
+        let child = self.child.as_ref().context("nats-server does not run")?;
+        crate::process::signal(child.id(), "HUP")
     }
 
     /// Kills it at once, as a power cut would; its store stays.

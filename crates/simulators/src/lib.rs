@@ -6,5 +6,6 @@ pub mod kubernetes;
 pub mod lab;
 pub mod machine;
 pub mod pace;
+pub mod port;
 pub mod proxmox;
 pub mod talos;

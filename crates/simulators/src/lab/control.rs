@@ -10,13 +10,13 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{Guests, Mirror};
 use crate::{
     faults::{Fault, Rule},
     machine::Machines,
+    port,
     proxmox::{ApiUser, Proxmox, Snapshot},
 };
 
@@ -44,7 +44,7 @@ impl Control {
         mirror: Arc<Mirror>,
         user: ApiUser,
     ) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+        let listener = port::listen(address).await?;
         let address = listener.local_addr()?;
         let router = router(Desk { proxmox, guests, mirror, user: Arc::new(user) });
         let stop = CancellationToken::new();

@@ -16,11 +16,13 @@ use axum::{
 };
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::schematic::{self, Schematic};
-use crate::image::{self, Label};
+use crate::{
+    image::{self, Label},
+    port,
+};
 
 /// The Talos releases the mirror says it has.
 const RELEASES: &[&str] = &["v1.12.9", "v1.13.9", "v1.14.0-rc.1"];
@@ -81,7 +83,7 @@ impl Registry {
 impl Mirror {
     /// Binds an address and serves until dropped.
     pub async fn start(address: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+        let listener = port::listen(address).await?;
         let address = listener.local_addr()?;
         let registry = Registry::default();
         let router = Router::new()

@@ -23,6 +23,7 @@ use crate::{
     faults::Faults,
     machine::Machines,
     pace::Pace,
+    port,
     proxmox::{ApiUser, Proxmox},
 };
 
@@ -41,7 +42,10 @@ impl Lab {
         // A second installation fails, and the first is the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let subnet = match options.network {
-            Some(number) => Subnet::claim(number)?,
+            Some(number) => {
+                let taken = |error| port::explain(Subnet::marker(number), error);
+                Subnet::claim(number).map_err(taken)?
+            }
             None => Subnet::find()?,
         };
         let at = |fourth: u8, port: u16| SocketAddr::from((subnet.address(0, fourth), port));

@@ -18,6 +18,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::port;
+
 /// What a proxy does to the connections made through it; a change counts for bytes that are yet to pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -68,7 +70,7 @@ pub struct Proxy {
 impl Proxy {
     /// Listens on one address and connects to another.
     pub async fn start(listen: SocketAddr, target: SocketAddr, harm: Harm) -> io::Result<Self> {
-        let listener = TcpListener::bind(listen).await?;
+        let listener = port::listen(listen).await?;
         let address = listener.local_addr()?;
         let (harm, stop) = (Arc::new(Mutex::new(harm)), CancellationToken::new());
         tokio::spawn(accept(listener, target, harm.clone(), stop.clone()));

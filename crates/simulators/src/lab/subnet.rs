@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
 };
 
 use ipnet::Ipv4Net;
@@ -23,8 +23,12 @@ pub struct Subnet {
 impl Subnet {
     /// Claims one network.
     pub fn claim(number: u8) -> io::Result<Self> {
-        let marker = Ipv4Addr::new(127, number, 255, 254);
-        Ok(Self { number, _claim: TcpListener::bind((marker, CLAIM_PORT))? })
+        Ok(Self { number, _claim: TcpListener::bind(Self::marker(number))? })
+    }
+
+    /// Where whoever has claimed network `number` listens.
+    pub(super) fn marker(number: u8) -> SocketAddr {
+        (Ipv4Addr::new(127, number, 255, 254), CLAIM_PORT).into()
     }
 
     /// Claims the first free network, looking from a place that differs between processes.

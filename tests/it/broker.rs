@@ -1,0 +1,154 @@
+//! The broker dies, forgets a consumer, takes rights away; a daemon is frozen: no handoff is lost, none is done twice.
+
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use bus::{TailFrom, identity::Identity, streams};
+use bytes::Bytes;
+use cortexctl::watch::Told;
+use serde_json::{Value, json};
+use tests::{process::signal, world::WorldOptions};
+use uuid::Uuid;
+
+use crate::scenario::{Scenario, told};
+
+/// Which daemon's health is looked at.
+const INFRASTRUCTURE: usize = 0;
+const TALOS: usize = 1;
+
+fn edge(scenario: &Scenario) -> Uuid {
+    let request = json!({
+        "request_type": "provision_cluster", "cluster_name": "edge", "pattern": "edge", "worker_nodes": 1,
+    });
+    scenario.submit("provision_cluster", &request).unwrap()
+}
+
+#[test]
+fn a_broker_that_dies_twice_in_a_deployment_loses_nothing() {
+    let mut scenario = Scenario::start(&WorldOptions::default());
+    let flow = edge(&scenario);
+    for at in ["vm_created", "config_applied"] {
+        wait_for_event(&scenario, at);
+        scenario.world.nats.kill();
+        for of in [INFRASTRUCTURE, TALOS] {
+            wait_for_trouble(&scenario, of, "the bus is not connected");
+        }
+        scenario.world.nats.start_again().unwrap();
+    }
+    expect_one_of_each(&scenario, flow);
+    for of in [INFRASTRUCTURE, TALOS] {
+        wait_until_healthy(&scenario, of);
+    }
+}
+
+#[test]
+fn a_consumer_deleted_by_hand_is_missed_by_name_and_made_again_by_init() {
+    let scenario = Scenario::start(&WorldOptions::default());
+    let consumer = "handoffs-talos";
+    scenario.runtime.block_on(async {
+        let admin = scenario.world.nats.connect(Identity::Admin).await.unwrap();
+        let delete = format!("$JS.API.CONSUMER.DELETE.{}.{consumer}", streams::HANDOFFS);
+        let patience = Duration::from_secs(10);
+        let answer = admin.request(&delete, &BTreeMap::new(), Bytes::new(), patience).await.unwrap();
+        let answer: Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(answer["success"], true, "{answer}");
+    });
+    let flow = edge(&scenario);
+    wait_for_trouble(&scenario, TALOS, consumer);
+    scenario.runtime.block_on(scenario.world.nats.init()).unwrap();
+    expect_one_of_each(&scenario, flow);
+    wait_until_healthy(&scenario, TALOS);
+}
+
+#[test]
+fn rights_taken_away_are_named_and_work_goes_on_when_they_are_back() {
+    let scenario = Scenario::start(&WorldOptions::default());
+    let config = scenario.world.nats.setup().config.clone();
+    let all = fs::read_to_string(&config).unwrap();
+    let handoff = "\"cortex.handoff.talos.*\"";
+    assert!(all.contains(handoff), "the right that is taken away is there");
+    fs::write(&config, all.replace(handoff, "\"cortex.handoff.nobody.*\"")).unwrap();
+    scenario.world.nats.reload().unwrap();
+    let flow = edge(&scenario);
+    wait_for_trouble(&scenario, INFRASTRUCTURE, "cortex.handoff.talos.vm_provisioned");
+    fs::write(&config, all).unwrap();
+    scenario.world.nats.reload().unwrap();
+    expect_one_of_each(&scenario, flow);
+}
+
+#[test]
+fn a_daemon_that_was_frozen_goes_on_without_doing_anything_twice() {
+    let scenario = Scenario::start(&WorldOptions::default());
+    let flow = edge(&scenario);
+    wait_for_event(&scenario, "vm_created");
+    let frozen = scenario.world.infrastructure.id().unwrap();
+    signal(frozen, "STOP").unwrap();
+    // Longer than the broker waits for an acknowledgement and for an answer to its pings: it delivers again.
+    std::thread::sleep(Duration::from_secs(12));
+    signal(frozen, "CONT").unwrap();
+    expect_one_of_each(&scenario, flow);
+}
+
+/// The flow succeeds with one machine per node, each handoff once in its stream.
+fn expect_one_of_each(scenario: &Scenario, flow: Uuid) {
+    let made = scenario.follow(flow).unwrap();
+    assert_eq!(made.state, "succeeded", "{}", told(&made));
+    assert_eq!(scenario.machines(), 2, "one machine per node");
+    let mut handoffs: BTreeMap<String, usize> = BTreeMap::new();
+    scenario.runtime.block_on(async {
+        let admin = scenario.world.nats.connect(Identity::Admin).await.unwrap();
+        let mut tail = admin.tail(streams::HANDOFFS, TailFrom::Start, &[]).await.unwrap();
+        let mut left = tail.pending;
+        while left > 0 {
+            let recorded = tail.next().await.unwrap();
+            left = recorded.pending;
+            *handoffs.entry(recorded.subject).or_default() += 1;
+        }
+    });
+    let once = ["cortex.handoff.infrastructure.cluster_ready", "cortex.handoff.talos.vm_provisioned"];
+    assert_eq!(handoffs, once.into_iter().map(|subject| (subject.to_owned(), 1)).collect());
+}
+
+fn wait_for_event(scenario: &Scenario, kind: &str) {
+    scenario.runtime.block_on(async {
+        let wait = async {
+            let mut tail = scenario.operator.events(TailFrom::Start, None, Some(kind)).await.unwrap();
+            loop {
+                if Told::read(&tail.next().await.unwrap()).is_some_and(|told| told.kind == kind) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(120), wait).await.expect("the event comes");
+    });
+}
+
+fn troubles(scenario: &Scenario, of: usize) -> Vec<String> {
+    let url = format!("{}/healthz", scenario.world.health[of]);
+    scenario.runtime.block_on(async {
+        let health: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+        serde_json::from_value(health["troubles"].clone()).unwrap()
+    })
+}
+
+fn wait_for_trouble(scenario: &Scenario, of: usize, part: &str) {
+    wait(|| {
+        let troubles = troubles(scenario, of);
+        troubles.iter().any(|trouble| trouble.contains(part)).then_some(()).ok_or(troubles)
+    });
+}
+
+fn wait_until_healthy(scenario: &Scenario, of: usize) {
+    wait(|| {
+        let troubles = troubles(scenario, of);
+        troubles.is_empty().then_some(()).ok_or(troubles)
+    });
+}
+
+/// Looks again until the condition holds; what it saw last otherwise.
+fn wait(condition: impl Fn() -> Result<(), Vec<String>>) {
+    let give_up = std::time::Instant::now() + Duration::from_secs(60);
+    while let Err(seen) = condition() {
+        assert!(std::time::Instant::now() < give_up, "not within a minute; seen last: {seen:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

@@ -1,0 +1,212 @@
+//! Bad messages are put aside with all reasons, their values masked, and hold up nothing.
+
+use bus::{Bus, Outgoing, PublishError, TailFrom, identity, identity::Identity, streams};
+use jiff::{SignedDuration, Timestamp};
+use messages::{
+    catalogue::{self, Family},
+    envelope::{Envelope, Headers},
+    event::DeadLetter,
+    signature,
+};
+use nkeys::KeyPair;
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use tests::world::WorldOptions;
+use uuid::Uuid;
+
+use crate::scenario::{Scenario, told};
+
+/// A value that must not come back in any word about a message that was refused.
+const SECRET: &str = "hunter2-in-the-body";
+
+/// A message on its way, which a case then spoils.
+struct Letter {
+    subject: String,
+    source: String,
+    time: Timestamp,
+    body: Vec<u8>,
+    /// Headers that are changed before the signature is made.
+    changed: Vec<(&'static str, String)>,
+    /// What is done to it after it was signed.
+    altered: Option<fn(&mut Headers, &mut Vec<u8>)>,
+}
+
+impl Letter {
+    fn new(subject: &str, source: &str, body: &Value) -> Self {
+        Self {
+            subject: subject.to_owned(),
+            source: source.to_owned(),
+            time: Timestamp::now(),
+            body: body.to_string().into_bytes(),
+            changed: Vec::new(),
+            altered: None,
+        }
+    }
+
+    fn signed(self, key: &KeyPair) -> Outgoing {
+        let name = self.subject.rsplit('.').next().unwrap();
+        let family = if self.subject.starts_with("cortex.handoff.") { Family::Handoff } else { Family::Request };
+        let kind = catalogue::find(family, name).unwrap();
+        let mut headers = Envelope::new(Uuid::now_v7(), self.source, kind, self.time).headers();
+        headers.extend(self.changed.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        signature::sign(key, &self.subject, &mut headers, &self.body).unwrap();
+        let mut body = self.body;
+        if let Some(alter) = self.altered {
+            alter(&mut headers, &mut body);
+        }
+        Outgoing { subject: self.subject, headers, body: body.into() }
+    }
+}
+
+const REQUEST: &str = "cortex.request.infrastructure.provision_cluster";
+
+fn request(body: Vec<u8>) -> Letter {
+    Letter { body, ..Letter::new(REQUEST, "/coordinator/cortex", &Value::Null) }
+}
+
+fn good() -> Value {
+    json!({ "request_type": "provision_cluster", "cluster_name": "edge", "pattern": "single" })
+}
+
+/// Every case with a part of the reason that must be given.
+fn bad_requests() -> Vec<(Letter, &'static str)> {
+    let sound = || request(good().to_string().into_bytes());
+    let deep = [vec![b'['; 10_000], vec![b']'; 10_000]].concat();
+    let twice = format!(r#"{{"cluster_name":"a","pattern":"single","cluster_name":"{SECRET}"}}"#);
+    let unknown = json!({ "cluster_name": "a", "pattern": SECRET, "control_plane_nodes": 2.5 });
+    vec![
+        (request(Vec::new()), "the body is empty"),
+        (request(b"{\"cluster_name\":\"\xff\xfe\"}".to_vec()), "not UTF-8 (first bad byte at offset 17)"),
+        (request(deep), "recursion limit exceeded"),
+        (request(br#"{"cluster_name":"a","control_plane_nodes":1e400}"#.to_vec()), "number out of range"),
+        (request(twice.into_bytes()), "duplicate key"),
+        (request(format!("[\"{SECRET}\"]").into_bytes()), "does not validate: 1 violation"),
+        (request(unknown.to_string().into_bytes()), "does not validate: 2 violations"),
+        (
+            Letter { changed: vec![("ce-type", "cortex.request.provision_cluster.v9".into())], ..sound() },
+            "ce-type must be cortex.request.provision_cluster.v1",
+        ),
+        (Letter { time: Timestamp::now() - SignedDuration::from_hours(8 * 24), ..sound() }, "the message is stale"),
+        (Letter { source: "/operator/ada".into(), ..sound() }, "is not pinned for this source"),
+        (Letter { source: "/somebody".into(), ..sound() }, "no key is pinned for source /somebody"),
+        (Letter { altered: Some(|_, body| body.extend_from_slice(b" ")), ..sound() }, "the signature does not fit"),
+        (
+            Letter {
+                altered: Some(|headers, _| {
+                    headers.insert("ce-subject".into(), "another".into());
+                }),
+                ..sound()
+            },
+            "the signature does not fit",
+        ),
+    ]
+}
+
+#[test]
+fn bad_requests_are_put_aside_with_reasons_and_the_next_good_one_is_taken() {
+    let scenario = Scenario::start(&WorldOptions::default());
+    let key = key_of(&scenario, Identity::Coordinator);
+    let flow = Uuid::now_v7();
+    let (cases, expected): (Vec<_>, Vec<_>) = bad_requests().into_iter().unzip();
+    let letters = scenario.runtime.block_on(async {
+        let coordinator = scenario.world.nats.connect(Identity::Coordinator).await.unwrap();
+        for letter in cases {
+            coordinator.publish(&letter.signed(&key)).await.unwrap();
+        }
+        let oversized = request(format!("\"{}\"", "x".repeat(200 * 1024)).into_bytes()).signed(&key);
+        let refused = coordinator.publish(&oversized).await.unwrap_err();
+        assert!(matches!(refused, PublishError::TooLarge(_)), "{refused}");
+        let mut next = request(good().to_string().into_bytes());
+        next.changed.push(("cortex-correlation-id", flow.to_string()));
+        coordinator.publish(&next.signed(&key)).await.unwrap();
+        dead_letters(scenario.operator.bus(), expected.len()).await
+    });
+    for (letter, expected) in letters.iter().zip(&expected) {
+        assert!(letter.reason.contains(expected), "`{}` does not say `{expected}`", letter.reason);
+        let told = serde_json::to_string(letter).unwrap();
+        assert!(!told.contains("hunter2"), "a value is told: {told}");
+    }
+    let made = scenario.follow(flow).unwrap();
+    assert_eq!(made.state, "succeeded", "{}", told(&made));
+    assert_eq!(scenario.machines(), 1, "only the good request was carried out");
+}
+
+#[test]
+fn a_handoff_of_another_incarnation_or_from_the_wrong_contractor_changes_nothing() {
+    let scenario = Scenario::start(&WorldOptions::default());
+    let made = scenario.ask("provision_cluster", &good()).unwrap();
+    assert_eq!(made.state, "succeeded", "{}", told(&made));
+    let before = scenario.snapshot();
+
+    let stranger = json!({
+        "handoff_type": "node_removed", "cluster_name": "edge", "cluster_uid": Uuid::now_v7(),
+        "nodes": [{ "hostname": "edge-cp-1", "node_uid": Uuid::now_v7(), "pool": "cp" }],
+    });
+    let unknown =
+        json!({ "handoff_type": "cluster_removed", "cluster_name": "nowhere", "cluster_uid": Uuid::now_v7() });
+    let handoff = |name: &str, source: &str, body: &Value| {
+        Letter::new(&format!("cortex.handoff.infrastructure.{name}"), source, body)
+    };
+    let talos = key_of(&scenario, Identity::Talos);
+    let infrastructure = key_of(&scenario, Identity::Infrastructure);
+    let cases = [
+        (handoff("node_removed", "/talos", &stranger).signed(&talos), "cluster_uid"),
+        (handoff("cluster_removed", "/talos", &unknown).signed(&talos), "nowhere"),
+        // The broker would not let it through; a broker that does is not believed either.
+        (handoff("node_removed", "/infrastructure", &stranger).signed(&infrastructure), "/infrastructure may not send"),
+    ];
+    let letters = scenario.runtime.block_on(async {
+        let link = scenario.world.nats.connect(Identity::Talos).await.unwrap();
+        for (message, _) in &cases {
+            link.publish(message).await.unwrap();
+        }
+        dead_letters(scenario.operator.bus(), cases.len()).await
+    });
+    for (letter, (_, expected)) in letters.iter().zip(&cases) {
+        let all = serde_json::to_string(letter).unwrap();
+        assert!(all.contains(expected), "{all} does not say `{expected}`");
+    }
+    assert_eq!(scenario.snapshot()["vms"], before["vms"]);
+}
+
+#[test]
+fn a_message_that_comes_again_under_another_broker_id_is_done_once() {
+    let scenario = Scenario::start(&WorldOptions::default());
+    let key = key_of(&scenario, Identity::Coordinator);
+    let flow = Uuid::now_v7();
+    let mut letter = request(good().to_string().into_bytes());
+    letter.changed.push(("cortex-correlation-id", flow.to_string()));
+    let message = letter.signed(&key);
+    scenario.runtime.block_on(async {
+        let coordinator = scenario.world.nats.connect(Identity::Coordinator).await.unwrap();
+        for copy in 0..5 {
+            let mut again = message.clone();
+            again.headers.insert("Nats-Msg-Id".into(), format!("copy {copy}"));
+            assert!(!coordinator.publish(&again).await.unwrap().duplicate, "the broker cannot know");
+        }
+    });
+    let made = scenario.follow(flow).unwrap();
+    assert_eq!(made.state, "succeeded", "{}", told(&made));
+    let runs: Vec<Value> = scenario
+        .runtime
+        .block_on(scenario.operator.query(messages::subject::Party::Infrastructure, "runs.list", json!({})))
+        .unwrap();
+    let provisions = runs.iter().filter(|run| run["playbook"] == "provision-vms").count();
+    assert_eq!((provisions, scenario.machines()), (1, 1));
+}
+
+fn key_of(scenario: &Scenario, identity: Identity) -> KeyPair {
+    let seed = identity::read_seed(&scenario.world.nats.setup().keys[&identity]).unwrap();
+    KeyPair::from_seed(seed.expose_secret()).unwrap()
+}
+
+/// The first letters that infrastructure-contractor put aside.
+async fn dead_letters(bus: &Bus, count: usize) -> Vec<DeadLetter> {
+    let filter = "cortex.deadletter.infrastructure".to_owned();
+    let mut tail = bus.tail(streams::DEADLETTER, TailFrom::Start, &[filter]).await.unwrap();
+    let mut letters = Vec::new();
+    while letters.len() < count {
+        letters.push(serde_json::from_slice(&tail.next().await.unwrap().body).unwrap());
+    }
+    letters
+}
