@@ -1,12 +1,16 @@
 //! Bad messages are put aside with all reasons, their values masked, and hold up nothing.
 
+use std::time::Duration;
+
 use bus::{Bus, Outgoing, PublishError, TailFrom, identity, identity::Identity, streams};
 use jiff::{SignedDuration, Timestamp};
 use messages::{
     catalogue::{self, Family},
     envelope::{Envelope, Headers},
     event::DeadLetter,
+    query::Listing,
     signature,
+    subject::Party,
 };
 use nkeys::KeyPair;
 use secrecy::ExposeSecret;
@@ -73,7 +77,7 @@ fn bad_requests() -> Vec<(Letter, &'static str)> {
     let sound = || request(good().to_string().into_bytes());
     let deep = [vec![b'['; 10_000], vec![b']'; 10_000]].concat();
     let twice = format!(r#"{{"cluster_name":"a","pattern":"single","cluster_name":"{SECRET}"}}"#);
-    let unknown = json!({ "cluster_name": "a", "pattern": SECRET, "control_plane_nodes": 2.5 });
+    let unknown = json!({ "request_type": "provision_cluster", "cluster_name": "a", "pattern": SECRET, "control_plane_nodes": 2.5 });
     vec![
         (request(Vec::new()), "the body is empty"),
         (request(b"{\"cluster_name\":\"\xff\xfe\"}".to_vec()), "not UTF-8 (first bad byte at offset 17)"),
@@ -142,16 +146,24 @@ fn a_handoff_of_another_incarnation_or_from_the_wrong_contractor_changes_nothing
         "handoff_type": "node_removed", "cluster_name": "edge", "cluster_uid": Uuid::now_v7(),
         "nodes": [{ "hostname": "edge-cp-1", "node_uid": Uuid::now_v7(), "pool": "cp" }],
     });
-    let unknown =
-        json!({ "handoff_type": "cluster_removed", "cluster_name": "nowhere", "cluster_uid": Uuid::now_v7() });
+    let removed =
+        |uid: &Value| json!({ "handoff_type": "cluster_removed", "cluster_name": "edge", "cluster_uid": uid });
+    let earlier = removed(&json!(Uuid::now_v7()));
+    let clusters: Listing =
+        scenario.runtime.block_on(scenario.operator.query(Party::Infrastructure, "clusters.list", json!({}))).unwrap();
+    let unasked = removed(&clusters.rows[0]["cluster_uid"]);
+    let mut unproven = earlier.clone();
+    unproven.as_object_mut().unwrap().remove("cluster_uid");
     let handoff = |name: &str, source: &str, body: &Value| {
         Letter::new(&format!("cortex.handoff.infrastructure.{name}"), source, body)
     };
     let talos = key_of(&scenario, Identity::Talos);
     let infrastructure = key_of(&scenario, Identity::Infrastructure);
     let cases = [
-        (handoff("node_removed", "/talos", &stranger).signed(&talos), "cluster_uid"),
-        (handoff("cluster_removed", "/talos", &unknown).signed(&talos), "nowhere"),
+        (handoff("node_removed", "/talos", &stranger).signed(&talos), "an earlier node's uid"),
+        (handoff("cluster_removed", "/talos", &earlier).signed(&talos), "an earlier cluster's uid"),
+        (handoff("cluster_removed", "/talos", &unproven).signed(&talos), "/cluster_uid"),
+        (handoff("cluster_removed", "/talos", &unasked).signed(&talos), "nobody asked to be taken away"),
         // The broker would not let it through; a broker that does is not believed either.
         (handoff("node_removed", "/infrastructure", &stranger).signed(&infrastructure), "/infrastructure may not send"),
     ];
@@ -187,10 +199,8 @@ fn a_message_that_comes_again_under_another_broker_id_is_done_once() {
     });
     let made = scenario.follow(flow).unwrap();
     assert_eq!(made.state, "succeeded", "{}", told(&made));
-    let runs: Vec<Value> = scenario
-        .runtime
-        .block_on(scenario.operator.query(messages::subject::Party::Infrastructure, "runs.list", json!({})))
-        .unwrap();
+    let runs: Vec<Value> =
+        scenario.runtime.block_on(scenario.operator.query(Party::Infrastructure, "runs.list", json!({}))).unwrap();
     let provisions = runs.iter().filter(|run| run["playbook"] == "provision-vms").count();
     assert_eq!((provisions, scenario.machines()), (1, 1));
 }
@@ -204,9 +214,11 @@ fn key_of(scenario: &Scenario, identity: Identity) -> KeyPair {
 async fn dead_letters(bus: &Bus, count: usize) -> Vec<DeadLetter> {
     let filter = "cortex.deadletter.infrastructure".to_owned();
     let mut tail = bus.tail(streams::DEADLETTER, TailFrom::Start, &[filter]).await.unwrap();
-    let mut letters = Vec::new();
+    let mut letters: Vec<DeadLetter> = Vec::new();
     while letters.len() < count {
-        letters.push(serde_json::from_slice(&tail.next().await.unwrap().body).unwrap());
+        let next = tail.next_within(Duration::from_secs(60)).await.unwrap();
+        let next = next.unwrap_or_else(|| panic!("only {} of {count} letters: {letters:#?}", letters.len()));
+        letters.push(serde_json::from_slice(&next.body).unwrap());
     }
     letters
 }

@@ -3,6 +3,7 @@
 use contractor::agent::{Message, Sense};
 use messages::{
     catalogue::Family,
+    handoff::{ClusterRemoved, NodeRemoved},
     name::ClusterName,
     request::{DecommissionRequest, ProvisionCluster, Role, ScaleRequest},
     schema::Violation,
@@ -26,6 +27,8 @@ pub fn accept(sections: &Sections, message: &Message, store: &Reader) -> Verdict
         (_, "scale_request") => scale(&read(message)?, store),
         (Family::Request, "decommission_request") => decommission(&read(message)?, store),
         (Family::Handoff, "cluster_ready" | "nodes_ready") => known(message, store),
+        (Family::Handoff, "node_removed") => node_removed(&read(message)?, store),
+        (Family::Handoff, "cluster_removed") => cluster_removed(&read(message)?, store),
         _ => Ok(Sense::default()),
     }
 }
@@ -78,6 +81,46 @@ fn known(message: &Message, store: &Reader) -> Verdict {
         meant(store, &name, uid)?;
     }
     Ok(Sense::default())
+}
+
+/// What destroys machines must name the very cluster and nodes that have the names now: an old handoff about an earlier
+/// cluster of the same name must not touch this one. What is gone already makes no work and is taken.
+fn node_removed(handoff: &NodeRemoved, store: &Reader) -> Verdict {
+    let Some(cluster) = cluster(store, &handoff.cluster_name)? else { return Ok(Sense::default()) };
+    let mut violations = not_proven(&cluster, handoff.cluster_uid);
+    let machines = store.scan::<Vm>("vm/").map_err(|error| unreadable(&error))?;
+    for (index, node) in handoff.nodes.iter().enumerate() {
+        let known = machines.iter().map(|row| &row.value.machine);
+        let mut known = known.filter(|machine| machine.cluster == handoff.cluster_name);
+        let Some(machine) = known.find(|machine| machine.hostname == node.hostname) else { continue };
+        if node.node_uid.is_some_and(|uid| uid != machine.node_uid) {
+            let expected = format!("{}, the node that has the name now", machine.node_uid);
+            let path = format!("/nodes/{index}/node_uid");
+            violations.push(violation(&path, "current", &expected, "an earlier node's uid"));
+        }
+    }
+    if violations.is_empty() { Ok(Sense::default()) } else { Err(violations) }
+}
+
+/// Only a cluster that somebody asked to be taken away may lose all its machines.
+fn cluster_removed(handoff: &ClusterRemoved, store: &Reader) -> Verdict {
+    let Some(cluster) = cluster(store, &handoff.cluster_name)? else { return Ok(Sense::default()) };
+    let mut violations = not_proven(&cluster, handoff.cluster_uid);
+    if violations.is_empty() && cluster.state != ClusterState::Leaving {
+        let got = "one that nobody asked to be taken away";
+        violations.push(violation("/cluster_name", "state", "a cluster that is being taken away", got));
+    }
+    if violations.is_empty() { Ok(Sense::default()) } else { Err(violations) }
+}
+
+fn not_proven(cluster: &Cluster, uid: Option<Uuid>) -> Vec<Violation> {
+    let got = match uid {
+        Some(uid) if uid == cluster.uid => return Vec::new(),
+        Some(_) => "an earlier cluster's uid",
+        None => "nothing",
+    };
+    let expected = format!("{}, the cluster that has the name now", cluster.uid);
+    vec![violation("/cluster_uid", "current", &expected, got)]
 }
 
 fn meant(store: &Reader, name: &ClusterName, uid: Option<Uuid>) -> Result<Cluster, Vec<Violation>> {

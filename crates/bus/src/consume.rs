@@ -32,6 +32,8 @@ pub struct Deliveries {
     pull: Option<pull::Stream>,
     link: watch::Receiver<Link>,
     delay: Duration,
+    /// Told why nothing comes, while the consumer cannot be used.
+    trouble: Option<watch::Sender<Option<String>>>,
 }
 
 /// Why a consumer cannot be used.
@@ -93,6 +95,7 @@ impl Bus {
             pull: None,
             link: self.link(),
             delay: FIRST_DELAY,
+            trouble: None,
         };
         deliveries.pull = Some(deliveries.open().await?);
         Ok(deliveries)
@@ -100,15 +103,25 @@ impl Bus {
 }
 
 impl Deliveries {
+    /// Tells `trouble` why nothing comes while the consumer cannot be used, and `None` when it can again.
+    #[must_use]
+    pub fn telling(self, trouble: watch::Sender<Option<String>>) -> Self {
+        Self { trouble: Some(trouble), ..self }
+    }
+
     /// The next message. Waits as long as it takes, over any number of lost connections; dropping the future loses
     /// nothing.
     pub async fn next(&mut self) -> Delivery {
         loop {
             if self.pull.is_none() {
                 match self.open().await {
-                    Ok(pull) => self.pull = Some(pull),
+                    Ok(pull) => {
+                        self.tell(None);
+                        self.pull = Some(pull);
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "the consumer is away, trying again");
+                        self.tell(Some(error.to_string()));
                         self.pause().await;
                         continue;
                     }
@@ -137,6 +150,16 @@ impl Deliveries {
     /// The next message if one comes within `patience`.
     pub async fn next_within(&mut self, patience: Duration) -> Option<Delivery> {
         tokio::time::timeout(patience, self.next()).await.ok()
+    }
+
+    fn tell(&self, reason: Option<String>) {
+        if let Some(trouble) = &self.trouble {
+            trouble.send_if_modified(|told| {
+                let is_news = *told != reason;
+                *told = reason;
+                is_news
+            });
+        }
     }
 
     async fn open(&self) -> Result<pull::Stream, ConsumeError> {

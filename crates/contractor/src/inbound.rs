@@ -7,6 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use messages::query::{Accepted, Answer, Refusal, RefusalKind};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::intake::{Intake, Raw, Verdict};
@@ -21,6 +22,8 @@ pub struct Receiver {
     pub stream: String,
     /// The durable consumer on it.
     pub durable: String,
+    /// Why nothing is received right now; for `/healthz`.
+    pub trouble: watch::Sender<Option<String>>,
 }
 
 impl Receiver {
@@ -28,8 +31,12 @@ impl Receiver {
     pub async fn run(self, stop: CancellationToken) {
         let mut deliveries = loop {
             match self.bus.deliveries(&self.stream, &self.durable).await {
-                Ok(deliveries) => break deliveries,
+                Ok(deliveries) => {
+                    self.trouble.send_replace(None);
+                    break deliveries.telling(self.trouble.clone());
+                }
                 Err(error) => {
+                    self.trouble.send_replace(Some(error.to_string()));
                     tracing::warn!(stream = self.stream, %error, "cannot receive; trying again");
                     tokio::select! {
                         () = stop.cancelled() => return,

@@ -113,7 +113,10 @@ pub async fn run(agent: Arc<dyn Agent>, common: &Common, store: Store, stop: Can
     let consumers =
         [(streams::REQUESTS, streams::requests_of(party)), (streams::HANDOFFS, streams::handoffs_of(party))];
     for (stream, durable) in consumers {
-        let receiver = Receiver { bus: bus.clone(), intake: Arc::clone(&intake), stream: stream.to_owned(), durable };
+        let (trouble, told) = watch::channel(None);
+        troubles.push(told);
+        let (bus, intake) = (bus.clone(), Arc::clone(&intake));
+        let receiver = Receiver { bus, intake, stream: stream.to_owned(), durable, trouble };
         tasks.spawn("receiver", receiver.run(stop.clone()));
     }
     let place = Workplace { store: store.clone(), herald: herald.clone(), driver: driver.clone() };
