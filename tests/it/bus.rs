@@ -249,3 +249,28 @@ async fn events_are_tailed_from_any_point_on() {
     let empty = coordinator.tail(streams::EVENTS, TailFrom::Now, &[]).await.unwrap();
     assert_eq!(empty.pending, 0);
 }
+
+/// `schemas/asyncapi.yaml` is made from the catalogue; here it is held against the streams that the server is given.
+#[test]
+fn every_channel_of_the_contract_is_recorded_by_the_stream_that_it_names() {
+    let document = messages::asyncapi::document();
+    let takes = |pattern: &str, address: &str| {
+        let (pattern, address): (Vec<_>, Vec<_>) = (pattern.split('.').collect(), address.split('.').collect());
+        pattern.len() == address.len()
+            && pattern.iter().zip(&address).all(|(want, token)| *want == "*" || want == token)
+    };
+    let mut recorded = 0;
+    for channel in document["channels"].as_object().unwrap().values() {
+        let Some(name) = channel["x-jetstream-stream"].as_str() else { continue };
+        let address = channel["address"].as_str().unwrap();
+        let by: Vec<_> = streams::streams()
+            .into_iter()
+            .filter(|stream| stream.subjects.iter().any(|pattern| takes(pattern, address)))
+            .map(|stream| stream.name)
+            .collect();
+        assert_eq!(by, [name], "{address}");
+        recorded += 1;
+    }
+    let routes: usize = messages::catalogue::all().iter().map(|kind| kind.routes.len().max(1)).sum();
+    assert_eq!(recorded, routes, "every message has its channels");
+}

@@ -1,14 +1,19 @@
 //! The operator's command line as a process: what it prints where, in which format, and its exit code.
 
 use std::{
-    io::Write,
+    collections::{BTreeMap, BTreeSet},
+    io::{BufRead, BufReader, Write},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use bus::identity::Identity;
 use cortexctl::client::Submission;
-use messages::{catalogue, subject::Party};
+use messages::{
+    catalogue::{self, Family},
+    schema,
+    subject::{Party, Subject},
+};
 use serde_json::{Value, json};
 use tests::{binaries, nats::NatsServer, world::WorldOptions};
 use uuid::Uuid;
@@ -183,6 +188,7 @@ fn an_operator_makes_looks_at_scales_and_takes_away_a_cluster() {
     let run = |arguments: &[&str]| call(arguments, &operator, "");
     dry_run_and_create(&scenario, &operator);
     look(&run);
+    follow(&operator);
     credentials(&scenario, &operator);
     scale(&run);
     approvals(&scenario, &run);
@@ -206,6 +212,7 @@ fn an_operator_makes_looks_at_scales_and_takes_away_a_cluster() {
     gone.ok().warns(&["release", "decommission_request succeeded"]);
     assert_eq!(run(&["cluster", "list", "-o", "json"]).json(), json!([]));
     run(&["cluster", "show", "web"]).ended(1).warns(&["neither contractor knows a cluster web"]);
+    events(&run);
 
     scenario.world.talos.stop(Duration::from_secs(20)).unwrap();
     let key = scenario.world.folder.join("talos.age").display().to_string();
@@ -306,6 +313,25 @@ fn look(run: &dyn Fn(&[&str]) -> Told) {
     assert!(first.is_none_or(|first| first["sequence"].as_u64() >= next.parse().ok()), "it goes on where it was");
 }
 
+/// Following ends with whoever reads: nothing is left behind, nothing is complained about.
+fn follow(operator: &Environment) {
+    let mut child = Command::new(binaries::path("cortexctl").unwrap())
+        .args(["events", "tail", "--follow", "--since", "1", "-o", "json"])
+        .envs(operator.iter().map(|(name, value)| (name, value)))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let first: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(first["sequence"], 1);
+    drop(lines);
+    // Something that is told after nobody reads any more.
+    call(&["kubeconfig", "web"], operator, "").ok();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
+}
+
 fn credentials(scenario: &Scenario, operator: &Environment) {
     let run = |arguments: &[&str]| call(arguments, operator, "");
     run(&["kubeconfig", "web"]).ok().says(&["client-key-data: "]);
@@ -324,8 +350,8 @@ fn credentials(scenario: &Scenario, operator: &Environment) {
     assert_eq!(merged["clusters"].as_array().unwrap().len(), 2);
     let issued = run(&["events", "tail", "--type", "credential_issued", "-o", "json"]);
     let issued: Vec<Value> = issued.ok().out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(issued.len(), 4, "each credential that leaves is told: {issued:?}");
-    assert_eq!(issued[1]["body"]["facts"]["role"], "os:reader");
+    assert_eq!(issued.len(), 4 + 1, "each credential that leaves is told: {issued:?}");
+    assert_eq!(issued[2]["body"]["facts"]["role"], "os:reader");
 }
 
 fn scale(run: &dyn Fn(&[&str]) -> Told) {
@@ -413,6 +439,62 @@ fn dead_letters(scenario: &Scenario, run: &dyn Fn(&[&str]) -> Told) {
 fn base64(bytes: &[u8]) -> String {
     use base64::{Engine as _, prelude::BASE64_STANDARD};
     BASE64_STANDARD.encode(bytes)
+}
+
+/// Every event has its envelope, fits its schema and comes in the order of its source; the whole life was told.
+fn events(run: &dyn Fn(&[&str]) -> Told) {
+    let told = run(&["events", "tail", "-o", "json"]);
+    let mut last: BTreeMap<String, u64> = BTreeMap::new();
+    let mut kinds = BTreeSet::new();
+    for line in told.ok().out.lines() {
+        let event: Value = serde_json::from_str(line).unwrap();
+        let header = |name: &str| event["headers"][name].as_str().unwrap_or_else(|| panic!("no {name} in {event}"));
+        let subject: Subject = event["subject"].as_str().unwrap().parse().unwrap();
+        assert_eq!(header("ce-type"), subject.ce_type());
+        assert_eq!(header("Nats-Msg-Id"), format!("{}/{}", header("ce-source"), header("ce-id")));
+        for name in ["ce-specversion", "ce-time", "ce-dataschema", "cortex-key", "cortex-signature"] {
+            assert!(!header(name).is_empty());
+        }
+        assert_eq!(schema::validate(Family::Event, subject.kind(), &event["body"]), Ok(()), "{event}");
+        let sequence: u64 = header("ce-sequence").parse().unwrap();
+        let before = last.insert(header("ce-source").to_owned(), sequence);
+        assert!(before.is_none_or(|before| before < sequence), "{before:?} came before {event}");
+        kinds.insert(subject.kind().to_owned());
+    }
+    for kind in [
+        "cluster_active",
+        "cluster_forgotten",
+        "cluster_registered",
+        "config_applied",
+        "contractor_started",
+        "credential_issued",
+        "credentials_sealed",
+        "etcd_bootstrapped",
+        "flow_awaits_approval",
+        "flow_cancelled",
+        "flow_started",
+        "flow_succeeded",
+        "image_ready",
+        "kubernetes_ready",
+        "node_cordoned",
+        "node_drained",
+        "node_joined",
+        "node_removed",
+        "rejected",
+        "run_started",
+        "run_succeeded",
+        "secrets_generated",
+        "step_skipped",
+        "step_started",
+        "step_succeeded",
+        "vm_answering",
+        "vm_created",
+        "vm_released",
+        "vm_reserved",
+        "vm_started",
+    ] {
+        assert!(kinds.contains(kind), "{kind} was never told: {kinds:?}");
+    }
 }
 
 /// What the contractors answer on is what `schemas/asyncapi.yaml` says, no more and no less.

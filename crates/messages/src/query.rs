@@ -284,3 +284,37 @@ pub struct Listing {
     /// Rows as objects with the same fields.
     pub rows: Vec<BTreeMap<String, Value>>,
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn view(source: &str, state: &str) -> FlowView {
+        let view = json!({
+            "flow": Uuid::nil(), "kind": "x", "state": state, "source": source, "started": "2026-11-20T12:00:00Z",
+            "reason": format!("{state} for a reason"),
+        });
+        serde_json::from_value(view).unwrap()
+    }
+
+    #[test]
+    fn a_flow_is_where_its_most_troubled_part_is_until_it_is_over() {
+        let cases = [
+            ("running", "running", "running"),
+            ("running", "stuck", "stuck"),
+            ("waiting", "paused", "paused"),
+            ("stuck", "waiting", "stuck"),
+            ("succeeded", "running", "succeeded"),
+            ("running", "succeeded", "running"),
+        ];
+        for (keeper, other, expected) in cases {
+            let (keeper, other) = (view("/operator/ada", keeper), view("", other));
+            for joined in [keeper.clone().join(other.clone()), other.join(keeper)] {
+                assert_eq!((joined.state.as_str(), joined.source.as_str()), (expected, "/operator/ada"));
+                assert_eq!(joined.reason, Some(format!("{expected} for a reason")));
+            }
+        }
+    }
+}

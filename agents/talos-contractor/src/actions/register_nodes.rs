@@ -134,7 +134,7 @@ impl Action for RegisterNodes {
     }
 }
 
-fn names<'n>(nodes: &mut dyn Iterator<Item = &'n Node>) -> Vec<NodeName> {
+fn names(nodes: &mut dyn Iterator<Item = &Node>) -> Vec<NodeName> {
     nodes.map(|node| node.hostname.clone()).collect()
 }
 
