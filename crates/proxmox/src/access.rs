@@ -45,7 +45,19 @@ impl Permissions {
     }
 }
 
+/// A row of `/access/roles`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Role {
+    /// Its name.
+    pub roleid: String,
+}
+
 impl Client {
+    /// All roles, built-in ones too.
+    pub async fn roles(&self) -> Result<Vec<Role>> {
+        self.get("/access/roles", &Params::default()).await
+    }
+
     /// Our own permissions. With `path`, computed for exactly that path.
     pub async fn permissions(&self, path: Option<&str>) -> Result<Permissions> {
         self.get("/access/permissions", &Params::default().with_some("path", path)).await

@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue, Method, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use crate::{Error, Result, error::Kind, form::Params, options::Credentials};
+use crate::{Error, Result, error::Kind, form::Params};
 
 /// A ticket lives two hours (proxmox.md 1.5); renewed well before.
 const RENEW_AFTER: Duration = Duration::from_secs(90 * 60);
@@ -44,11 +44,16 @@ impl Ticket {
         Ok(Self { ticket: answer.ticket, csrf: answer.csrf, since: Instant::now() })
     }
 
+    /// Whether it is the very ticket of `other`.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.ticket.expose_secret() == other.ticket.expose_secret()
+    }
+
     pub(crate) fn is_due(&self) -> bool {
         self.since.elapsed() > RENEW_AFTER
     }
 
-    fn is_valid(&self) -> bool {
+    pub(crate) fn is_valid(&self) -> bool {
         self.since.elapsed() < VALID_FOR
     }
 
@@ -63,21 +68,17 @@ impl Ticket {
     }
 }
 
-/// The login form: a ticket that is still valid renews itself, otherwise the password is sent.
+/// The login form: with the password, or with a ticket that is still valid in its place.
 pub(crate) fn login_form(user: &str, password: &SecretString, current: Option<&Ticket>) -> Params {
-    let secret = current.filter(|ticket| ticket.is_valid()).map_or(password, |ticket| &ticket.ticket);
+    let secret = current.map_or(password, |ticket| &ticket.ticket);
     Params::default().with("username", user).with("password", secret.expose_secret())
 }
 
-/// `Authorization: PVEAPIToken=user@realm!token=secret`.
+/// `Authorization: PVEAPIToken=user@realm!token=secret`. Proxmox percent-decodes the value.
 pub(crate) fn token_header(id: &str, secret: &SecretString) -> Result<(HeaderName, HeaderValue)> {
-    let value = secret_value(&format!("PVEAPIToken={id}={}", secret.expose_secret()))?;
+    let plain = |text: &str| text.replace('%', "%25");
+    let value = secret_value(&format!("PVEAPIToken={}={}", plain(id), plain(secret.expose_secret())))?;
     Ok((header::AUTHORIZATION, value))
-}
-
-/// Whether these credentials need a ticket.
-pub(crate) fn needs_ticket(credentials: &Credentials) -> bool {
-    matches!(credentials, Credentials::Password { .. })
 }
 
 /// Proxmox percent-decodes the cookie; a ticket's base64 has `+`, `/` and `=`.

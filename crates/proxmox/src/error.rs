@@ -132,7 +132,7 @@ impl Error {
     }
 
     /// The error of an HTTP answer with `status`, told apart by its text.
-    pub(crate) fn answered(context: String, status: u16, text: String, errors: BTreeMap<String, String>) -> Self {
+    pub fn answered(context: String, status: u16, text: String, errors: BTreeMap<String, String>) -> Self {
         let kind = classify_answer(status, &text, errors);
         Self { kind, context, status: Some(status), text: text.trim_end().to_owned(), task: None }
     }
@@ -162,6 +162,8 @@ impl Error {
             | Kind::StorageUnavailable
             | Kind::HostFull
             | Kind::Unreachable => Advice::Wait,
+            // Nothing happened: an API that hangs is one that cannot be reached.
+            Kind::ReplyLost if self.context.starts_with("GET ") => Advice::Wait,
             Kind::Modified
             | Kind::WorkerNotStarted
             | Kind::TaskLost

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, header};
+use secrecy::SecretString;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::sync::Mutex;
@@ -74,34 +75,52 @@ impl Client {
     async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, params: &Params) -> Result<Page<T>> {
         let mut message = message(method, path, params);
         let plain = message.headers.len();
-        message.headers.extend(self.credentials(&message.method, false).await?);
-        let mut reply = self.shared.transport.exchange(&message).await?;
-        if reply.status == 401 && auth::needs_ticket(&self.shared.credentials) {
-            message.headers.truncate(plain);
-            message.headers.extend(self.credentials(&message.method, true).await?);
-            reply = self.shared.transport.exchange(&message).await?;
-        }
+        let reply = match &self.shared.credentials {
+            Credentials::Token { id, secret } => {
+                message.headers.push(auth::token_header(id, secret)?);
+                self.shared.transport.exchange(&message).await?
+            }
+            Credentials::Password { user, password } => {
+                let ticket = self.ticket(user, password, None).await?;
+                message.headers.extend(ticket.headers(&message.method)?);
+                let reply = self.shared.transport.exchange(&message).await?;
+                if reply.status == 401 {
+                    let fresh = self.ticket(user, password, Some(&ticket)).await?;
+                    message.headers.truncate(plain);
+                    message.headers.extend(fresh.headers(&message.method)?);
+                    self.shared.transport.exchange(&message).await?
+                } else {
+                    reply
+                }
+            }
+        };
         tracing::trace!(call = %message.context, status = reply.status, "proxmox answered");
         open(&message.context, reply)
     }
 
-    /// The headers that say who we are; logs in when there is no ticket, when it is due, or when `again`.
-    async fn credentials(&self, method: &Method, again: bool) -> Result<Vec<(header::HeaderName, HeaderValue)>> {
-        let (user, password) = match &self.shared.credentials {
-            Credentials::Token { id, secret } => return Ok(vec![auth::token_header(id, secret)?]),
-            Credentials::Password { user, password } => (user, password),
-        };
+    /// A ticket that is not `refused`. Logs in where there is none or it is due; of several calls that were refused with
+    /// one ticket only the first does.
+    async fn ticket(&self, user: &str, password: &SecretString, refused: Option<&Ticket>) -> Result<Ticket> {
         let mut held = self.shared.ticket.lock().await;
-        if let Some(ticket) = held.as_ref().filter(|ticket| !again && !ticket.is_due()) {
-            return ticket.headers(method);
+        let current = held.as_ref().filter(|ticket| refused.is_none_or(|refused| !ticket.is(refused)));
+        if let Some(ticket) = current.filter(|ticket| !ticket.is_due()) {
+            return Ok(ticket.clone());
         }
-        let form = auth::login_form(user, password, held.as_ref().filter(|_| !again));
-        let login = message(Method::POST, "/access/ticket", &form);
+        let ticket = match self.log_in(user, password, current.filter(|ticket| ticket.is_valid())).await {
+            // A ticket ends early where the key that signed it was replaced; the password is good for longer.
+            Err(error) if error.kind == Kind::Authentication && current.is_some() => {
+                self.log_in(user, password, None).await?
+            }
+            renewed => renewed?,
+        };
+        *held = Some(ticket.clone());
+        Ok(ticket)
+    }
+
+    async fn log_in(&self, user: &str, password: &SecretString, current: Option<&Ticket>) -> Result<Ticket> {
+        let login = message(Method::POST, "/access/ticket", &auth::login_form(user, password, current));
         let answer: Page<Value> = open(&login.context, self.shared.transport.exchange(&login).await?)?;
-        let ticket = Ticket::from_answer(answer.data)?;
-        let headers = ticket.headers(method);
-        *held = Some(ticket);
-        headers
+        Ticket::from_answer(answer.data)
     }
 }
 

@@ -43,14 +43,15 @@ impl TaskStatus {
             return None;
         }
         let exit = self.exitstatus.as_deref().unwrap_or("unexpected status");
-        if exit == "OK" {
-            return Some(Ok(Success::Clean));
-        }
-        match exit.strip_prefix("WARNINGS: ").and_then(|count| count.parse().ok()) {
-            Some(count) => Some(Ok(Success::Warnings(count))),
-            None => Some(Err(exit)),
-        }
+        Some(success(exit).ok_or(exit))
     }
+}
+
+fn success(exit: &str) -> Option<Success> {
+    if exit == "OK" {
+        return Some(Success::Clean);
+    }
+    exit.strip_prefix("WARNINGS: ").and_then(|count| count.parse().ok()).map(Success::Warnings)
 }
 
 /// A row of `/nodes/N/tasks`.
@@ -61,6 +62,16 @@ pub struct TaskRow {
     /// Unix seconds; absent while it runs.
     #[serde(default, deserialize_with = "lenient::opt_u64")]
     pub endtime: Option<u64>,
+    /// How it ended, as [`TaskStatus::exitstatus`] says it; `RUNNING` or absent before.
+    #[serde(default)]
+    pub status: Option<String>,
+}
+
+impl TaskRow {
+    /// Whether it has ended well.
+    pub fn succeeded(&self) -> bool {
+        self.endtime.is_some() && self.status.as_deref().is_some_and(|exit| success(exit).is_some())
+    }
 }
 
 #[derive(Deserialize)]
@@ -95,6 +106,13 @@ impl Client {
         Ok(page.data.into_iter().map(|line| line.t).filter(|line| !line.is_empty()).collect())
     }
 
+    /// A task that ended with warnings is a success; what it warned of goes to our log.
+    async fn tell_warnings(&self, upid: &Upid, count: u32) {
+        let log = self.task_log_tail(upid).await.unwrap_or_default();
+        let lines: Vec<_> = log.iter().filter(|line| line.starts_with("WARN")).map(String::as_str).collect();
+        tracing::warn!(%upid, count, lines = lines.join(" | "), "a Proxmox task ended with warnings");
+    }
+
     /// Waits until the task has ended, at most `patience`; then it is [`Kind::TimedOut`] and the task goes on.
     ///
     /// A node that cannot be reached for a moment is asked again a few times.
@@ -108,7 +126,12 @@ impl Client {
                 Ok(status) => {
                     failed = 0;
                     match status.outcome() {
-                        Some(Ok(success)) => return Ok(success),
+                        Some(Ok(success)) => {
+                            if let Success::Warnings(count) = success {
+                                self.tell_warnings(upid, count).await;
+                            }
+                            return Ok(success);
+                        }
                         Some(Err(exit)) => {
                             let log = self.task_log_tail(upid).await.unwrap_or_default();
                             return Err(Error::task(upid, exit, log));

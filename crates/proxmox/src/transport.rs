@@ -106,10 +106,18 @@ impl Transport {
         match timeout(self.timeouts.request, self.exchange_unbounded(message)).await {
             Ok(reply) => reply,
             Err(_) => {
+                self.leave_endpoint();
                 let text = format!("no answer within {} s", self.timeouts.request.as_secs_f32());
                 Err(Error::new(Kind::ReplyLost, message.context.clone(), text))
             }
         }
+    }
+
+    /// The endpoint in use hangs: what is asked next goes to the next one.
+    fn leave_endpoint(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let next = |at: usize| (at + 1) % self.endpoints.len();
+        let _ = self.preferred.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at| Some(next(at)));
     }
 
     async fn exchange_unbounded(&self, message: &Message) -> Result<Reply> {
@@ -273,7 +281,7 @@ async fn read(response: Response<hyper::body::Incoming>) -> std::result::Result<
     }
 }
 
-/// The most telling failure: a refusal or distrust before a mere timeout, all of them in the text.
+/// All failures in the text. As long as one endpoint may come back, the kind is that of one to wait for.
 fn no_endpoint(message: &Message, failures: BTreeMap<usize, Error>) -> Error {
     let text = failures.values().map(|error| error.text.clone()).collect::<Vec<_>>().join("; ");
     let unreachable = failures.values().any(|error| error.kind == Kind::Unreachable);

@@ -1,142 +1,23 @@
 //! The wire facts of proxmox.md section 1, checked against a server that answers with canned bytes.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use proxmox::{
-    Client, VmId,
-    error::Kind,
+    Client, Upid, VmId,
+    error::{Advice, Kind},
     form::Params,
-    options::{Credentials, Options, Timeouts},
-    targets::AllowedTargets,
+    options::Credentials,
+    tasks::Success,
     trust::{Fingerprint, Trust},
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
-    sync::mpsc,
-    task::JoinHandle,
-};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio::net::TcpListener;
 
-/// What the server does with the next request it reads.
-enum Answer {
-    /// Sends these bytes and keeps the connection.
-    Say(String),
-    /// Sends these bytes and closes.
-    SayAndClose(String),
-    /// Closes without an answer.
-    Drop,
-}
-
-/// A TLS server that records requests and answers by script.
-struct Script {
-    endpoint: String,
-    fingerprint: Fingerprint,
-    requests: mpsc::UnboundedReceiver<(usize, String)>,
-    _serving: JoinHandle<()>,
-}
-
-impl Script {
-    async fn start(answers: Vec<Answer>) -> Self {
-        let key = rcgen::KeyPair::generate().expect("a key is made");
-        let params = rcgen::CertificateParams::new(vec!["127.0.0.1".into()]).expect("an address is a name");
-        let certificate = params.self_signed(&key).expect("a certificate is made");
-        let der: CertificateDer<'static> = certificate.der().clone();
-        let fingerprint = Fingerprint::of(&der);
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("ring has the default versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![der], key)
-            .expect("key and certificate belong together");
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
-        let endpoint = format!("https://{}", listener.local_addr().expect("it is bound"));
-        let (sender, requests) = mpsc::unbounded_channel();
-        let serving = tokio::spawn(serve(listener, TlsAcceptor::from(Arc::new(config)), answers, sender));
-        Self { endpoint, fingerprint, requests, _serving: serving }
-    }
-
-    /// The next request and the number of the connection it came on.
-    async fn request(&mut self) -> (usize, String) {
-        self.requests.recv().await.expect("the server still serves")
-    }
-
-    fn options(&self) -> Options {
-        Options {
-            endpoints: vec![self.endpoint.parse().expect("it is an endpoint")],
-            credentials: Credentials::parse("cortex@pve!infra=0000-secret").expect("it is a token"),
-            trust: Trust::Fingerprints(vec![self.fingerprint]),
-            allowed_targets: AllowedTargets::loopback(),
-            timeouts: Timeouts { request: Duration::from_secs(10), ..Timeouts::default() },
-        }
-    }
-}
-
-async fn serve(
-    listener: TcpListener,
-    tls: TlsAcceptor,
-    answers: Vec<Answer>,
-    requests: mpsc::UnboundedSender<(usize, String)>,
-) {
-    let mut answers = answers.into_iter().peekable();
-    let mut connection = 0;
-    while answers.peek().is_some() {
-        let (tcp, _) = listener.accept().await.expect("a client comes");
-        connection += 1;
-        let Ok(mut stream) = tls.accept(tcp).await else { continue };
-        while let Some(request) = read_request(&mut stream).await {
-            requests.send((connection, request)).expect("the test listens");
-            match answers.next() {
-                Some(Answer::Say(bytes)) => stream.write_all(bytes.as_bytes()).await.expect("the client reads"),
-                Some(Answer::SayAndClose(bytes)) => {
-                    stream.write_all(bytes.as_bytes()).await.expect("the client reads");
-                    break;
-                }
-                Some(Answer::Drop) | None => break,
-            }
-        }
-    }
-}
-
-async fn read_request(stream: &mut TlsStream<tokio::net::TcpStream>) -> Option<String> {
-    let mut bytes = Vec::new();
-    loop {
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length =
-                head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
-            if body.len() >= length.unwrap_or(0) {
-                return Some(text);
-            }
-        }
-        let mut chunk = [0; 4096];
-        match stream.read(&mut chunk).await {
-            Ok(0) | Err(_) => return None,
-            Ok(count) => bytes.extend_from_slice(&chunk[..count]),
-        }
-    }
-}
+use crate::script::{Answer, Script, ok, refuse};
 
 const VERSION: &str = r#"{"data":{"version":"9.1.3","release":"9.1","repoid":"deadbeef"}}"#;
 const LOGIN: &str = r#"{"data":{"ticket":"PVE:root@pam:65F00000::ab+/==","CSRFPreventionToken":"65F00000:xy"}}"#;
+const LOGIN2: &str = r#"{"data":{"ticket":"PVE:root@pam:65F00001::new/==","CSRFPreventionToken":"65F00001:zz"}}"#;
 const NULL: &str = r#"{"data":null}"#;
-
-/// A success with this body, on a connection that stays open.
-fn ok(body: &str) -> Answer {
-    Answer::Say(http(200, "OK", body))
-}
-
-/// A failure, after which Proxmox closes.
-fn refuse(status: u16, reason: &str, body: &str) -> Answer {
-    Answer::SayAndClose(http(status, reason, body))
-}
-
-fn http(status: u16, reason: &str, body: &str) -> String {
-    format!("HTTP/1.1 {status} {reason}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
-}
 
 #[tokio::test]
 async fn a_change_is_a_form_with_a_length_and_the_token() {
@@ -234,6 +115,78 @@ async fn another_certificate_is_refused_and_its_fingerprint_named() {
     let error = Client::new(options).unwrap().version().await.unwrap_err();
     assert_eq!(error.kind, Kind::Untrusted);
     assert!(error.to_string().contains(&script.fingerprint.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn a_refused_ticket_is_never_offered_in_place_of_the_password() {
+    let no = || refuse(401, "Authentication failed!", "");
+    let mut script = Script::start(vec![ok(LOGIN), no(), no(), no(), ok(LOGIN2), ok(NULL)]).await;
+    let mut options = script.options();
+    options.credentials = Credentials::parse("root@pam:secret").unwrap();
+    let client = Client::new(options).unwrap();
+    let error = client.resources(None).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Authentication, "the password was refused too");
+    client.set_vm_config("pve1", VmId(100), &Params::default().with("cores", 2), None).await.unwrap();
+    let mut sent = Vec::new();
+    for _ in 0..6 {
+        sent.push(script.request().await.1);
+    }
+    for login in [&sent[2], &sent[4]] {
+        assert!(login.ends_with("username=root%40pam&password=secret"), "not the refused ticket: {login}");
+    }
+    assert!(sent[5].starts_with("PUT ") && sent[5].contains("new%2F"), "{}", sent[5]);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_hangs_is_left_for_the_next_one() {
+    let (hung, script) = (Script::start(vec![Answer::Hang]).await, Script::start(vec![ok(VERSION)]).await);
+    let mut options = script.options();
+    options.endpoints.insert(0, hung.options().endpoints[0].clone());
+    options.trust = Trust::Fingerprints(vec![hung.fingerprint, script.fingerprint]);
+    options.timeouts.request = Duration::from_millis(300);
+    let client = Client::new(options).unwrap();
+    let error = client.version().await.unwrap_err();
+    assert_eq!((error.kind.clone(), error.advice()), (Kind::ReplyLost, Advice::Wait), "{error}");
+    client.version().await.expect("the next endpoint is asked");
+}
+
+#[tokio::test]
+async fn a_change_that_got_no_answer_is_looked_for_before_it_is_repeated() {
+    let script = Script::start(vec![Answer::Hang]).await;
+    let mut options = script.options();
+    options.timeouts.request = Duration::from_millis(300);
+    let error = Client::new(options).unwrap().start_vm("pve1", VmId(100)).await.unwrap_err();
+    assert_eq!((error.kind.clone(), error.advice()), (Kind::ReplyLost, Advice::Retry), "{error}");
+    assert!(error.may_have_run());
+}
+
+#[tokio::test]
+async fn a_token_with_a_percent_sign_survives_proxmoxs_decoding() {
+    let mut script = Script::start(vec![ok(VERSION)]).await;
+    let mut options = script.options();
+    options.credentials = Credentials::parse("50%25off@pve!t=s%3D").unwrap();
+    Client::new(options).unwrap().version().await.unwrap();
+    let (_, request) = script.request().await;
+    assert!(request.contains("PVEAPIToken=50%2525off@pve!t=s%253D\r\n"), "{request}");
+}
+
+#[tokio::test]
+async fn a_task_that_ends_with_warnings_is_a_success_and_its_failure_is_told_with_its_log() {
+    let stopped = |exit: &str| ok(&format!(r#"{{"data":{{"status":"stopped","exitstatus":"{exit}"}}}}"#));
+    let log = r#"{"total":2,"data":[{"n":2,"t":"TASK ERROR: lvcreate failed"},{"n":1,"t":"creating disk"}]}"#;
+    let upid: Upid = "UPID:pve2:0003B1C2:12345678A:65F0ABCD:qmcreate:100:cortex@pve!infra:".parse().unwrap();
+    let mut script = Script::start(vec![stopped("WARNINGS: 1"), ok(log), stopped("lvcreate failed"), ok(log)]).await;
+    let client = Client::new(script.options()).unwrap();
+    let patience = Duration::from_secs(5);
+    assert_eq!(client.wait_for_task(&upid, patience).await.unwrap(), Success::Warnings(1));
+    let error = client.wait_for_task(&upid, patience).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "task qmcreate 100 on pve2: lvcreate failed (log: creating disk | TASK ERROR: lvcreate failed)"
+    );
+    let (_, request) = script.request().await;
+    let path = format!("GET /api2/json/nodes/pve2/tasks/{upid}/status HTTP/1.1\r\n");
+    assert!(request.starts_with(&path), "asked at the task's own node: {request}");
 }
 
 #[tokio::test]
