@@ -176,13 +176,15 @@ async fn steps(State(desk): State<Desk>, Json(body): Json<Steps>) -> Json<Value>
 struct Host {
     power: Option<bool>,
     reports: Option<bool>,
+    maintenance: Option<bool>,
 }
 
 async fn host(State(desk): State<Desk>, Path(name): Path<String>, Json(body): Json<Host>) -> Answer {
     let proxmox = &desk.proxmox;
     let powered = body.power.is_none_or(|on| if on { proxmox.boot_host(&name) } else { proxmox.cut_host(&name) });
     let told = body.reports.is_none_or(|reports| proxmox.set_host_reports(&name, reports));
-    found(powered && told, "host")
+    let kept = body.maintenance.is_none_or(|maintenance| proxmox.set_host_maintenance(&name, maintenance));
+    found(powered && told && kept, "host")
 }
 
 #[derive(Deserialize)]

@@ -101,6 +101,14 @@ impl Access {
         }
     }
 
+    /// Takes a role away, and with it the entries that name it: an unknown role in the list is ignored when it is read.
+    pub(crate) fn remove_role(&mut self, name: &str) -> bool {
+        for roles in self.entries.values_mut().flat_map(BTreeMap::values_mut) {
+            roles.remove(name);
+        }
+        self.custom_roles.remove(name).is_some()
+    }
+
     /// The privileges of a role; none if it is unknown.
     pub(crate) fn role(&self, name: &str) -> Option<BTreeSet<String>> {
         let built_in =

@@ -88,6 +88,11 @@ impl Proxmox {
         self.sim.world().hosts.get_mut(name).map(|host| host.reports = reports).is_some()
     }
 
+    /// Puts a node into the HA manager's maintenance mode, or ends it, as `ha-manager crm-command node-maintenance` does.
+    pub fn set_host_maintenance(&self, name: &str, maintenance: bool) -> bool {
+        self.sim.world().hosts.get_mut(name).map(|host| host.maintenance = maintenance).is_some()
+    }
+
     /// Takes quorum away, or gives it back.
     pub fn set_quorum(&self, present: bool) {
         self.sim.world().quorum_lost = !present;

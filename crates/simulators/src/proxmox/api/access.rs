@@ -179,9 +179,9 @@ fn update_role(call: &Call) -> ApiResult<Reply> {
 
 fn delete_role(call: &Call) -> ApiResult<Reply> {
     let id = call.params.need("roleid");
-    match call.sim.world().access.custom_roles.remove(id) {
-        Some(_) => Ok(Reply::NULL),
-        None => Err(ApiError::die(format!("role '{id}' does not exist"))),
+    match call.sim.world().access.remove_role(id) {
+        true => Ok(Reply::NULL),
+        false => Err(ApiError::die(format!("role '{id}' does not exist"))),
     }
 }
 

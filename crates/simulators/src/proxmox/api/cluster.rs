@@ -133,6 +133,9 @@ fn node_row(call: &Call, world: &World, name: &str, expiry: Duration) -> Value {
     let mut row =
         json!({ "id": format!("node/{name}"), "type": "node", "node": name, "status": node_status(world, name) });
     let Some(host) = world.hosts.get(name) else { return row };
+    if host.maintenance {
+        row["hastate"] = "maintenance".into();
+    }
     let known = match host.power {
         HostPower::On { .. } => host.reports,
         HostPower::Off { since } => since.elapsed() < expiry,
