@@ -101,6 +101,14 @@ impl From<Range> for String {
     }
 }
 
+/// The addresses of an IPv4 network that no machine can have: its own and the one for broadcasts.
+pub fn edges(network: &IpNet) -> Vec<IpAddr> {
+    match network {
+        IpNet::V4(network) if network.prefix_len() < 31 => vec![network.network().into(), network.broadcast().into()],
+        _ => Vec::new(),
+    }
+}
+
 /// The free addresses of `ranges` in order: not excluded, not taken.
 pub fn free<'a>(
     ranges: &'a [Range],
@@ -124,6 +132,13 @@ mod tests {
         let taken = BTreeSet::from(["10.0.0.33".parse().unwrap()]);
         let free: Vec<_> = free(&ranges, &excluded, &taken).map(|address| address.to_string()).collect();
         assert_eq!(free, ["10.0.0.8", "10.0.0.10", "10.0.0.34"]);
+    }
+
+    #[test]
+    fn the_edges_of_a_network_are_nobodys() {
+        let edges = |text: &str| edges(&text.parse().unwrap()).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(edges("10.0.0.0/24"), ["10.0.0.0", "10.0.0.255"]);
+        assert!(edges("10.0.0.0/31").is_empty() && edges("fd00::/64").is_empty());
     }
 
     #[test]

@@ -62,6 +62,11 @@ impl Deps {
         self.keep_from_use(vec![quarantined_vmid_key(vmid)], None, reason).await;
     }
 
+    /// Keeps a machine's address from use, until an operator lifts it.
+    pub(crate) async fn quarantine_address(&self, machine: &Machine, reason: &str) {
+        self.keep_from_use(vec![quarantined_address_key(machine.ip)], Some(machine), reason).await;
+    }
+
     /// Told once, with the commit that keeps it from use.
     async fn keep_from_use(&self, mut keys: Vec<String>, machine: Option<&Machine>, reason: &str) {
         let reader = self.store.reader();
@@ -143,9 +148,31 @@ impl Proposals {
 
     /// What others than `cluster` hold.
     pub(crate) fn of_others(&self, cluster: &ClusterName) -> (Vec<u32>, Vec<IpAddr>) {
+        self.of_others_at(cluster, Instant::now())
+    }
+
+    fn of_others_at(&self, cluster: &ClusterName, now: Instant) -> (Vec<u32>, Vec<IpAddr>) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.retain(|_, proposal| proposal.until > Instant::now());
+        held.retain(|_, proposal| proposal.until > now);
         let others = || held.iter().filter(|(name, _)| *name != cluster).map(|(_, proposal)| proposal);
         (others().flat_map(|p| p.vmids.clone()).collect(), others().flat_map(|p| p.addresses.clone()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_plan_shows_is_held_from_other_clusters_for_ten_minutes() {
+        let (one, other): (ClusterName, ClusterName) = ("one".parse().unwrap(), "other".parse().unwrap());
+        let (now, address) = (Instant::now(), "10.0.0.9".parse().unwrap());
+        let proposals = Proposals::default();
+        proposals.hold(&one, vec![100], vec![address]);
+        assert_eq!(proposals.of_others_at(&one, now), (vec![], vec![]), "its own plan may be carried out");
+        assert_eq!(proposals.of_others_at(&other, now), (vec![100], vec![address]));
+        proposals.hold(&one, vec![101], vec![]);
+        assert_eq!(proposals.of_others_at(&other, now).0, [101], "a later plan takes the place of the earlier");
+        assert_eq!(proposals.of_others_at(&other, now + PROPOSED_FOR * 2), (vec![], vec![]));
     }
 }

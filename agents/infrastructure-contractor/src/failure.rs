@@ -4,24 +4,30 @@ use std::time::Duration;
 
 use contractor::action::StepError;
 use proxmox::{
-    Client, Error,
+    Error,
     error::{Advice, Kind},
 };
+use rand::Rng;
 use store::ReadError;
 
 /// The step's error for a failed call or task.
-pub(crate) fn of(client: &Client, error: &Error) -> StepError {
+pub(crate) fn of(error: &Error) -> StepError {
     let reason = error.to_string();
     match (error.advice(), &error.kind) {
-        (Advice::Wait, Kind::StorageFull | Kind::HostFull) => StepError::no_capacity(reason, Duration::from_secs(30)),
-        (Advice::Wait, Kind::Locked(_) | Kind::LockTimeout) => StepError::wait(reason, Duration::from_secs(3)),
-        (Advice::Wait, _) => StepError::wait(reason, Duration::from_secs(5)),
+        (Advice::Wait, Kind::StorageFull | Kind::HostFull) => StepError::no_capacity(reason, about(30)),
+        (Advice::Wait, Kind::Locked(_) | Kind::LockTimeout) => StepError::wait(reason, about(3)),
+        (Advice::Wait, _) => StepError::wait(reason, about(5)),
         (Advice::Retry, _) => StepError::retry(reason),
-        (Advice::Fail, kind) => match hint(client, kind) {
+        (Advice::Fail, kind) => match hint(kind) {
             Some(hint) => StepError::fail(reason).with_hint(hint),
             None => StepError::fail(reason),
         },
     }
+}
+
+/// Half to one and a half times as many seconds: what failed together, on one lock or one dead host, comes back apart.
+fn about(seconds: u64) -> Duration {
+    Duration::from_secs(seconds).mul_f64(rand::rng().random_range(0.5..1.5))
 }
 
 /// The inventory could not be read: nothing that an attempt more would mend.
@@ -29,10 +35,10 @@ pub(crate) fn read(error: ReadError) -> StepError {
     StepError::fail(format!("the inventory cannot be read: {error}"))
 }
 
-fn hint(client: &Client, kind: &Kind) -> Option<String> {
+fn hint(kind: &Kind) -> Option<String> {
     match kind {
-        Kind::Permission { path, privileges } if !path.is_empty() => {
-            Some(crate::check::grant(client.identity(), path, privileges))
+        Kind::Permission { .. } => {
+            Some("run `infrastructure-contractor check`: it prints the line that gives what is missing".to_owned())
         }
         Kind::Authentication => Some("give the contractor a valid API token in proxmox.credential_file".to_owned()),
         Kind::Untrusted => {
@@ -40,5 +46,31 @@ fn hint(client: &Client, kind: &Kind) -> Option<String> {
         }
         Kind::TargetRefused => Some("add the network to allowed_targets if it is meant to be reached".to_owned()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proxmox::Error;
+
+    use super::*;
+
+    fn lock() -> StepError {
+        let text = "can't lock file '/var/lock/qemu-server/lock-100.conf' - got timeout";
+        of(&Error::answered("PUT /x".into(), 500, text.into(), BTreeMap::new()))
+    }
+
+    #[test]
+    fn a_busy_lock_is_waited_for_and_those_who_wait_come_back_apart() {
+        let waits: BTreeSet<Duration> = (0..20)
+            .map(|_| match lock() {
+                StepError::Wait { after, .. } => after,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert!(waits.len() > 10, "{waits:?}");
+        assert!(waits.iter().all(|after| (1500..4500).contains(&after.as_millis())), "{waits:?}");
     }
 }

@@ -10,6 +10,7 @@ use proxmox::{
 use crate::{
     Deps, failure,
     inventory::Machine,
+    look_alike::LookAlike,
     ownership::{self, Difference},
 };
 
@@ -27,6 +28,9 @@ pub(crate) enum Found {
     },
     /// A VM whose description is ours and whose hardware is not: a clone that we made and did not finish.
     HalfCloned(Ours),
+    /// A VM that carries part of the proof and not all of it: perhaps ours, and somebody changed it. Never touched, and
+    /// nothing is made beside it.
+    LookAlike(LookAlike),
     /// Something else: never touched.
     Foreign {
         /// Its host.
@@ -52,16 +56,23 @@ pub(crate) struct Ours {
 /// Looks at the machine's VMID: at its host, then anywhere in the cluster.
 pub(crate) async fn look(deps: &Deps, machine: &Machine) -> Result<Found, Error> {
     let vmid = VmId(machine.vmid);
-    match deps.proxmox.vm_config(&machine.host, vmid).await {
+    let unreachable = match deps.proxmox.vm_config(&machine.host, vmid).await {
         Ok(config) => return Ok(judge(machine, machine.host.clone(), config)),
         // Proxmox checks rights before it looks: with rights on a pool only, what is not there is forbidden.
-        Err(error) if matches!(error.kind, Kind::NotFound(Missing::Vm | Missing::Node) | Kind::Permission { .. }) => {}
+        Err(error) if matches!(error.kind, Kind::NotFound(Missing::Vm | Missing::Node) | Kind::Permission { .. }) => {
+            None
+        }
+        // The HA manager may have taken the VM to another host since.
+        Err(error) if error.kind == Kind::NodeOffline => Some(error),
         Err(error) => return Err(error),
-    }
+    };
     let Some(row) = deps.proxmox.locate_vm(vmid).await? else {
         return Ok(if deps.proxmox.is_free(vmid).await? { Found::Absent } else { Found::Hidden });
     };
     let host = row.node.unwrap_or_default();
+    if let Some(error) = unreachable.filter(|_| host == machine.host) {
+        return Err(error);
+    }
     if row.kind != "qemu" {
         let difference = Difference { what: "kind of guest", expected: "qemu".into(), found: row.kind };
         return Ok(Found::Foreign { host, differences: vec![difference] });
@@ -78,21 +89,27 @@ fn judge(machine: &Machine, host: String, config: VmConfig) -> Found {
     if differences.is_empty() {
         return Found::Ours(Ours { host, config });
     }
-    if ownership::block_differences(machine, &config).is_empty() && !config.is_protected() {
+    let half_cloned = ownership::block_differences(machine, &config).is_empty()
+        && ownership::hardware_is_untouched(machine, &config)
+        && !config.is_protected();
+    if half_cloned {
         return Found::HalfCloned(Ours { host, config });
     }
     match config.lock() {
         Some(lock @ ("create" | "clone" | "import")) if config.get("description").is_none() => {
             Found::Unfinished { host, lock: lock.to_owned() }
         }
-        _ => Found::Foreign { host, differences },
+        _ => match ownership::traces(machine, &config) {
+            carries if carries.is_empty() => Found::Foreign { host, differences },
+            carries => Found::LookAlike(LookAlike { vmid: machine.vmid, host, carries, differences }),
+        },
     }
 }
 
 /// The machine's VM if it is there and proven; `None` if there is nothing. Otherwise the step fails, names what
 /// differs, and id and address are quarantined.
 pub(crate) async fn prove(deps: &Deps, machine: &Machine) -> Result<Option<Ours>, StepError> {
-    match look(deps, machine).await.map_err(|error| failure::of(&deps.proxmox, &error))? {
+    match look(deps, machine).await.map_err(|error| failure::of(&error))? {
         Found::Ours(ours) => Ok(Some(ours)),
         Found::Absent => Ok(None),
         Found::Unfinished { host, lock } => Err(unfinished(machine, &host, &lock)),
@@ -100,7 +117,9 @@ pub(crate) async fn prove(deps: &Deps, machine: &Machine) -> Result<Option<Ours>
             let differences = ownership::differences(machine, VmId(machine.vmid), &ours.config);
             Err(refuse(deps, machine, &ours.host, &differences).await)
         }
-        Found::Foreign { host, differences } => Err(refuse(deps, machine, &host, &differences).await),
+        Found::LookAlike(LookAlike { host, differences, .. }) | Found::Foreign { host, differences } => {
+            Err(refuse(deps, machine, &host, &differences).await)
+        }
         Found::Hidden => Err(hidden(deps, machine).await),
     }
 }

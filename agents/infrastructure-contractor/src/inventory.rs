@@ -247,6 +247,9 @@ pub struct Machine {
     pub shape: Shape,
     /// Storage of the system disk.
     pub storage: String,
+    /// Whether hosts share that storage.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared_storage: bool,
     /// Further disks.
     #[serde(default)]
     pub extra_disks: Vec<MachineDisk>,
@@ -299,6 +302,17 @@ pub struct MachineRef {
     pub host: String,
     /// Storage of its system disk.
     pub storage: String,
+    /// Whether hosts share that storage.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared_storage: bool,
+}
+
+impl MachineRef {
+    /// What limits how many disks are written at once: a shared storage is one, whoever writes to it.
+    pub fn storage_limit(&self) -> String {
+        let Self { host, storage, .. } = self;
+        if self.shared_storage { format!("storage/{storage}") } else { format!("storage/{host}/{storage}") }
+    }
 }
 
 impl Machine {
@@ -309,6 +323,7 @@ impl Machine {
             hostname: self.hostname.clone(),
             host: self.host.clone(),
             storage: self.storage.clone(),
+            shared_storage: self.shared_storage,
         }
     }
 

@@ -28,7 +28,9 @@ mod failure;
 mod fence;
 mod fetch;
 mod foresight;
+mod look_alike;
 mod monitoring;
+mod own_task;
 mod probe;
 mod reservation;
 #[cfg(test)]

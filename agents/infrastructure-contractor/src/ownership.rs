@@ -111,6 +111,32 @@ pub fn block_differences(machine: &Machine, config: &VmConfig) -> Vec<Difference
     .collect()
 }
 
+/// The parts of the proof that only the VM of `machine` can have been given, and that this one carries: its name, and
+/// what is unique to the node. What the machines of a cluster share, and the id under which it stands, say nothing.
+pub fn traces(machine: &Machine, config: &VmConfig) -> Vec<&'static str> {
+    let missing: Vec<_> = differences(machine, VmId(machine.vmid), config).into_iter().map(|d| d.what).collect();
+    let own = ["node uid in the description", "SMBIOS UUID", "tag of the node"];
+    let mut traces: Vec<_> = own.into_iter().filter(|part| !missing.contains(part)).collect();
+    if config.macs().values().any(|mac| machine.nics.iter().any(|nic| nic.mac == *mac)) {
+        traces.push("MAC");
+    }
+    if config.get("name") == Some(machine.hostname.as_str()) {
+        traces.push("name");
+    }
+    traces
+}
+
+/// Whether the hardware still is what Proxmox gave a clone by itself: nothing of it was set to what the inventory says.
+pub fn hardware_is_untouched(machine: &Machine, config: &VmConfig) -> bool {
+    let traces = traces(machine, config);
+    !["SMBIOS UUID", "MAC", "tag of the node"].iter().any(|part| traces.contains(part))
+}
+
+/// The tag that names a machine's own uid.
+pub fn own_tag(machine: &Machine) -> String {
+    node_tag(machine.node_uid)
+}
+
 /// All of them in one line.
 pub fn in_words(differences: &[Difference]) -> String {
     differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
@@ -161,6 +187,26 @@ mod tests {
                 "MAC of net0",
             ]
         );
+    }
+
+    #[test]
+    fn what_siblings_share_is_no_trace_of_a_machine_and_what_is_its_own_is() {
+        let machine = sample::machine();
+        let sibling = json!({
+            "name": "prod-k8s-cp-2", "tags": format!("cortex;{}", cluster_tag(machine.cluster_uid)),
+            "description": format!("cortex-cluster-uid: {}", machine.cluster_uid),
+            "net0": "virtio=BC:24:11:00:00:99,bridge=vmbr0",
+        });
+        let of = |config: &Value| traces(&machine, &serde_json::from_value(config.clone()).unwrap());
+        assert_eq!(of(&sibling), Vec::<&str>::new());
+        let mut stripped = config_of(&machine);
+        stripped["name"] = json!("prod-k8s-cp-1");
+        assert_eq!(of(&stripped), ["node uid in the description", "SMBIOS UUID", "tag of the node", "MAC", "name"]);
+        stripped["tags"] = Value::Null;
+        stripped["description"] = Value::Null;
+        stripped["smbios1"] = json!("uuid=00000000-0000-4000-8000-000000000000");
+        stripped["net1"] = stripped["net0"].take();
+        assert_eq!(of(&stripped), ["MAC", "name"], "a MAC counts on whatever NIC");
     }
 
     #[test]

@@ -4,7 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use messages::{name::ClusterName, request::Role};
 
-use crate::{config::Placement, world::World};
+use proxmox::storage::Storage;
+
+use crate::{
+    config::Placement,
+    world::{Host, World},
+};
 
 /// A machine that needs a host.
 #[derive(Clone, Debug)]
@@ -21,10 +26,63 @@ pub struct Ask {
     pub cpus: u32,
     /// Bytes by storage, all disks together.
     pub disks: BTreeMap<String, u64>,
-    /// Bridges of its NICs.
-    pub bridges: BTreeSet<String>,
+    /// What its NICs are attached to.
+    pub wires: BTreeSet<Wire>,
+    /// Where its system disk comes from.
+    pub source: Source,
     /// Only these hosts; empty means any.
     pub hosts: Vec<String>,
+}
+
+/// What a NIC needs of a host.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Wire {
+    /// Bridge or VNet.
+    pub bridge: String,
+    /// VLAN tag.
+    pub vlan: Option<u16>,
+    /// MTU in bytes; 1 means the bridge's.
+    pub mtu: Option<u16>,
+}
+
+impl Wire {
+    /// Why a host does not carry it; `None` if it does.
+    fn refusal(&self, host: &Host) -> Option<String> {
+        let Self { bridge, vlan, mtu } = self;
+        let Some(found) = host.bridges.get(bridge) else { return Some(format!("has no bridge {bridge}")) };
+        if let Some(vlan) = vlan.filter(|vlan| !found.carries_vlan(*vlan)) {
+            return Some(format!("does not carry VLAN {vlan} on {bridge}"));
+        }
+        // QEMU does not start with a larger MTU; a bridge that states none has that of its port.
+        let (mtu, most) = (u64::from((*mtu)?), found.mtu?);
+        (mtu > most).then(|| format!("has an MTU of {most} on {bridge}, not {mtu}"))
+    }
+}
+
+/// Where a system disk comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// From wherever the host is.
+    #[default]
+    Anywhere,
+    /// From a file on this storage, which must take content type `import` there.
+    ImportFrom(String),
+    /// From a template that only these hosts can clone.
+    TemplateOn(BTreeSet<String>),
+}
+
+impl Source {
+    fn refusal(&self, name: &str, host: &Host) -> Option<String> {
+        match self {
+            Self::Anywhere => None,
+            Self::TemplateOn(hosts) => (!hosts.contains(name)).then(|| "has no template of the image".to_owned()),
+            Self::ImportFrom(storage) => {
+                let usable = |row: &Storage| row.enabled && row.active && row.takes("import");
+                let found = host.storages.get(storage).is_some_and(usable);
+                (!found).then(|| format!("has no storage {storage} for images"))
+            }
+        }
+    }
 }
 
 /// A machine that has its host already, reserved or running.
@@ -154,8 +212,9 @@ impl<'a> Plan<'a> {
         if !apart.is_empty() && !apart.contains(name) {
             return Some("holds a control plane of the cluster already".into());
         }
-        if let Some(bridge) = ask.bridges.iter().find(|bridge| !host.bridges.contains_key(*bridge)) {
-            return Some(format!("has no bridge {bridge}"));
+        let cannot = ask.wires.iter().find_map(|wire| wire.refusal(host)).or_else(|| ask.source.refusal(name, host));
+        if cannot.is_some() {
+            return cannot;
         }
         let lacks = i128::from(ask.memory) - room.memory;
         if lacks > 0 {
@@ -231,8 +290,9 @@ fn gib(bytes: i128) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
-    use crate::world::Host;
 
     const GIB: u64 = 1 << 30;
 
@@ -270,9 +330,14 @@ mod tests {
             memory: gib * GIB,
             cpus: 2,
             disks: BTreeMap::from([("local-lvm".to_owned(), 40 * GIB)]),
-            bridges: BTreeSet::from(["vmbr0".to_owned()]),
+            wires: BTreeSet::from([wire(None, None)]),
+            source: Source::Anywhere,
             hosts: Vec::new(),
         }
+    }
+
+    fn wire(vlan: Option<u16>, mtu: Option<u16>) -> Wire {
+        Wire { bridge: "vmbr0".into(), vlan, mtu }
     }
 
     fn check(world: &World, held: &[Held], asks: &[Ask]) -> Result<Vec<String>, String> {
@@ -312,6 +377,34 @@ mod tests {
         world.hosts.get_mut("pve2").unwrap().bridges.clear();
         let error = check(&world, &[], &[ask("w", Role::Worker, 8)]).unwrap_err();
         assert_eq!(error, "no host has room for w: pve1 is offline; pve2 has no bridge vmbr0");
+    }
+
+    #[test]
+    fn a_host_that_lacks_vlan_mtu_image_storage_or_template_gets_nothing() {
+        let mut world = world(&[("pve1", 64), ("pve2", 64)]);
+        let bridge = |name: &str| json!({"iface": name, "type": "bridge", "active": 1, "bridge_vlan_aware": 1, "bridge_vids": "2-100", "mtu": 1500});
+        let narrow = serde_json::from_value(bridge("vmbr0")).unwrap();
+        world.hosts.get_mut("pve1").unwrap().bridges.insert("vmbr0".into(), narrow);
+        let only = |change: &dyn Fn(&mut Ask)| {
+            let mut ask = ask("w", Role::Worker, 8);
+            change(&mut ask);
+            check(&world, &[], &[ask])
+        };
+        assert_eq!(only(&|ask| ask.wires = BTreeSet::from([wire(Some(200), None)])).unwrap(), ["pve2"]);
+        assert_eq!(only(&|ask| ask.wires = BTreeSet::from([wire(None, Some(9000))])).unwrap(), ["pve2"]);
+        assert_eq!(only(&|ask| ask.source = Source::TemplateOn(BTreeSet::from(["pve2".into()]))).unwrap(), ["pve2"]);
+        assert_eq!(
+            only(&|ask| ask.source = Source::ImportFrom("local-lvm".into())).unwrap_err(),
+            "no host has room for w: pve1 has no storage local-lvm for images; pve2 has no storage local-lvm for images"
+        );
+        let mut both = ask("w", Role::Worker, 8);
+        both.hosts = vec!["pve1".into()];
+        both.wires = BTreeSet::from([wire(Some(200), None)]);
+        let error = check(&world, &[], &[both]).unwrap_err();
+        assert_eq!(
+            error,
+            "no host has room for w: pve1 does not carry VLAN 200 on vmbr0; pve2 is not among the pool's hosts"
+        );
     }
 
     #[test]

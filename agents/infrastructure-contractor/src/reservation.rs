@@ -22,19 +22,16 @@ use uuid::Uuid;
 
 use crate::{
     Deps, addresses,
-    config::NodeNetwork,
+    config::{Images, Method, NodeNetwork},
     failure,
     inventory::{
         ClusterNetwork, Image, Lease, Machine, MachineDisk, MachineNic, TakenVmid, Vm, VmState, address_key, vm_key,
         vmid_key,
     },
-    placement::{self, Ask, Held},
+    placement::{self, Ask, Held, Source, Wire},
     probe,
     world::World,
 };
-
-/// How often an operator's change of the world is looked for while there is no room.
-const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
 /// What is taken, here and at the hypervisors.
 pub(crate) struct Ground {
@@ -58,7 +55,7 @@ pub(crate) struct Wanted<'a> {
 impl Ground {
     /// Looks at the inventory and the hypervisors. What plans of other clusters have shown counts as taken.
     pub(crate) async fn survey(deps: &Deps, reader: &Reader, cluster: &ClusterName) -> Result<Self, StepError> {
-        let world = World::look(&deps.proxmox).await.map_err(|error| failure::of(&deps.proxmox, &error))?;
+        let world = World::look(&deps.proxmox).await.map_err(|error| failure::of(&error))?;
         let vms: Vec<Vm> = values(reader, "vm/")?;
         let (proposed_vmids, proposed_addresses) = deps.proposals.of_others(cluster);
         let mut vmids: BTreeSet<u32> = world.guests.keys().copied().chain(proposed_vmids).collect();
@@ -70,6 +67,7 @@ impl Ground {
         for network in &deps.sections.network {
             addresses.insert(network.gateway);
             addresses.extend(&network.dns_servers);
+            addresses.extend(addresses::edges(&network.cidr));
         }
         Ok(Self { world, vms, addresses, vmids })
     }
@@ -81,9 +79,34 @@ impl Ground {
         own.filter_map(|vm| vm.machine.hostname.as_str().strip_prefix(&prefix)?.parse().ok()).collect()
     }
 
+    /// The numbers under which guests of others carry names of the pool.
+    pub(crate) fn foreign_numbers(&self, cluster: &ClusterName, pool: &Pool) -> BTreeSet<u32> {
+        let prefix = format!("{cluster}-{}-", pool.name);
+        self.foreign_guests().filter_map(|(_, name)| name.strip_prefix(&prefix)?.parse().ok()).collect()
+    }
+
+    /// VMID and name of the guests that the inventory knows nothing of.
+    fn foreign_guests(&self) -> impl Iterator<Item = (u32, &str)> {
+        let ours = |vmid: &u32| self.vms.iter().any(|vm| vm.machine.vmid == *vmid);
+        let foreign = self.world.guests.iter().filter(move |(vmid, _)| !ours(vmid));
+        foreign.filter_map(|(vmid, guest)| Some((*vmid, guest.name.as_deref()?)))
+    }
+
+    /// A guest of somebody else that has a machine's name already.
+    fn refuse_namesakes(&self, names: &[&NodeName]) -> Result<(), StepError> {
+        let Some((vmid, name)) = self.foreign_guests().find(|(_, name)| names.iter().any(|own| own.as_str() == *name))
+        else {
+            return Ok(());
+        };
+        let host = self.world.guests.get(&vmid).map(|guest| guest.host.as_str()).unwrap_or_default();
+        let message = format!("VM {vmid} on {host} is called {name} already and is not ours");
+        Err(StepError::fail(message).with_hint("rename or remove that VM, or give the cluster another name"))
+    }
+
     /// `count` free addresses of `network`, tried first. They count as taken from now on.
     pub(crate) async fn take_addresses(
         &mut self,
+        deps: &Deps,
         network: &NodeNetwork,
         count: usize,
     ) -> Result<Vec<IpAddr>, StepError> {
@@ -98,7 +121,7 @@ impl Ground {
                     network.name,
                     chosen.len() + batch.len()
                 );
-                return Err(StepError::no_capacity(reason, LOOK_AGAIN));
+                return Err(StepError::no_capacity(reason, look_again(deps)));
             }
             let busy = if network.probe { probe::in_use(&batch).await } else { Vec::new() };
             self.addresses.extend(&batch);
@@ -129,10 +152,10 @@ impl Ground {
             let batch: Vec<u32> = free.take(count - chosen.len()).collect();
             if batch.is_empty() {
                 let range = format!("{}-{}", machines.first_vmid, machines.last_vmid);
-                return Err(StepError::no_capacity(format!("every VMID of {range} is taken"), LOOK_AGAIN));
+                return Err(StepError::no_capacity(format!("every VMID of {range} is taken"), look_again(deps)));
             }
             let answers = try_join_all(batch.iter().map(|id| deps.proxmox.is_free(VmId(*id)))).await;
-            let answers = answers.map_err(|error| failure::of(&deps.proxmox, &error))?;
+            let answers = answers.map_err(|error| failure::of(&error))?;
             self.vmids.extend(&batch);
             chosen.extend(batch.into_iter().zip(answers).filter(|(_, free)| *free).map(|(id, _)| id));
         }
@@ -155,19 +178,23 @@ impl Ground {
                 drafts.push((*pool, hostname));
             }
         }
+        self.refuse_namesakes(&drafts.iter().map(|(_, name)| name).collect::<Vec<_>>())?;
         let asks: Vec<Ask> = drafts.iter().map(|(pool, name)| ask(deps, wanted, pool, name)).collect();
         let held: Vec<Held> = self.vms.iter().map(hold).collect();
         let hosts = placement::place(&self.world, &held, &asks, &deps.sections.placement)
-            .map_err(|none| StepError::no_capacity(none.to_string(), LOOK_AGAIN))?;
+            .map_err(|none| StepError::no_capacity(none.to_string(), look_again(deps)))?;
         let vmids = self.take_vmids(deps, drafts.len()).await?;
-        let addresses = self.take_addresses(network, drafts.len()).await?;
+        let addresses = self.take_addresses(deps, network, drafts.len()).await?;
         let mut macs: BTreeSet<Mac> =
             self.vms.iter().flat_map(|vm| vm.machine.nics.iter().map(|nic| nic.mac)).collect();
         let chosen = drafts.into_iter().zip(hosts).zip(vmids).zip(addresses);
         Ok(chosen
             .map(|((((pool, hostname), host), vmid), ip)| {
                 let node_uid = uid(&format!("node {hostname}"));
+                let storage = system_storage(deps, pool);
+                let row = self.world.hosts.get(&host).and_then(|host| host.storages.get(&storage));
                 Machine {
+                    shared_storage: row.is_some_and(|row| row.shared),
                     node_uid,
                     cluster: wanted.cluster.clone(),
                     cluster_uid: wanted.cluster_uid,
@@ -180,7 +207,7 @@ impl Ground {
                     network: wanted.network.clone(),
                     nics: nics(wanted.network, pool, node_uid, &mut macs),
                     shape: pool.effective_shape(),
-                    storage: system_storage(deps, pool),
+                    storage,
                     extra_disks: extra_disks(deps, pool),
                     image: wanted.image.clone(),
                     flow: wanted.flow,
@@ -189,6 +216,11 @@ impl Ground {
             })
             .collect())
     }
+}
+
+/// How often room is looked for while there is none.
+fn look_again(deps: &Deps) -> Duration {
+    Duration::from_secs(deps.sections.placement.look_again_seconds)
 }
 
 /// The node network of a request: the configured one, with what the request says otherwise.
@@ -246,8 +278,9 @@ fn ask(deps: &Deps, wanted: &Wanted<'_>, pool: &Pool, name: &NodeName) -> Ask {
     let shape = pool.effective_shape();
     let system = system_storage(deps, pool);
     let extra = extra_disks(deps, pool);
-    let mut bridges = BTreeSet::from([wanted.network.bridge.clone()]);
-    bridges.extend(pool.extra_nics.iter().map(|nic| nic.bridge.clone()));
+    let own = Wire { bridge: wanted.network.bridge.clone(), vlan: wanted.network.vlan, mtu: wanted.network.mtu };
+    let others = pool.extra_nics.iter();
+    let others = others.map(|nic| Wire { bridge: nic.bridge.clone(), vlan: nic.vlan, mtu: nic.mtu });
     Ask {
         name: name.to_string(),
         cluster: wanted.cluster.clone(),
@@ -255,9 +288,20 @@ fn ask(deps: &Deps, wanted: &Wanted<'_>, pool: &Pool, name: &NodeName) -> Ask {
         memory: u64::from(shape.memory_mib) << 20,
         cpus: shape.cpus,
         disks: disks(&system, shape.disk_gib, &extra),
-        bridges,
+        wires: std::iter::once(own).chain(others).collect(),
+        source: source(&deps.sections.images, wanted.image),
         hosts: pool.hosts.clone(),
     }
+}
+
+/// Where the image comes from. That there is no template at all, only the image step can say with its hint.
+fn source(images: &Images, image: &Image) -> Source {
+    if images.method == Method::Import {
+        return Source::ImportFrom(images.storage.clone());
+    }
+    let fitting: Vec<_> = images.templates.iter().filter(|template| template.holds(image)).collect();
+    let hosts: Option<BTreeSet<String>> = fitting.iter().map(|template| template.host.clone()).collect();
+    hosts.filter(|hosts| !hosts.is_empty()).map_or(Source::Anywhere, Source::TemplateOn)
 }
 
 fn hold(vm: &Vm) -> Held {
@@ -269,7 +313,8 @@ fn hold(vm: &Vm) -> Held {
         memory: u64::from(machine.shape.memory_mib) << 20,
         cpus: machine.shape.cpus,
         disks: disks(&machine.storage, machine.shape.disk_gib, &machine.extra_disks),
-        bridges: BTreeSet::new(),
+        wires: BTreeSet::new(),
+        source: Source::Anywhere,
         hosts: Vec::new(),
     };
     Held { vmid: machine.vmid, host: machine.host.clone(), ask, disks_exist: vm.state != VmState::Reserved }

@@ -38,6 +38,7 @@ pub(crate) fn machine() -> Machine {
         }],
         shape: Shape { cpus: 4, memory_mib: 8192, disk_gib: 40 },
         storage: "local-lvm".into(),
+        shared_storage: false,
         extra_disks: Vec::new(),
         image: Image { talos_version: "1.13.9".into(), schematic: "ab".repeat(32), extensions: Vec::new() },
         flow: Uuid::from_u128(4),

@@ -9,6 +9,7 @@ use crate::{
     Deps, failure,
     fence::{self, Found, Ours},
     inventory::Machine,
+    look_alike::LookAlike,
     ownership,
 };
 
@@ -32,7 +33,7 @@ pub(crate) async fn destroy(
     consent: Consent,
 ) -> Result<(), StepError> {
     let vmid = VmId(machine.vmid);
-    let failed = |error: proxmox::Error| failure::of(&deps.proxmox, &error);
+    let failed = |error: proxmox::Error| failure::of(&error);
     let Some(ours) = proven(deps, machine, consent).await? else { return Ok(()) };
     if ours.config.is_protected() {
         let params = Params::default().with_flag("protection", false);
@@ -70,7 +71,7 @@ pub(crate) async fn destroy(
 }
 
 async fn proven(deps: &Deps, machine: &Machine, consent: Consent) -> Result<Option<Ours>, StepError> {
-    let found = fence::look(deps, machine).await.map_err(|error| failure::of(&deps.proxmox, &error))?;
+    let found = fence::look(deps, machine).await.map_err(|error| failure::of(&error))?;
     match found {
         Found::Ours(ours) => Ok(Some(ours)),
         Found::Absent => Ok(None),
@@ -80,7 +81,9 @@ async fn proven(deps: &Deps, machine: &Machine, consent: Consent) -> Result<Opti
             Err(fence::refuse(deps, machine, &ours.host, &differences).await)
         }
         Found::Unfinished { host, lock } => Err(fence::unfinished(machine, &host, &lock)),
-        Found::Foreign { host, differences } => Err(fence::refuse(deps, machine, &host, &differences).await),
+        Found::LookAlike(LookAlike { host, differences, .. }) | Found::Foreign { host, differences } => {
+            Err(fence::refuse(deps, machine, &host, &differences).await)
+        }
         Found::Hidden => Err(fence::hidden(deps, machine).await),
     }
 }
@@ -89,6 +92,6 @@ async fn wait(deps: &Deps, upid: &Upid) -> Result<(), StepError> {
     match deps.proxmox.wait_for_task(upid, PATIENCE).await {
         Ok(_) => Ok(()),
         Err(error) if error.is_missing_vm() => Ok(()),
-        Err(error) => Err(failure::of(&deps.proxmox, &error)),
+        Err(error) => Err(failure::of(&error)),
     }
 }

@@ -44,7 +44,7 @@ impl Action for CheckRequest {
             return Err(StepError::fail(message).with_hint("choose another name, or decommission that cluster first"));
         }
         let mut problems = sense::violations(request, &deps.sections);
-        let failed = |error| failure::of(&deps.proxmox, &error);
+        let failed = |error| failure::of(&error);
         let version = deps.proxmox.version().await.map_err(failed)?;
         let pools = request.effective_pools();
         if problems.is_empty() {

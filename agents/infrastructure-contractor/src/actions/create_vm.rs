@@ -1,7 +1,8 @@
 //! `infrastructure.create_vm`: makes one reserved machine on its host.
 //!
 //! The id was chosen by us, so running this again finds the same VM. If somebody else's VM stands there by now, the id is
-//! quarantined and another one taken: `nextid` reserves nothing (proxmox.md 5).
+//! quarantined and another one taken: `nextid` reserves nothing (proxmox.md 5). If a VM carries part of our proof, there or
+//! under another id, nothing is made beside it: it may be the machine, changed by somebody while it was being made.
 
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ use crate::{
     failure,
     fence::{self, Found, Ours},
     inventory::{Machine, MachineRef, TakenVmid, VmState, vmid_key},
+    look_alike,
+    own_task::{self, OwnTask},
     ownership,
     reservation::{self, Ground},
     teardown::{self, Consent},
@@ -77,23 +80,16 @@ impl Action for CreateVm {
 
     fn limits(&self, input: &Input) -> Vec<(String, usize)> {
         let section = &self.0.sections.proxmox;
-        let (host, storage) = (&input.machine.host, &input.machine.storage);
         vec![
-            (format!("host/{host}"), section.parallel_per_host),
-            (format!("storage/{host}/{storage}"), section.parallel_per_storage),
+            (format!("host/{}", input.machine.host), section.parallel_per_host),
+            (input.machine.storage_limit(), section.parallel_per_storage),
         ]
     }
 
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<MachineRef>, StepError> {
         let reserved = recall_known(&cx.store, &input.machine)?;
         let mut machine = reserved.clone();
-        if let Some(Progress { vmid, task }) = Progress::of(cx) {
-            machine.vmid = vmid;
-            if let Some(upid) = task {
-                // However it ended: what stands there says more than the task does.
-                let _ = self.0.proxmox.wait_for_task(&upid, PATIENCE).await;
-            }
-        }
+        let mut made = self.take_up(cx, &mut machine).await;
         for _ in 0..IDS {
             match self.look(&machine).await? {
                 Found::Ours(ours) => return self.finish(cx, &reserved, machine, ours).await,
@@ -103,18 +99,22 @@ impl Action for CreateVm {
                     return Err(fence::refuse(&self.0, &machine, &host, &differences).await);
                 }
                 Found::Unfinished { host, lock } => return Err(fence::unfinished(&machine, &host, &lock)),
+                Found::LookAlike(found) => return Err(look_alike::refuse(&self.0, &machine, &found).await),
                 Found::Foreign { host, differences } => {
                     let words = ownership::in_words(&differences);
                     self.leave_id(cx, &mut machine, &format!("on {host}: {words}")).await?;
+                    made = false;
                 }
-                Found::Hidden => match self.own_task(&machine, &input.images).await? {
-                    Some(upid) => drop(self.0.proxmox.wait_for_task(&upid, PATIENCE).await),
-                    None if matches!(self.look(&machine).await?, Found::Hidden) => {
+                Found::Hidden if made => return Err(fence::hidden(&self.0, &machine).await),
+                Found::Hidden => match self.own_task(cx, &machine, &input.images).await? {
+                    OwnTask::Running(upid) => made = self.0.proxmox.wait_for_task(&upid, PATIENCE).await.is_ok(),
+                    OwnTask::Made => made = true,
+                    OwnTask::None if matches!(self.look(&machine).await?, Found::Hidden) => {
                         self.leave_id(cx, &mut machine, "a guest that we may not see").await?;
                     }
-                    None => {}
+                    OwnTask::None => {}
                 },
-                Found::Absent => match self.make(cx, &machine, &input.images).await {
+                Found::Absent => match self.make_alone(cx, &machine, &input.images).await {
                     Ok(()) => {}
                     Err(Unmade::Taken) if matches!(self.look(&machine).await?, Found::Absent) => {
                         self.leave_id(cx, &mut machine, "a guest that comes and goes").await?;
@@ -144,24 +144,19 @@ impl Action for CreateVm {
 
     async fn undo(&self, cx: &StepContext, input: &Input, output: Option<&MachineRef>) -> Result<Effects, StepError> {
         let Some(mut machine) = recall(&cx.store, &input.machine)? else { return Ok(Effects::default()) };
-        let progress = Progress::of(cx);
-        if let Some(Progress { vmid, task }) = progress.clone() {
-            machine.vmid = vmid;
-            if let Some(upid) = task {
-                let _ = self.0.proxmox.wait_for_task(&upid, PATIENCE).await;
-            }
-        }
+        let asked = Progress::of(cx).is_some() || output.is_some();
+        self.take_up(cx, &mut machine).await;
         let consent = if self.clones() { Consent::HalfClonedToo } else { Consent::OnlyProven };
         match self.look(&machine).await? {
             // We never asked for a VM, and what stands there is not ours.
-            Found::Foreign { .. } if progress.is_none() && output.is_none() => {}
-            Found::Hidden => match self.own_task(&machine, &input.images).await? {
-                Some(upid) => {
+            Found::Foreign { .. } if !asked => {}
+            Found::Hidden => match self.own_task(cx, &machine, &input.images).await? {
+                OwnTask::Running(upid) => {
                     let reason = format!("a task of ours still makes VM {} ({upid})", machine.vmid);
                     return Err(StepError::wait(reason, Duration::from_secs(2)));
                 }
-                None if progress.is_none() && output.is_none() => {}
-                None => teardown::destroy(&self.0, cx, &machine, consent).await?,
+                OwnTask::None if !asked => {}
+                OwnTask::Made | OwnTask::None => teardown::destroy(&self.0, cx, &machine, consent).await?,
             },
             _ => teardown::destroy(&self.0, cx, &machine, consent).await?,
         }
@@ -183,23 +178,38 @@ impl CreateVm {
     }
 
     async fn look(&self, machine: &Machine) -> Result<Found, StepError> {
-        fence::look(&self.0, machine).await.map_err(|error| failure::of(&self.0.proxmox, &error))
+        fence::look(&self.0, machine).await.map_err(|error| failure::of(&error))
     }
 
-    /// A task of ours that may be making this VM although we know nothing of it: its reply was lost.
-    ///
-    /// A clone's task is named after the template, so any clone of it that still runs may be the one.
-    async fn own_task(&self, machine: &Machine, images: &[AvailableImage]) -> Result<Option<Upid>, StepError> {
+    /// Goes on where an earlier attempt was: with its id, when its task has ended. Whether that task made a VM; what
+    /// stands there says more than the task does.
+    async fn take_up(&self, cx: &StepContext, machine: &mut Machine) -> bool {
+        let Some(Progress { vmid, task }) = Progress::of(cx) else { return false };
+        machine.vmid = vmid;
+        match task {
+            Some(upid) => self.0.proxmox.wait_for_task(&upid, PATIENCE).await.is_ok(),
+            None => false,
+        }
+    }
+
+    async fn own_task(
+        &self,
+        cx: &StepContext,
+        machine: &Machine,
+        images: &[AvailableImage],
+    ) -> Result<OwnTask, StepError> {
         let image = images.iter().find(|image| image.host == machine.host);
         let template = image.and_then(|image| Some((image.template_host.as_deref()?, image.template?)));
-        let (node, kind, subject) = match template {
-            Some((host, template)) => (host, "qmclone", template),
-            None => (machine.host.as_str(), "qmcreate", machine.vmid),
-        };
-        let rows = self.0.proxmox.recent_tasks(node, kind).await;
-        let rows = rows.map_err(|error| failure::of(&self.0.proxmox, &error))?;
-        let running = |row: &&proxmox::tasks::TaskRow| row.endtime.is_none() && row.upid.subject == subject.to_string();
-        Ok(rows.iter().find(running).map(|row| row.upid.clone()))
+        own_task::search(&self.0, &cx.store, machine, template).await
+    }
+
+    /// Makes the VM, unless one that may be it stands under another id.
+    async fn make_alone(&self, cx: &StepContext, machine: &Machine, images: &[AvailableImage]) -> Result<(), Unmade> {
+        let found = look_alike::elsewhere(&self.0, machine).await;
+        match found.map_err(|error| Unmade::Step(failure::of(&error)))? {
+            Some(found) => Err(Unmade::Step(look_alike::refuse(&self.0, machine, &found).await)),
+            None => self.make(cx, machine, images).await,
+        }
     }
 
     /// Asks for the VM and waits until it stands.
@@ -241,7 +251,7 @@ impl CreateVm {
                 let message = format!("the image is gone: {error}");
                 Unmade::Step(StepError::retry(message).with_hint("run the flow again to have it fetched"))
             }
-            _ => Unmade::Step(failure::of(&self.0.proxmox, error)),
+            _ => Unmade::Step(failure::of(error)),
         }
     }
 
@@ -258,12 +268,17 @@ impl CreateVm {
         for disk in wanted.disks.iter().skip(1).filter(|disk| clone.config.get(&disk.slot).is_none()) {
             params.push(disk.slot.clone(), disk.property());
         }
-        if let Some(drive) = wanted.cloud_init.as_ref().filter(|drive| clone.config.get(&drive.slot).is_none()) {
+        let has_cloud_init = |slot: &str| clone.config.get(slot).is_some_and(|drive| drive.contains("cloudinit"));
+        if let Some(drive) = wanted.cloud_init.as_ref().filter(|drive| !has_cloud_init(&drive.slot)) {
             params.push(drive.slot.clone(), format!("{}:cloudinit", drive.storage));
+        }
+        let surplus: Vec<_> = clone.config.macs().into_keys().filter(|nic| params.get(nic).is_none()).collect();
+        if !surplus.is_empty() {
+            params.push("delete", surplus.join(","));
         }
         let digest = clone.config.digest();
         let set = self.0.proxmox.set_vm_config(&clone.host, VmId(machine.vmid), &params, digest).await;
-        set.map_err(|error| failure::of(&self.0.proxmox, &error))
+        set.map_err(|error| failure::of(&error))
     }
 
     /// Grows the system disk to what was asked for, and reports.
@@ -282,7 +297,7 @@ impl CreateVm {
         let volumes = ours.config.volumes();
         let size = volumes.get(blueprint::SYSTEM_DISK).and_then(bytes).unwrap_or_default();
         if size < gib << 30 {
-            let failed = |error| failure::of(&self.0.proxmox, &error);
+            let failed = |error| failure::of(&error);
             let vmid = VmId(machine.vmid);
             let task = self.0.proxmox.resize_disk(&machine.host, vmid, blueprint::SYSTEM_DISK, gib).await;
             if let Some(upid) = task.map_err(failed)? {

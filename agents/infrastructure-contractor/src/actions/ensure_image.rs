@@ -25,6 +25,7 @@ use crate::{
 
 /// A download takes minutes on a slow line; the task goes on when a wait for it ends.
 const PATIENCE: Duration = Duration::from_secs(5 * 60);
+const GIVE_A_CHECKSUM: &str = "see that images.factory answers, or give the image's SHA-256 under images.checksums";
 
 pub(super) struct EnsureImage {
     deps: Deps,
@@ -86,15 +87,22 @@ impl Action for EnsureImage {
             template: None,
             template_host: None,
         };
-        if self.is_there(input, &volume).await? {
-            return Ok(Done::new(done));
+        let there = self.is_there(input, &volume).await?;
+        let (Checksum { sha256, hashed_from }, mut effects) = self.checksum(cx, &input.image, there).await?;
+        // What is there already is compared by Proxmox, which then fetches nothing.
+        self.download(cx, input, sha256.clone()).await?;
+        if there {
+            return Ok(Done::with_effects(done, effects));
         }
-        let (sha256, mut effects) = self.checksum(cx, &input.image).await?;
-        self.download(cx, input, sha256).await?;
+        let source =
+            hashed_from.map_or_else(|| "given by the configuration".into(), |url| format!("hashed from {url}"));
+        let facts = json!({
+            "host": input.host, "schematic": input.image.schematic, "sha256": sha256, "checksum_source": source,
+        });
         effects.events.push(DomainEvent {
             kind: "image_ready",
             cluster: None,
-            body: json!({ "object": volume, "facts": { "host": input.host, "schematic": input.image.schematic } }),
+            body: json!({ "object": volume, "facts": facts }),
         });
         Ok(Done::with_effects(done, effects))
     }
@@ -127,39 +135,47 @@ impl EnsureImage {
     async fn is_there(&self, input: &Input, volume: &str) -> Result<bool, StepError> {
         let storage = &self.deps.sections.images.storage;
         let volumes = self.deps.proxmox.volumes(&input.host, storage, "import").await;
-        let volumes = volumes.map_err(|error| failure::of(&self.deps.proxmox, &error))?;
+        let volumes = volumes.map_err(|error| failure::of(&error))?;
         Ok(volumes.iter().any(|row| row.volid == volume))
     }
 
-    /// The image's SHA-256: from the configuration, from the inventory, or hashed now by fetching it once.
-    async fn checksum(&self, cx: &StepContext, image: &Image) -> Result<(String, Effects), StepError> {
+    /// The image's SHA-256: from the configuration, from the inventory, or hashed now by fetching it once. Unless the file
+    /// is there, the factory is told of the schematic first.
+    async fn checksum(&self, cx: &StepContext, image: &Image, there: bool) -> Result<(Checksum, Effects), StepError> {
         let images = &self.deps.sections.images;
-        if let Some(given) = images.checksums.get(&format!("{}/{}", image.schematic, image.talos_version)) {
-            if let Err(error) = self.register(image).await {
-                tracing::warn!(error = format!("{error:#}"), "the schematic could not be registered");
-            }
-            return Ok((given.to_ascii_lowercase(), Effects::default()));
-        }
-        self.register(image)
-            .await
-            .map_err(|error| StepError::retry(format!("the schematic cannot be registered: {error:#}")))?;
         let key = checksum_key(image);
-        if let Some(known) = cx.store.get::<Checksum>(&key).map_err(failure::read)? {
-            return Ok((known.value.sha256, Effects::default()));
+        let given = images.checksums.get(&format!("{}/{}", image.schematic, image.talos_version));
+        let given = given.map(|sum| Checksum { sha256: sum.to_ascii_lowercase(), hashed_from: None });
+        let recorded = cx.store.get::<Checksum>(&key).map_err(failure::read)?.map(|found| found.value);
+        let is_given = given.is_some();
+        let known = given.or(recorded);
+        if !(there && known.is_some())
+            && let Err(error) = self.register(image).await
+        {
+            let reason = format!("the schematic cannot be registered: {error:#}");
+            if !is_given {
+                return Err(StepError::retry(reason).with_hint(GIVE_A_CHECKSUM));
+            }
+            tracing::warn!(reason, "a factory that only serves files may do without");
         }
-        let mut hashed = self.hashed.lock().await;
-        if let Some(sha256) = hashed.get(image) {
-            return Ok((sha256.clone(), Effects::default()));
+        if let Some(known) = known {
+            return Ok((known, Effects::default()));
         }
         let url = self.url(image);
+        let row = |sha256: &String| Checksum { sha256: sha256.clone(), hashed_from: Some(url.clone()) };
+        let mut hashed = self.hashed.lock().await;
+        if let Some(sha256) = hashed.get(image) {
+            return Ok((row(sha256), Effects::default()));
+        }
         cx.progress(format!("hashing {url}"));
         let sha256 = fetch::sha256(images, &self.deps.allowed, &url)
             .await
-            .map_err(|error| StepError::retry(format!("the image cannot be fetched to be hashed: {error:#}")))?;
-        hashed.insert(image.clone(), sha256.clone());
-        let row = Checksum { sha256: sha256.clone(), hashed_from: Some(url) };
+            .map_err(|error| StepError::retry(format!("the image cannot be fetched to be hashed: {error:#}")))
+            .map_err(|error| error.with_hint(GIVE_A_CHECKSUM))?;
+        let row = row(&sha256);
+        hashed.insert(image.clone(), sha256);
         let inventory = vec![InventoryChange::put(key, reservation::json(&row))];
-        Ok((sha256, Effects { inventory, ..Effects::default() }))
+        Ok((row, Effects { inventory, ..Effects::default() }))
     }
 
     /// A factory serves images of the schematics that it was told of.
@@ -174,7 +190,7 @@ impl EnsureImage {
         if let Some(upid) = cx.last_checkpoint.as_ref().and_then(|value| value.as_str()?.parse::<Upid>().ok()) {
             match client.wait_for_task(&upid, PATIENCE).await {
                 Ok(_) => return Ok(()),
-                Err(error) if error.kind == Kind::TimedOut => return Err(failure::of(client, &error)),
+                Err(error) if error.kind == Kind::TimedOut => return Err(failure::of(&error)),
                 Err(error) => tracing::info!(%error, "an earlier download failed; downloading again"),
             }
         }
@@ -198,20 +214,20 @@ impl EnsureImage {
             return StepError::fail(error.to_string()).with_hint(crate::check::add_import(&images.storage));
         }
         if error.kind == Kind::ChecksumMismatch {
-            return StepError::fail(error.to_string())
-                .with_hint("the factory serves another file than was hashed: check images.checksums and the factory");
+            return StepError::fail(error.to_string()).with_hint(
+                "if another file lies there, remove it (pvesm free VOLUME); if the factory serves another file than was \
+                 hashed or given, check images.checksums and the factory",
+            );
         }
         if error.text.contains("download failed") && error.advice() == Advice::Fail {
             return StepError::retry(error.to_string());
         }
-        failure::of(&self.deps.proxmox, &error)
+        failure::of(&error)
     }
 
     async fn find_template(&self, input: &Input) -> Result<AvailableImage, StepError> {
         let fits = |template: &&crate::config::Template| {
-            template.talos_version == input.image.talos_version
-                && template.schematic == input.image.schematic
-                && template.host.as_ref().is_none_or(|host| *host == input.host)
+            template.holds(&input.image) && template.host.as_ref().is_none_or(|host| *host == input.host)
         };
         let Some(template) = self.deps.sections.images.templates.iter().find(fits) else {
             let image = &input.image;
@@ -221,7 +237,7 @@ impl EnsureImage {
             );
             return Err(StepError::fail(message).with_hint("make one and name it under [[images.templates]]"));
         };
-        let failed = |error| failure::of(&self.deps.proxmox, &error);
+        let failed = |error| failure::of(&error);
         let row = self.deps.proxmox.locate_vm(proxmox::VmId(template.vmid)).await.map_err(failed)?;
         match row {
             Some(row) if row.template => Ok(AvailableImage {

@@ -61,6 +61,6 @@ impl ProtectVm {
         let params = Params::default().with_flag("protection", protected);
         let (client, digest) = (&self.0.proxmox, ours.config.digest());
         let set = client.set_vm_config(&ours.host, VmId(machine.vmid), &params, digest).await;
-        set.map_err(|error| failure::of(client, &error))
+        set.map_err(|error| failure::of(&error))
     }
 }

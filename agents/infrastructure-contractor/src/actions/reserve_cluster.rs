@@ -188,7 +188,7 @@ impl ReserveCluster {
         let mut spec = request.talos_spec();
         let image = image(deps, &mut spec);
         let mut ground = Ground::survey(deps, reader, &request.cluster_name).await?;
-        let vip = take_vip(&mut ground, request, &pools, node_network).await?;
+        let vip = take_vip(deps, &mut ground, request, node_network).await?;
         let cluster_uid = uid("cluster");
         let wanted = Wanted {
             cluster: &request.cluster_name,
@@ -235,11 +235,12 @@ fn image(deps: &Deps, spec: &mut TalosSpec) -> Image {
 
 /// A VIP is leased where the request wants one: by default above one control plane.
 async fn take_vip(
+    deps: &Deps,
     ground: &mut Ground,
     request: &ProvisionCluster,
-    pools: &[Pool],
     network: &NodeNetwork,
 ) -> Result<Option<IpAddr>, StepError> {
+    let pools = request.effective_pools();
     let control_planes: u32 = pools.iter().filter(|pool| pool.role == Role::ControlPlane).map(|pool| pool.count).sum();
     let default = if control_planes > 1 { EndpointKind::Vip } else { EndpointKind::Node };
     let asked = request.endpoint.as_ref();
@@ -251,7 +252,7 @@ async fn take_vip(
             let address = text.parse().map_err(|_| StepError::fail(format!("endpoint {text:?} is not an address")))?;
             ground.take_this_address(network, address).await.map(Some)
         }
-        None => Ok(ground.take_addresses(network, 1).await?.pop()),
+        None => Ok(ground.take_addresses(deps, network, 1).await?.pop()),
     }
 }
 

@@ -107,7 +107,9 @@ impl ReserveNodes {
         let mut ground = Ground::survey(deps, reader, &cluster.name).await?;
         let taken = ground.numbers(&cluster.name, pool);
         let missing = usize::try_from(count).unwrap_or(usize::MAX).saturating_sub(taken.len());
-        let numbers = (1_u32..).filter(|number| !taken.contains(number)).take(missing).collect();
+        let foreign = ground.foreign_numbers(&cluster.name, pool);
+        let free = (1_u32..).filter(|number| !taken.contains(number) && !foreign.contains(number));
+        let numbers = free.take(missing).collect();
         let wanted = Wanted {
             cluster: &cluster.name,
             cluster_uid: cluster.uid,

@@ -40,7 +40,7 @@ impl Action for StartVm {
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<MachineRef>, StepError> {
         let mut machine = recall_known(&cx.store, &input.machine)?;
         let (client, vmid) = (&self.0.proxmox, VmId(machine.vmid));
-        let failed = |error| failure::of(client, &error);
+        let failed = |error| failure::of(&error);
         let ours = fence::prove_present(&self.0, &machine).await?;
         machine.host = ours.host;
         let status = client.vm_status(&machine.host, vmid).await.map_err(failed)?;
@@ -67,7 +67,7 @@ impl Action for StartVm {
     /// Stops it, if it is there and ours. Destroying stops too; this keeps a rollback in order.
     async fn undo(&self, cx: &StepContext, input: &Input, _output: Option<&MachineRef>) -> Result<Effects, StepError> {
         let client = &self.0.proxmox;
-        let failed = |error| failure::of(client, &error);
+        let failed = |error| failure::of(&error);
         let Some(machine) = recall(&cx.store, &input.machine)? else { return Ok(Effects::default()) };
         let Some(ours) = fence::prove(&self.0, &machine).await? else { return Ok(Effects::default()) };
         let vmid = VmId(machine.vmid);

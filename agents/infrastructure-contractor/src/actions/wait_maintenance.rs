@@ -76,7 +76,7 @@ impl WaitMaintenance {
     async fn why_not(&self, machine: &Machine) -> Result<StepError, StepError> {
         let ours = fence::prove_present(&self.0, machine).await?;
         let status = self.0.proxmox.vm_status(&ours.host, VmId(machine.vmid)).await;
-        let status = status.map_err(|error| failure::of(&self.0.proxmox, &error))?;
+        let status = status.map_err(|error| failure::of(&error))?;
         let state = status.qmpstatus.as_deref().unwrap_or(&status.status);
         let reason = format!("{} does not answer at {}:{TALOS}; the VM is {state}", machine.hostname, machine.ip);
         Ok(match state {

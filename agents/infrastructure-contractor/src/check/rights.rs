@@ -1,12 +1,11 @@
 //! The rights that the contractor needs (proxmox.md 8), which of them are missing, and the `pveum` line that gives them.
 
+use std::collections::BTreeSet;
+
 use proxmox::{Client, access::Permissions, version::Version};
 
 use super::{Problem, problem};
-use crate::{
-    config::{Method, Sections},
-    world::World,
-};
+use crate::config::{Method, NodeNetwork, Sections};
 
 const VM: [&str; 12] = [
     "VM.Allocate",
@@ -23,15 +22,29 @@ const VM: [&str; 12] = [
     "VM.PowerMgmt",
 ];
 
+/// What cannot be done, and where.
+pub(super) struct Lack {
+    /// Path of the access control list.
+    pub(super) path: String,
+    /// The rights that are missing there, and the line that gives them.
+    pub(super) problem: Problem,
+}
+
+/// The roles that exist, which decides between `role add` and `role modify`.
+pub(super) type Roles = BTreeSet<String>;
+
 /// The line that gives `privileges` at `path` to a user, or to a token and its user: a token has the rights that both have.
-pub(crate) fn grant(identity: &str, path: &str, privileges: &[impl AsRef<str>]) -> String {
-    let privileges: Vec<&str> = privileges.iter().map(AsRef::as_ref).collect();
+fn grant(identity: &str, path: &str, privileges: &[&str], roles: &Roles) -> String {
     let role = format!("Cortex{}", path.split('/').filter(|part| !part.is_empty()).map(capital).collect::<String>());
     let whom = match identity.split_once('!') {
         Some((user, _)) => format!("--users {user} --tokens '{identity}'"),
         None => format!("--users {identity}"),
     };
-    format!("pveum role add {role} --privs '{}' && pveum acl modify {path} {whom} --roles {role}", privileges.join(" "))
+    let verb = if roles.contains(&role) { "modify" } else { "add" };
+    format!(
+        "pveum role {verb} {role} --privs '{}' && pveum acl modify {path} {whom} --roles {role}",
+        privileges.join(" ")
+    )
 }
 
 fn capital(word: &str) -> String {
@@ -45,29 +58,41 @@ pub(crate) fn add_import(storage: &str) -> String {
     format!("pvesm set {storage} --content iso,vztmpl,backup,import")
 }
 
-pub(super) async fn missing(client: &Client, sections: &Sections, world: &World, version: Version) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    for (path, wanted) in wanted(sections, world, version) {
+/// Every right that is missing. It asks about each path by itself, so that one answer that fails hides no other.
+pub(super) async fn missing(client: &Client, sections: &Sections, version: Version) -> (Vec<Lack>, Vec<Problem>) {
+    let (mut lacks, mut problems) = (Vec::new(), Vec::new());
+    let mut failed = |error: proxmox::Error| problems.push(problem(error.to_string(), "check the token"));
+    let hosts = client.nodes().await.unwrap_or_else(|error| {
+        failed(error);
+        Vec::new()
+    });
+    let roles = client.roles().await.unwrap_or_else(|error| {
+        failed(error);
+        Vec::new()
+    });
+    let roles: Roles = roles.into_iter().map(|role| role.roleid).collect();
+    let hosts: Vec<_> = hosts.into_iter().map(|host| host.node).collect();
+    for (path, wanted) in wanted(sections, &hosts, version) {
         match client.permissions(Some(&path)).await {
-            Ok(permissions) => problems.extend(lacking(client.identity(), &permissions, &path, &wanted)),
-            Err(error) => problems.push(problem(error.to_string(), "check the token")),
+            Ok(permissions) => lacks.extend(lacking(client.identity(), &permissions, &path, &wanted, &roles)),
+            Err(error) => failed(error),
         }
     }
-    problems
+    (lacks, problems)
 }
 
-fn lacking(identity: &str, permissions: &Permissions, path: &str, wanted: &[&str]) -> Option<Problem> {
+fn lacking(identity: &str, permissions: &Permissions, path: &str, wanted: &[&str], roles: &Roles) -> Option<Lack> {
     let missing: Vec<&str> = permissions.missing(path, wanted).into_iter().collect();
     if missing.is_empty() {
         return None;
     }
     // A role replaces what is inherited, so it must hold everything that is wanted there.
     let what = format!("{identity} lacks {} on {path}", missing.join(", "));
-    Some(problem(what, grant(identity, path, wanted)))
+    Some(Lack { path: path.to_owned(), problem: problem(what, grant(identity, path, wanted, roles)) })
 }
 
 /// Path by path, what is needed there.
-fn wanted(sections: &Sections, world: &World, version: Version) -> Vec<(String, Vec<&'static str>)> {
+fn wanted(sections: &Sections, hosts: &[String], version: Version) -> Vec<(String, Vec<&'static str>)> {
     let vms = sections.proxmox.pool.as_ref().map_or_else(|| "/vms".to_owned(), |pool| format!("/pool/{pool}"));
     let mut vm: Vec<_> = VM.to_vec();
     vm.push(if version.has_guest_agent_privileges() { "VM.GuestAgent.Audit" } else { "VM.Monitor" });
@@ -76,23 +101,27 @@ fn wanted(sections: &Sections, world: &World, version: Version) -> Vec<(String, 
     }
     let mut wanted = vec![("/".to_owned(), vec!["Sys.Audit"]), (vms, vm)];
     let disks = &sections.machines.storage;
+    let mut on_disks = vec!["Datastore.AllocateSpace", "Datastore.Audit"];
     if sections.images.method == Method::Import {
         let images = &sections.images.storage;
-        let mut privileges = vec!["Datastore.AllocateTemplate", "Datastore.AllocateSpace", "Datastore.Audit"];
-        privileges.sort_unstable();
+        on_disks = if images == disks { Vec::new() } else { on_disks };
+        let privileges = vec!["Datastore.AllocateSpace", "Datastore.AllocateTemplate", "Datastore.Audit"];
         wanted.push((format!("/storage/{images}"), privileges));
-        for host in world.hosts.keys() {
+        for host in hosts {
             wanted.push((format!("/nodes/{host}"), vec!["Sys.AccessNetwork", "Sys.Audit"]));
         }
     }
-    if !wanted.iter().any(|(path, _)| *path == format!("/storage/{disks}")) {
-        wanted.push((format!("/storage/{disks}"), vec!["Datastore.AllocateSpace", "Datastore.Audit"]));
+    if !on_disks.is_empty() {
+        wanted.push((format!("/storage/{disks}"), on_disks));
     }
-    for network in &sections.network {
-        let tag = network.vlan.map(|vlan| format!("/{vlan}")).unwrap_or_default();
-        wanted.push((format!("/sdn/zones/localnetwork/{}{tag}", network.bridge), vec!["SDN.Use"]));
-    }
+    wanted.extend(sections.network.iter().map(|network| (bridge_path(network), vec!["SDN.Use"])));
     wanted
+}
+
+/// Where the right to use a network's bridge is given.
+pub(super) fn bridge_path(network: &NodeNetwork) -> String {
+    let tag = network.vlan.map(|vlan| format!("/{vlan}")).unwrap_or_default();
+    format!("/sdn/zones/localnetwork/{}{tag}", network.bridge)
 }
 
 #[cfg(test)]
@@ -100,20 +129,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_right_comes_with_its_line() {
+    fn a_missing_right_comes_with_its_line_whether_or_not_the_role_is_there() {
         let permissions: Permissions =
             serde_json::from_value(serde_json::json!({ "/storage/local": { "Datastore.Audit": 1 } })).unwrap();
-        let found = lacking(
-            "cortex@pve!infra",
-            &permissions,
-            "/storage/local",
-            &["Datastore.AllocateTemplate", "Datastore.Audit"],
-        );
+        let wanted = ["Datastore.AllocateTemplate", "Datastore.Audit"];
+        let found = |roles: &[&str]| {
+            let roles = roles.iter().map(|role| (*role).to_owned()).collect();
+            let lack = lacking("cortex@pve!infra", &permissions, "/storage/local", &wanted, &roles).unwrap();
+            (lack.path, lack.problem.to_string())
+        };
+        let (path, text) = found(&[]);
+        assert_eq!(path, "/storage/local");
         assert_eq!(
-            found.unwrap().to_string(),
+            text,
             "cortex@pve!infra lacks Datastore.AllocateTemplate on /storage/local\n    mend: pveum role add \
              CortexStorageLocal --privs 'Datastore.AllocateTemplate Datastore.Audit' && pveum acl modify \
              /storage/local --users cortex@pve --tokens 'cortex@pve!infra' --roles CortexStorageLocal"
         );
+        assert!(found(&["CortexStorageLocal"]).1.contains("mend: pveum role modify CortexStorageLocal --privs"));
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use talos::version::Minor;
 
 use super::problem;
+use crate::inventory::Image;
 
 /// How a machine's disk gets its content.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -55,6 +56,13 @@ pub struct Template {
     pub talos_version: String,
     /// Schematic of the image on its disk.
     pub schematic: String,
+}
+
+impl Template {
+    /// Whether its disk holds `image`.
+    pub fn holds(&self, image: &Image) -> bool {
+        self.talos_version == image.talos_version && self.schematic == image.schematic
+    }
 }
 
 impl Default for Images {

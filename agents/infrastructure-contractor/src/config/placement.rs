@@ -20,11 +20,20 @@ pub struct Placement {
     pub cpu_overcommit: f64,
     /// Hosts that get no new machine.
     pub avoid_hosts: Vec<String>,
+    /// How often room is looked for while there is none, in seconds.
+    #[schemars(range(min = 1, max = 3600))]
+    pub look_again_seconds: u64,
 }
 
 impl Default for Placement {
     fn default() -> Self {
-        Self { memory_headroom_percent: 10, storage_headroom_percent: 10, cpu_overcommit: 4.0, avoid_hosts: Vec::new() }
+        Self {
+            memory_headroom_percent: 10,
+            storage_headroom_percent: 10,
+            cpu_overcommit: 4.0,
+            avoid_hosts: Vec::new(),
+            look_again_seconds: 15,
+        }
     }
 }
 

@@ -4,7 +4,10 @@
 
 mod definition;
 mod life;
+mod look_alike;
 mod playbooks;
+mod rights;
+mod shell;
 mod template;
 mod trouble;
 mod world;

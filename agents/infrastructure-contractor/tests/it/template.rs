@@ -5,7 +5,9 @@ use std::time::Duration;
 use infrastructure_contractor::{config::Method, schematic};
 use proxmox::{
     VmId,
-    new_vm::{DiskContent, Firmware, NewDisk, NewVm},
+    config::Mac,
+    form::Params,
+    new_vm::{DiskContent, Firmware, NewDisk, NewNic, NewVm},
     storage::Download,
 };
 use uuid::Uuid;
@@ -53,13 +55,19 @@ async fn make_template(world: &World, net: u8) {
             cache: None,
             serial: None,
         }],
-        nics: Vec::new(),
+        nics: [1, 2].map(template_nic).into(),
         cloud_init: None,
     };
     let upid = root.create_vm("pve1", &vm).await.unwrap();
     root.wait_for_task(&upid, patience).await.unwrap();
+    let drive = Params::default().with("ide2", "none,media=cdrom");
+    root.set_vm_config("pve1", VmId(TEMPLATE), &drive, None).await.unwrap();
     let upid = root.make_template("pve1", VmId(TEMPLATE)).await.unwrap();
     root.wait_for_task(&upid, patience).await.unwrap();
+}
+
+fn template_nic(at: u8) -> NewNic {
+    NewNic { mac: Mac::proxmox([9, 9, at]), bridge: "vmbr0".into(), vlan: None, mtu: None, firewall: false }
 }
 
 #[tokio::test]
@@ -93,6 +101,10 @@ async fn machines_are_cloned_from_a_template_on_whatever_host_they_go() {
         assert_eq!(machine.smbios_uuid.to_string(), node["smbios_uuid"]);
         assert_eq!(machine.host, node["host"].as_str().unwrap());
         assert_eq!((machine.cpus, machine.disks[0].size_bytes), (2, 20 << 30));
+        let vmid = node["vm_id"].as_str().unwrap().parse().unwrap();
+        let config = &world.proxmox.snapshot().vms[&vmid].config;
+        assert!(config["ide2"].contains("cloudinit"), "the template's empty drive made room: {}", config["ide2"]);
+        assert!(!config.contains_key("net1"), "the template's second NIC is nobody's");
     }
     let removed = serde_json::json!({ "handoff_type": "cluster_removed", "cluster_name": "prod" });
     assert_succeeded(&world.run("destroy-cluster", Uuid::new_v4(), removed).await);

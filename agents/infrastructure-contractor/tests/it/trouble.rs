@@ -1,15 +1,17 @@
 //! What goes wrong between us and Proxmox VE, and what becomes of it.
 
 use engine::report::Status;
-use infrastructure_contractor::check;
-use proxmox::{VmId, form::Params};
+use infrastructure_contractor::{check, config::Sections};
+use proxmox::{VmId, form::Params, storage::Download};
+use reqwest::Method;
 use serde_json::json;
 use simulators::faults::{Fault, FaultAction};
 use uuid::Uuid;
 
 use crate::{
     life::{assert_succeeded, request},
-    world::World,
+    shell::Shell,
+    world::{World, mirror_url},
 };
 
 fn fail(message: &str) -> FaultAction {
@@ -97,7 +99,8 @@ async fn a_vm_that_is_not_provably_ours_is_not_touched() {
 
 #[tokio::test]
 async fn without_room_a_run_waits_and_goes_on_when_there_is_some() {
-    let world = World::start(249, |options| options.hosts.truncate(2)).await;
+    let quick = |sections: &mut Sections| sections.placement.look_again_seconds = 1;
+    let world = World::start_with(249, |_| {}, quick).await;
     world.proxmox.cut_host("pve1");
     world.proxmox.set_foreign_use("local-lvm", 1000 << 30);
     let run = world.submit("provision-vms", Uuid::new_v4(), request(0)).await;
@@ -105,9 +108,108 @@ async fn without_room_a_run_waits_and_goes_on_when_there_is_some() {
     let reason = waiting.waits_for.unwrap();
     assert!(reason.contains("pve1 is offline") && reason.contains("pve2 lacks"), "{reason}");
     assert!(world.keys("").is_empty(), "nothing is held while it waits");
+    world.proxmox.set_foreign_use("local-lvm", 0);
+    assert_succeeded(&world.rest(run).await);
+    assert!(world.proxmox.snapshot().vms.values().all(|vm| vm.host != "pve1"), "that host is still off");
+    assert_eq!(world.proxmox.snapshot().vms.len(), 3);
+}
+
+#[tokio::test]
+async fn a_run_that_waits_for_room_can_be_cancelled_and_holds_nothing() {
+    let world = World::start(238, |_| {}).await;
+    world.proxmox.fill_storage("local-lvm");
+    let run = world.submit("provision-vms", Uuid::new_v4(), request(0)).await;
+    let waiting = world.wait(run, |report| report.waits_for.is_some()).await;
     world.driver.cancel(waiting.flow, "test").await.unwrap();
     let ended = world.rest(run).await;
     assert!(matches!(ended.status, Status::Cancelled | Status::Undone), "{:?}", ended.status);
+    assert_clean(&world);
+}
+
+#[tokio::test]
+async fn a_host_in_maintenance_gets_nothing_and_check_says_so() {
+    let world = World::start(240, |_| {}).await;
+    assert!(world.proxmox.set_host_maintenance("pve1", true));
+    assert_succeeded(&world.run("provision-vms", Uuid::new_v4(), request(1)).await);
+    assert!(world.proxmox.snapshot().vms.values().all(|vm| vm.host != "pve1"));
+    let problems = check::check(&world.deps.proxmox, &world.deps.sections).await;
+    assert_eq!(problems.iter().map(|p| p.what.as_str()).collect::<Vec<_>>(), ["host pve1 is in maintenance"]);
+}
+
+#[tokio::test]
+async fn disks_on_one_shared_storage_wait_for_each_other_whatever_their_hosts() {
+    let one = |sections: &mut Sections| {
+        sections.machines.storage = "shared".into();
+        sections.proxmox.parallel_per_storage = 1;
+    };
+    let world = World::start_with(241, |_| {}, one).await;
+    let held = world.proxmox.faults();
+    held.add(Fault::always("pve POST /nodes/*/qemu", FaultAction::Delay { milliseconds: 300 }));
+    let run = world.submit("provision-vms", Uuid::new_v4(), request(0)).await;
+    let limit = "limit storage/shared: 1 at work already";
+    world.wait(run, |report| report.waits_for.as_deref() == Some(limit)).await;
+    assert_succeeded(&world.rest(run).await);
+    let hosts: std::collections::BTreeSet<_> = world.proxmox.snapshot().vms.into_values().map(|vm| vm.host).collect();
+    assert_eq!(hosts.len(), 3, "they are on three hosts");
+}
+
+#[tokio::test]
+async fn a_machine_that_moved_before_its_host_died_is_found_where_it_is() {
+    let shared = |sections: &mut Sections| sections.machines.storage = "shared".into();
+    let world = World::start_with(227, |_| {}, shared).await;
+    assert_succeeded(&world.run("provision-vms", Uuid::new_v4(), request(0)).await);
+    let node = world.handoffs("vm_provisioned").pop().unwrap()["nodes"][0].clone();
+    let (vmid, host) = (node["vm_id"].as_str().unwrap(), node["host"].as_str().unwrap());
+    let target = if host == "pve1" { "pve2" } else { "pve1" };
+    let form = [("target", target), ("online", "1")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let path = format!("/nodes/{host}/qemu/{vmid}/migrate");
+    let (status, text) = Shell::open(&world).await.call(Method::POST, &path, &form).await;
+    assert!(status.is_success(), "{text}");
+    let vmid: u32 = vmid.parse().unwrap();
+    world.until(|seen| seen.vms[&vmid].host == target && !seen.vms[&vmid].config.contains_key("lock")).await;
+    assert!(world.proxmox.cut_host(host));
+    let removed = json!({
+        "handoff_type": "node_removed", "cluster_name": "prod", "nodes": [{ "hostname": node["hostname"] }],
+    });
+    assert_succeeded(&world.run("release-vms", Uuid::new_v4(), removed).await);
+    assert!(!world.proxmox.snapshot().vms.contains_key(&vmid));
+}
+
+#[tokio::test]
+async fn an_address_that_somebody_uses_already_is_passed_over() {
+    let world = World::start(253, |_| {}).await;
+    let _squatter = tokio::net::TcpListener::bind("127.253.1.12:50000").await.unwrap();
+    assert_succeeded(&world.run("provision-vms", Uuid::new_v4(), request(0)).await);
+    let handoff = world.handoffs("vm_provisioned").pop().unwrap();
+    let addresses: Vec<_> = handoff["nodes"].as_array().unwrap().iter().map(|node| node["ip"].clone()).collect();
+    assert_eq!(addresses, ["127.253.1.13", "127.253.1.14", "127.253.1.15"], "after the VIP, one excluded, one in use");
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_the_image_is_not_booted() {
+    let world = World::start(226, |_| {}).await;
+    assert_succeeded(&world.run("provision-vms", Uuid::new_v4(), request(0)).await);
+    let removed = json!({ "handoff_type": "cluster_removed", "cluster_name": "prod" });
+    assert_succeeded(&world.run("destroy-cluster", Uuid::new_v4(), removed).await);
+    let (root, patience) = (world.root(), std::time::Duration::from_secs(20));
+    let file = root.volumes("pve1", "local", "import").await.unwrap().remove(0).volid;
+    let upid = root.delete_volume("pve1", "local", &file).await.unwrap().unwrap();
+    root.wait_for_task(&upid, patience).await.unwrap();
+    let other = Download {
+        url: format!("{}/image/another/v1.13.9/nocloud-amd64.qcow2", mirror_url(&world)),
+        file_name: file.rsplit('/').next().unwrap().to_owned(),
+        content: "import".into(),
+        sha256: None,
+        verify_certificates: false,
+    };
+    let upid = root.download_url("pve1", "local", &other).await.unwrap();
+    root.wait_for_task(&upid, patience).await.unwrap();
+    let report = world.run("provision-vms", Uuid::new_v4(), request(0)).await;
+    assert_eq!(report.status, Status::Undone, "{report:#?}");
+    let failure = report.failure.unwrap().error;
+    assert!(failure.message.contains("checksum mismatch: got"), "{}", failure.message);
+    assert!(failure.hint.unwrap().contains("pvesm free"));
+    assert_clean(&world);
 }
 
 #[tokio::test]
@@ -129,19 +231,4 @@ async fn two_flows_at_once_never_share_anything() {
         values.dedup();
         assert_eq!(values.len(), 8, "{key}");
     }
-}
-
-#[tokio::test]
-async fn check_names_a_missing_right_and_content_type_with_the_line_that_mends_it() {
-    let world = World::start(251, |options| {
-        options.users[0].privileges.retain(|privilege| privilege != "Datastore.AllocateTemplate");
-        options.storages[0].content.retain(|content| content != "import");
-    })
-    .await;
-    let problems = check::check(&world.deps.proxmox, &world.deps.sections).await;
-    let text = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-    assert!(text.contains("lacks Datastore.AllocateTemplate on /storage/local\n    mend: pveum role add"), "{text}");
-    assert!(text.contains("pvesm set local --content"), "{text}");
-    let whole = World::start(252, |_| {}).await;
-    assert_eq!(check::check(&whole.deps.proxmox, &whole.deps.sections).await, Vec::new());
 }

@@ -25,7 +25,8 @@ use engine::{
 use infrastructure_contractor::{Deps, actions, config::Sections, playbooks};
 use messages::catalogue::Family;
 use proxmox::{
-    Client,
+    Client, VmId,
+    new_vm::{DiskContent, Firmware, NewDisk, NewVm},
     options::{Credentials, Options as ClientOptions, Timeouts},
     targets::AllowedTargets,
     trust::Trust,
@@ -38,7 +39,7 @@ use simulators::{
     image,
     machine::{Addressing, Guest, Machine, Machines, Power, PowerListener, PowerOff},
     pace::Pace,
-    proxmox::{Options, Proxmox},
+    proxmox::{Options, Proxmox, Snapshot},
 };
 use store::{Commit, Outgoing, Store};
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -178,6 +179,61 @@ impl World {
             timeouts: Timeouts::default(),
         };
         Client::new(options).unwrap()
+    }
+}
+
+impl World {
+    /// Waits until the datacenter looks as wanted.
+    pub(crate) async fn until(&self, wanted: impl Fn(&Snapshot) -> bool) {
+        self.until_async(async || wanted(&self.proxmox.snapshot())).await;
+    }
+
+    /// Waits until an answer is as wanted.
+    pub(crate) async fn until_async(&self, wanted: impl AsyncFn() -> bool) {
+        let looked = async {
+            while !wanted().await {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), looked).await.expect("it comes about in a minute");
+    }
+
+    /// Makes a VM on pve1 as root, and waits until it stands.
+    pub(crate) async fn create(&self, vm: &NewVm) {
+        let root = self.root();
+        let upid = root.create_vm("pve1", vm).await.unwrap();
+        root.wait_for_task(&upid, Duration::from_secs(20)).await.unwrap();
+    }
+}
+
+/// A VM of somebody else.
+pub(crate) fn stranger(vmid: u32, name: &str, pool: Option<&str>) -> NewVm {
+    NewVm {
+        vmid: VmId(vmid),
+        name: name.into(),
+        description: "somebody else's".into(),
+        tags: vec!["theirs".into()],
+        pool: pool.map(str::to_owned),
+        cores: 1,
+        cpu: "x86-64-v2-AES".into(),
+        memory_mib: 512,
+        machine: "q35".into(),
+        firmware: Firmware::SeaBios,
+        scsi_controller: "virtio-scsi-pci".into(),
+        smbios_uuid: Uuid::new_v4().to_string(),
+        on_boot: false,
+        agent: false,
+        disks: vec![NewDisk {
+            slot: "scsi0".into(),
+            storage: "local-lvm".into(),
+            content: DiskContent::Empty { gib: 1 },
+            ssd: false,
+            io_thread: false,
+            cache: None,
+            serial: None,
+        }],
+        nics: Vec::new(),
+        cloud_init: None,
     }
 }
 
