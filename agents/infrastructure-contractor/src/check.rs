@@ -5,7 +5,7 @@ mod rights;
 
 use std::{collections::BTreeSet, fmt};
 
-use proxmox::{Client, error::Kind};
+use proxmox::{Client, VmId, error::Kind};
 
 use crate::{
     config::{Method, Sections},
@@ -44,7 +44,13 @@ pub async fn check(client: &Client, sections: &Sections) -> Vec<Problem> {
         let what = format!("Proxmox VE {version} cannot import a downloaded image over its API");
         problems.push(problem(what, "upgrade to 8.4, or set images.method = \"clone\" with a template"));
     }
-    let (lacks, failed) = rights::missing(client, sections, version).await;
+    let (mut lacks, failed) = rights::missing(client, sections, version).await;
+    for template in sections.images.templates.iter().filter(|_| sections.images.method == Method::Clone) {
+        // Rights on a pool say nothing of a template that does not exist.
+        if matches!(client.is_free(VmId(template.vmid)).await, Ok(true)) {
+            lacks.retain(|lack| lack.path != rights::template_path(template));
+        }
+    }
     let blind: BTreeSet<String> = lacks.iter().map(|lack| lack.path.clone()).collect();
     problems.extend(lacks.into_iter().map(|lack| lack.problem));
     problems.extend(failed);

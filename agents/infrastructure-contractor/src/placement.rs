@@ -293,6 +293,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::world::Guest;
 
     const GIB: u64 = 1 << 30;
 
@@ -412,7 +413,7 @@ mod tests {
         let mut world = world(&[("pve1", 64)]);
         let held = Held { vmid: 100, host: "pve1".into(), ask: ask("w-1", Role::Worker, 40), disks_exist: false };
         assert!(check(&world, std::slice::from_ref(&held), &[ask("w-2", Role::Worker, 24)]).is_err());
-        let guest = crate::world::Guest { name: None, host: "pve1".into(), on: true, memory: 40 * GIB, cpus: 2.0 };
+        let guest = Guest { name: None, host: "pve1".into(), on: true, memory: 40 * GIB, cpus: 2.0, template: false };
         world.guests.insert(100, guest);
         assert!(check(&world, &[held], &[ask("w-2", Role::Worker, 16)]).is_ok());
     }

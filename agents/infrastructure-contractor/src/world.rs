@@ -46,6 +46,8 @@ pub struct Guest {
     pub memory: u64,
     /// Virtual CPUs.
     pub cpus: f64,
+    /// Whether it can be cloned and not started.
+    pub template: bool,
 }
 
 impl World {
@@ -88,6 +90,7 @@ impl World {
             on: !row.template && row.status.as_deref() != Some("stopped"),
             memory: row.maxmem.unwrap_or_default(),
             cpus: row.maxcpu.unwrap_or_default(),
+            template: row.template,
         };
         self.guests.insert(vmid, guest);
     }

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{Problem, problem, rights::bridge_path};
+use super::{
+    Problem, problem,
+    rights::{bridge_path, template_path},
+};
 use crate::{
-    config::{Method, NodeNetwork, Placement, Sections},
+    config::{Method, NodeNetwork, Placement, Sections, Template},
     world::{Host, World},
 };
 
@@ -25,7 +28,25 @@ pub(super) fn problems(sections: &Sections, world: &World, blind: &BTreeSet<Stri
     for network in sections.network.iter().filter(|network| !blind.contains(&bridge_path(network))) {
         problems.extend(hosts.network(network));
     }
+    if sections.images.method == Method::Clone {
+        let seen = sections.images.templates.iter().filter(|template| !blind.contains(&template_path(template)));
+        problems.extend(seen.filter_map(|template| template_problem(world, template)));
+    }
     problems
+}
+
+fn template_problem(world: &World, template: &Template) -> Option<Problem> {
+    let vmid = template.vmid;
+    let Some(guest) = world.guests.get(&vmid) else {
+        let mend = format!("make it with Talos {} on scsi0, or correct [[images.templates]]", template.talos_version);
+        return Some(problem(format!("there is no template {vmid}"), mend));
+    };
+    if !guest.template {
+        return Some(problem(format!("VM {vmid} on {} is not a template", guest.host), format!("qm template {vmid}")));
+    }
+    let wrong = template.host.as_ref().filter(|host| **host != guest.host)?;
+    let what = format!("template {vmid} is on {}, not on {wrong}", guest.host);
+    Some(problem(what, format!("write host = \"{}\" under [[images.templates]]", guest.host)))
 }
 
 /// The hosts that may get machines.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proxmox::{Client, access::Permissions, version::Version};
 
 use super::{Problem, problem};
-use crate::config::{Method, NodeNetwork, Sections};
+use crate::config::{Method, NodeNetwork, Sections, Template};
 
 const VM: [&str; 12] = [
     "VM.Allocate",
@@ -111,11 +111,20 @@ fn wanted(sections: &Sections, hosts: &[String], version: Version) -> Vec<(Strin
             wanted.push((format!("/nodes/{host}"), vec!["Sys.AccessNetwork", "Sys.Audit"]));
         }
     }
+    if sections.images.method == Method::Clone {
+        let templates = sections.images.templates.iter();
+        wanted.extend(templates.map(|template| (template_path(template), vec!["VM.Audit", "VM.Clone"])));
+    }
     if !on_disks.is_empty() {
         wanted.push((format!("/storage/{disks}"), on_disks));
     }
     wanted.extend(sections.network.iter().map(|network| (bridge_path(network), vec!["SDN.Use"])));
     wanted
+}
+
+/// Where the right to clone a template is given.
+pub(super) fn template_path(template: &Template) -> String {
+    format!("/vms/{}", template.vmid)
 }
 
 /// Where the right to use a network's bridge is given.

@@ -134,7 +134,7 @@ async fn on_a_bare_hypervisor_everything_is_named_at_once_and_the_lines_mend_it(
             };
             for path in paths {
                 let named = |what: &&str| what.contains(right) && what.ends_with(&format!(" on {path}"));
-                assert!(whats(&found).iter().any(|what| named(&what)), "{right} on {path}: {found:#?}");
+                assert!(whats(&found).iter().any(named), "{right} on {path}: {found:#?}");
             }
         }
     }

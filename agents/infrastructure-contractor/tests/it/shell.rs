@@ -42,8 +42,11 @@ impl Shell {
     }
 }
 
+/// Parameters by name.
+type Form = Vec<(String, String)>;
+
 /// The API call that a command makes.
-fn call(words: &[String]) -> Option<(Method, String, Vec<(String, String)>)> {
+fn call(words: &[String]) -> Option<(Method, String, Form)> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let (fixed, rest): (Method, _) = match words.as_slice() {
         ["pveum", "pool", "add", pool] => return Some((Method::POST, "/pools".into(), vec![given("poolid", pool)])),
@@ -69,7 +72,7 @@ fn given(name: &str, value: &str) -> (String, String) {
 }
 
 /// `--name value` pairs.
-fn options(words: &[&str]) -> Option<Vec<(String, String)>> {
+fn options(words: &[&str]) -> Option<Form> {
     words.chunks(2).map(|pair| Some(given(pair.first()?.strip_prefix("--")?, pair.get(1)?))).collect()
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use infrastructure_contractor::{config::Method, schematic};
+use infrastructure_contractor::{check, config::Method, schematic};
 use proxmox::{
     VmId,
     config::Mac,
@@ -62,6 +62,9 @@ async fn make_template(world: &World, net: u8) {
     root.wait_for_task(&upid, patience).await.unwrap();
     let drive = Params::default().with("ide2", "none,media=cdrom");
     root.set_vm_config("pve1", VmId(TEMPLATE), &drive, None).await.unwrap();
+    let problems = check::check(&world.deps.proxmox, &world.deps.sections).await;
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    assert_eq!(problems[0].to_string(), "VM 9000 on pve1 is not a template\n    mend: qm template 9000");
     let upid = root.make_template("pve1", VmId(TEMPLATE)).await.unwrap();
     root.wait_for_task(&upid, patience).await.unwrap();
 }
@@ -89,7 +92,10 @@ async fn machines_are_cloned_from_a_template_on_whatever_host_they_go() {
         },
     )
     .await;
+    let found = check::check(&world.deps.proxmox, &world.deps.sections).await;
+    assert_eq!(found.iter().map(|problem| problem.what.as_str()).collect::<Vec<_>>(), ["there is no template 9000"]);
     make_template(&world, net).await;
+    world.until_async(async || check::check(&world.deps.proxmox, &world.deps.sections).await.is_empty()).await;
     let request = serde_json::json!({
         "request_type": "provision_cluster", "cluster_name": "prod", "pattern": "ha", "worker_nodes": 0,
         "node_size": "small", "storage_backend": "local-path",
