@@ -17,7 +17,7 @@ const SPARE_PROCESS: u32 = 2600;
 
 impl Api {
     pub(super) fn sockets(&self, request: &NetstatRequest) -> Netstat {
-        let protocols = request.l4proto.clone().unwrap_or_default();
+        let protocols = request.l4proto.unwrap_or_default();
         let wanted = protocols.tcp || protocols.tcp6 || request.l4proto.is_none();
         let with_process = request.feature.is_some_and(|feature| feature.pid);
         let running =

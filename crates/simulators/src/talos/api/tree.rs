@@ -41,8 +41,10 @@ const DIRECTORIES: &[&str] = &[
 /// The mode bits of Go's directories, `os.ModeDir`.
 const DIRECTORY_BIT: u32 = 1 << 31;
 
-/// Every path below the root with its content; directories have none.
-type Tree = BTreeMap<String, Option<Vec<u8>>>;
+/// What a path leads to: a file's content; directories have none.
+type Content = Option<Vec<u8>>;
+/// Every path below the root.
+type Tree = BTreeMap<String, Content>;
 
 impl Api {
     fn tree(&self) -> Tree {
@@ -144,7 +146,7 @@ impl Api {
             request.types.is_empty() || request.types().any(|it| it == kind)
         };
         let modified = self.boot.started.duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_secs());
-        let info = |(path, content): (String, Option<Vec<u8>>)| FileInfo {
+        let info = |(path, content): (String, Content)| FileInfo {
             relative_name: relative(&root, &path),
             name: path,
             size: content.as_ref().map_or(4096, |content| i64::try_from(content.len()).unwrap_or(0)),
@@ -223,7 +225,7 @@ impl Api {
     }
 
     /// A path and everything below it, in order.
-    fn below(&self, root: &str) -> Result<Vec<(String, Option<Vec<u8>>)>, Status> {
+    fn below(&self, root: &str) -> Result<Vec<(String, Content)>, Status> {
         let tree = self.tree();
         if !tree.contains_key(root) {
             return Err(plain(format!("lstat {root}: no such file or directory")));
@@ -234,7 +236,7 @@ impl Api {
 }
 
 /// Adds an entry and the directories that lead to it.
-fn add(tree: &mut Tree, path: &str, content: Option<Vec<u8>>) {
+fn add(tree: &mut Tree, path: &str, content: Content) {
     tree.entry("/".to_owned()).or_default();
     for (at, _) in path.match_indices('/').skip(1) {
         tree.entry(path[..at].to_owned()).or_default();
