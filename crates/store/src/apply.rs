@@ -12,6 +12,7 @@ use crate::{
     },
     draft::Draft,
     keys,
+    record::VALUE_CAP,
     rows::{InboxRow, RunRow},
     seal::Sealer,
 };
@@ -255,7 +256,7 @@ fn put_secret(draft: &mut Draft<'_>, put: SealedPut) -> Result<Option<u64>, Comm
     };
     let mut head = head.unwrap_or(SecretHead { generation: 0, parts: BTreeMap::new() });
     head.generation += 1;
-    let parts = draft.put_parts(&keys::secret_parts(&put.name, head.generation), &sealed);
+    let parts = draft.put_parts(&keys::secret_parts(&put.name, head.generation), &sealed, VALUE_CAP);
     head.parts.insert(head.generation, parts);
     while head.parts.len() as u64 > GENERATIONS_KEPT {
         if let Some((oldest, _)) = head.parts.pop_first() {

@@ -13,6 +13,9 @@ use crate::{
 /// zstd level: a run of 60 events becomes about 2 to 4 KiB.
 const LEVEL: i32 = 6;
 
+/// Bytes of one row of an archive: with its header below 8 KiB, so that a leaf of old runs stays small (crates.md, trap 3).
+const PART: usize = 8 * 1024 - record::HEADER;
+
 /// The index keys of a run.
 pub(crate) fn index_keys(row: &RunRow) -> Vec<String> {
     let mut prefixes =
@@ -58,7 +61,7 @@ pub(crate) fn archive(draft: &mut Draft<'_>, run: RunId) -> Result<(), CommitErr
         return Err(CommitError::Damaged(format!("journal of run {run} has {} of {} events", events.len(), row.seq)));
     }
     let packed = pack(&events).map_err(|error| CommitError::Invalid(format!("archive of run {run}: {error}")))?;
-    draft.put_parts(&keys::archive_of(run), &packed);
+    draft.put_parts(&keys::archive_of(run), &packed, PART);
     for key in rows.into_keys() {
         draft.remove(key);
     }

@@ -84,10 +84,10 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// Writes bytes in rows of at most the cap under `prefix`; how many rows.
-    pub(crate) fn put_parts(&mut self, prefix: &str, bytes: &[u8]) -> usize {
+    /// Writes bytes in rows of at most `cap` under `prefix`; how many rows.
+    pub(crate) fn put_parts(&mut self, prefix: &str, bytes: &[u8], cap: usize) -> usize {
         let mut count = 0;
-        for part in bytes.chunks(VALUE_CAP) {
+        for part in bytes.chunks(cap) {
             let key = crate::keys::part(prefix, count);
             let row = record::encode(&key, Encoding::Bytes, part);
             self.writes.insert(key, Some(row));

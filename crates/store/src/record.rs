@@ -4,7 +4,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// The format that this code writes; an older one is upgraded when it is read, a newer one refused.
 const VERSION: u8 = 1;
-const HEADER: usize = 6;
+/// Bytes of a row before its body.
+pub(crate) const HEADER: usize = 6;
 
 /// Cap of one value's body in bytes: below it sled keeps everything in its log (crates.md, trap 2).
 pub(crate) const VALUE_CAP: usize = 60 * 1024;

@@ -175,6 +175,53 @@ async fn an_ended_flow_is_one_row_per_run_and_reads_as_before() {
     assert_eq!(reader.verify().unwrap().problems, Vec::<String>::new());
 }
 
+#[tokio::test]
+async fn a_long_runs_archive_is_in_small_rows_and_reads_as_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let (run, flow) = (Uuid::new_v4(), Uuid::new_v4());
+    // Random text does not compress: some 120 KiB of archive.
+    let events: Vec<_> =
+        (0..10).map(|_| json!((0..300).map(|_| Uuid::new_v4().to_string()).collect::<String>())).collect();
+    let end = append(run, 0, events.clone(), Some(summary(flow, RunState::Succeeded)));
+    store.commit(Commit { archive: vec![run], ..end }).await.unwrap();
+    let file = folder.path().join("export.jsonl");
+    store.export(&file).await.unwrap();
+    let text = std::fs::read_to_string(&file).unwrap();
+    let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let parts = rows.iter().filter(|row| row["k"].as_str().is_some_and(|key| key.starts_with("archive/")));
+    let sizes: Vec<_> = parts.map(|row| row["b"].as_str().unwrap().len() * 3 / 4).collect();
+    assert!(sizes.len() > 5 && sizes.iter().all(|size| *size <= 8 * 1024), "{sizes:?}");
+    assert_eq!(store.reader().journal(run, 0).unwrap(), events);
+    assert_eq!(store.reader().verify().unwrap().problems, Vec::<String>::new());
+}
+
+#[test]
+fn a_disk_without_room_refuses_commits_until_there_is_some() {
+    // A file system of its own, where there is one, that nothing else writes to.
+    let shared_memory = std::path::Path::new("/dev/shm");
+    let folder = if shared_memory.is_dir() { tempfile::tempdir_in(shared_memory) } else { tempfile::tempdir() };
+    let folder = folder.unwrap();
+    let free = fs4::available_space(folder.path()).unwrap();
+    let slack = 24 << 20;
+    let options = Options { min_free_bytes: free.saturating_sub(slack), ..Options::default() };
+    let store = Store::open(&folder.path().join("store"), options).unwrap();
+    let put = |n: u64| Commit { inventory: vec![InventoryChange::put("n", json!(n))], ..Commit::default() };
+    store.commit_blocking(put(1)).unwrap();
+
+    let filler = folder.path().join("filler");
+    std::fs::write(&filler, vec![1; 2 * slack as usize]).unwrap();
+    let error = store.commit_blocking(put(2)).unwrap_err();
+    assert!(matches!(error, CommitError::DiskFull { .. }) && error.is_transient(), "{error}");
+    assert!(error.to_string().starts_with("the disk is full ("), "{error}");
+    assert_eq!(store.reader().get::<u64>("n").unwrap().unwrap().value, 1, "what is there can be read");
+
+    std::fs::remove_file(&filler).unwrap();
+    store.commit_blocking(put(3)).unwrap();
+    assert_eq!(store.reader().get::<u64>("n").unwrap().unwrap().value, 3);
+    assert_eq!(store.failure(), None);
+}
+
 #[test]
 fn playbook_texts_are_kept_under_their_hash() {
     use sha2::{Digest, Sha256};
