@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::playbook::Policy;
+
 /// Format of the events that this program writes; a reader refuses a newer one.
 pub const FORMAT: u32 = 1;
 
@@ -191,9 +193,15 @@ pub struct Opened {
     /// Locks to hold before the first step, sorted by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub locks: Vec<Lock>,
+    /// What happens when a step fails for good, as the input asks; what the playbook says where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_failure: Option<Policy>,
     /// Hash of the approved plan, if it had to be approved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<String>,
+    /// Hash of this contractor's part of it: made again before the first step, it must be the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_plan: Option<String>,
     /// When.
     pub at: Timestamp,
 }

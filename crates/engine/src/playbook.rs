@@ -1,5 +1,6 @@
 //! A playbook as its file says it: read strictly, durations and expressions parsed, nothing looked up yet.
 
+mod on_failure;
 mod read;
 
 use std::time::Duration;
@@ -8,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use self::read::schema;
+pub use self::{on_failure::OnFailure, read::schema};
 use crate::{
     event::LockMode,
     expression::Expression,
@@ -40,8 +41,10 @@ pub struct Playbook {
     pub input: Option<Value>,
     /// Locks to hold before the first step.
     pub locks: Vec<(LockMode, Template)>,
+    /// Whether it goes before runs that wait, and ends paused ones that hold what it needs.
+    pub preempts: bool,
     /// What happens when a step fails for good.
-    pub on_failure: Policy,
+    pub on_failure: OnFailure,
     /// Once this step has started the policy is `pause`.
     pub commit_point: Option<Placed<String>>,
     /// Its steps, in the order of the file.

@@ -51,8 +51,9 @@ pub struct RunState {
     failure: Option<RunFailure>,
     cancelled: bool,
     undo_requested: bool,
-    /// Cancelled while paused: it ends as it is.
+    /// Cancelled while paused, or before it began: it ends as it is.
     given_up: bool,
+    on_failure: Policy,
     outcome: Option<(Outcome, Timestamp)>,
     /// It ended otherwise than well before, and has told so.
     told_failure: bool,
@@ -76,6 +77,8 @@ impl RunState {
             return Err(IllegalEvent { index: 0, why });
         }
         let about = opened.about();
+        let asked = || definition.playbook.on_failure.policy(&opened.input, &about);
+        let on_failure = opened.on_failure.map_or_else(asked, Ok).map_err(|why| IllegalEvent { index: 0, why })?;
         Ok(Self {
             root: Scope::new(definition, Arc::new(opened.input.clone())),
             opened: Arc::new(opened),
@@ -85,6 +88,7 @@ impl RunState {
             cancelled: false,
             undo_requested: false,
             given_up: false,
+            on_failure,
             outcome: None,
             told_failure: false,
         })
@@ -151,7 +155,7 @@ impl RunState {
         } else if self.undo_requested {
             Policy::Rollback
         } else {
-            self.root.definition.playbook.on_failure
+            self.on_failure
         }
     }
 
@@ -178,7 +182,7 @@ impl RunState {
             }
             Event::Halted { error, .. } => self.fail(None, error),
             Event::CancelRequested { .. } => {
-                self.given_up = self.status() == Status::Paused;
+                self.given_up = self.status() == Status::Paused || !self.is_begun();
                 self.cancelled = true;
             }
             Event::UndoRequested { .. } => {

@@ -1,6 +1,6 @@
 //! Walks JSON Schemas along the path of a reference, as far as they say anything.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A schema inside a document, or nothing known.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +82,14 @@ impl<'a> Shape<'a> {
         self.alternatives().all(|(_, schema)| schema.get("additionalProperties") == Some(&Value::Bool(false)))
     }
 
+    /// Why `value` does not fit, as far as the shape says anything.
+    pub(crate) fn refuses(self, value: &Value) -> Option<String> {
+        let (document, schema) = self.known?;
+        let defs = document.get("$defs").cloned().unwrap_or_else(|| json!({}));
+        let validator = jsonschema::validator_for(&json!({"allOf": [schema], "$defs": defs})).ok()?;
+        validator.iter_errors(value).next().map(|error| format!("{value} breaks the rule `{}`", error.kind().keyword()))
+    }
+
     /// The schemas that a value may follow, with `$ref`, `anyOf`, `oneOf` and `allOf` resolved; null left out.
     fn alternatives(self) -> impl Iterator<Item = (&'a Value, &'a Value)> {
         let mut found = Vec::new();
@@ -125,8 +133,6 @@ fn is_scalar(schema: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

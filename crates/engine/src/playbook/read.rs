@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use serde_saphyr::Spanned;
 
 use super::{
-    After, DEFAULT_DEADLINE, DEFAULT_TIMEOUT, Does, Emit, FanOut, Parallel, Placed, Playbook, Policy, Retry, Step,
-    Trigger,
+    After, DEFAULT_DEADLINE, DEFAULT_TIMEOUT, Does, Emit, FanOut, OnFailure, Parallel, Placed, Playbook, Policy, Retry,
+    Step, Trigger,
 };
 use crate::{
     event::LockMode,
@@ -54,9 +54,9 @@ struct File {
     /// Locks to hold before the first step.
     #[serde(default)]
     locks: LocksText,
-    /// What happens when a step fails for good.
-    #[serde(default)]
-    on_failure: Policy,
+    /// What happens when a step fails for good: a policy, or `${…}` over `input` that gives one.
+    #[schemars(with = "Option<OnFailureText>")]
+    on_failure: Option<Spanned<String>>,
     /// Once this step has started, nothing is taken back: the policy is `pause`.
     #[schemars(with = "Option<String>")]
     commit_point: Option<Spanned<String>>,
@@ -107,6 +107,8 @@ struct LocksText {
     /// Held together with other shared holders.
     #[schemars(with = "Vec<String>")]
     shared: Vec<Spanned<String>>,
+    /// For what repairs or takes away: it goes before runs that wait, and paused ones that hold the locks are cancelled.
+    preempt: bool,
 }
 
 /// One step: an `action`, or a `call` of another playbook.
@@ -178,6 +180,17 @@ impl JsonSchema for WithText {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({"anyOf": [{"type": "object"}, {"type": "string", "pattern": r"^\$\{.*\}$"}]})
     }
+}
+
+/// A policy, or one `${…}` that gives one: only its schema is used.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum OnFailureText {
+    /// The policy.
+    Fixed(Policy),
+    /// What the input asks for.
+    Asked(#[schemars(regex(pattern = r"^\$\{.*\}$"))] String),
 }
 
 /// Attempts and the pauses between them.
@@ -254,7 +267,8 @@ impl Reader<'_> {
             trigger: file.trigger.map(|trigger| self.trigger(trigger)),
             input: file.input.map(|input| input.value.to_value()),
             locks,
-            on_failure: file.on_failure,
+            preempts: file.locks.preempt,
+            on_failure: file.on_failure.map_or(OnFailure::Fixed(Policy::default()), |text| self.on_failure(&text)),
             commit_point: file.commit_point.map(placed),
             steps: file.steps.into_iter().map(|step| self.step(step)).collect(),
             output: file.output.map(|output| self.template(&output)),
@@ -331,6 +345,19 @@ impl Reader<'_> {
         let key = self.text(key);
         let parallel = parallel.map_or(Parallel::Unlimited, |parallel| self.parallel(parallel));
         self.expression(each).map(|each| FanOut { each, key, parallel })
+    }
+
+    fn on_failure(&mut self, text: &Spanned<String>) -> OnFailure {
+        if text.value.starts_with("${") {
+            return OnFailure::Asked(self.text(text));
+        }
+        let fixed = Policy::deserialize(Value::from(text.value.as_str()));
+        OnFailure::Fixed(fixed.unwrap_or_else(|_| {
+            let message =
+                format!("`{}` is no failure policy: write `rollback`, `keep`, `pause`, or `${{…}}`", text.value);
+            self.suggest(text, message, yaml::similar(&text.value, ["rollback", "keep", "pause"]));
+            Policy::default()
+        }))
     }
 
     fn parallel(&mut self, node: &Spanned<Node>) -> Parallel {
@@ -432,6 +459,10 @@ impl Reader<'_> {
 
     fn problem<T>(&mut self, at: &Spanned<T>, message: impl Into<String>) {
         self.at(at.into(), message);
+    }
+
+    fn suggest<T>(&mut self, at: &Spanned<T>, message: String, suggestion: Option<String>) {
+        self.problems.push(Problem { file: self.file.to_owned(), place: at.into(), message, suggestion });
     }
 
     fn at(&mut self, place: Place, message: impl Into<String>) {

@@ -20,6 +20,7 @@ use crate::{
 const UNDO_ATTEMPTS: u32 = 5;
 /// An inventory conflict is looked at again after so long.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(50);
+const CONFLICT: &str = "the inventory changed meanwhile";
 /// Longest error message in bytes.
 const MAX_MESSAGE: usize = 4_096;
 
@@ -87,7 +88,10 @@ impl RunState {
                 Some(until) => return wait(instance, Event::Waiting { step, attempt, reason, yields, until, at }),
                 None => failed(gave_up(what, &reason), None),
             },
-            AttemptEnd::Conflict => return conflict(step, attempt, at),
+            AttemptEnd::Conflict => match until(instance, what, now, CONFLICT_PAUSE) {
+                Some(until) => return conflict(step, attempt, (at, until)),
+                None => failed(gave_up(what, CONFLICT), None),
+            },
             AttemptEnd::Fail(error) => failed(error, None),
             AttemptEnd::Lost => failed(Failure::new("interrupted while the run was stopping"), None),
             AttemptEnd::TimedOut => self.again(what, instance, (path, timed_out(what)), (now, &failed)),
@@ -122,7 +126,10 @@ impl RunState {
                 }
                 None => (gave_up(what, &reason), false),
             },
-            AttemptEnd::Conflict => return conflict(step, attempt, at),
+            AttemptEnd::Conflict => match until(instance, what, now, CONFLICT_PAUSE) {
+                Some(until) => return conflict(step, attempt, (at, until)),
+                None => (gave_up(what, CONFLICT), false),
+            },
             AttemptEnd::Fail(error) => (error, false),
             AttemptEnd::Lost => (Failure::new("interrupted"), true),
             AttemptEnd::TimedOut => (timed_out(what), true),
@@ -145,9 +152,8 @@ fn wait(instance: &Instance, event: Event) -> Entry {
     }
 }
 
-fn conflict(step: String, attempt: u32, at: Timestamp) -> Entry {
-    let reason = "the inventory changed meanwhile".to_owned();
-    Entry::Note(Event::Waiting { step, attempt, reason, yields: false, until: after(at, CONFLICT_PAUSE), at })
+fn conflict(step: String, attempt: u32, (at, until): (Timestamp, Timestamp)) -> Entry {
+    Entry::Note(Event::Waiting { step, attempt, reason: CONFLICT.to_owned(), yields: false, until, at })
 }
 
 /// When to look again; none past the deadline. There is always a look at the deadline, or at once when it is long past.

@@ -2,7 +2,7 @@
 
 use engine::{
     report::Status,
-    run::{AttemptEnd, Command, outline, outline_foreseeing},
+    run::{AttemptEnd, Command, Effect, MAX_EVENTS, outline, outline_foreseeing},
 };
 use serde_json::{Value, json};
 
@@ -122,6 +122,113 @@ fn policies_keep_and_pause_leave_what_is_there() {
     given_up.commands = vec![(0, Command::Cancel)];
     assert_eq!(given_up.play(), Status::Cancelled);
     assert_eq!(given_up.world.len(), 3, "cancelling a paused run leaves what is there");
+}
+
+#[test]
+fn the_input_may_ask_for_a_policy_and_a_run_keeps_what_it_asked_for() {
+    let asked =
+        DIAMOND.replace("version: 1", "version: 1\non_failure: \"${has(input.policy) ? input.policy : 'rollback'}\"");
+    let definition = load(&[&asked]);
+    for (policy, status) in [("rollback", Status::Undone), ("keep", Status::Kept), ("pause", Status::Paused)] {
+        let input = json!({"items": ["x"], "with_c": true, "policy": policy});
+        let mut simulation = Simulation::new(&definition, input).with("c", vec![fail("x")]);
+        assert_eq!(simulation.play(), status, "{policy}");
+        simulation.recover();
+        assert_eq!(simulation.play(), status, "{policy}, read again");
+    }
+    let mut silent = Simulation::new(&definition, input()).with("c", vec![fail("x")]);
+    assert_eq!(silent.play(), Status::Undone, "no policy asked for");
+    let refused = definition.playbook.on_failure.policy(&json!({"policy": "explode"}), &json!({})).unwrap_err();
+    assert_eq!(refused, "its failure policy is not one of rollback, keep, pause");
+}
+
+#[test]
+fn a_run_that_has_not_begun_is_cancelled_at_once_whatever_its_policy() {
+    for policy in ["rollback", "keep", "pause"] {
+        let playbook = DIAMOND.replace("version: 1", &format!("version: 1\non_failure: {policy}"));
+        let mut simulation = Simulation::new(&load(&[&playbook]), input());
+        simulation.commands = vec![(1, Command::Cancel)];
+        assert_eq!(simulation.play(), Status::Cancelled, "{policy}");
+        assert!(simulation.log.is_empty(), "{policy}");
+        let told = &simulation.emitted[0];
+        assert_eq!((told.name.as_str(), &told.body), ("broken", &json!({"why": "cancelled"})), "no empty step");
+    }
+}
+
+#[test]
+fn a_conflict_uses_no_attempt_and_ends_at_the_deadline() {
+    let playbook = "
+playbook: p
+version: 1
+steps:
+  - { id: a, action: make, retry: { attempts: 1 }, deadline: 1m }
+";
+    let some = script(&[("a", vec![AttemptEnd::Conflict, AttemptEnd::Conflict])]);
+    check(playbook, some, Status::Succeeded, "open | a x1 | a started 1 | a ok | succeeded");
+    let ever = script(&[("a", vec![AttemptEnd::Conflict; 2_000])]);
+    check(
+        playbook,
+        ever,
+        Status::Undone,
+        "open | a x1 | a started 1 | a failed: gave up after 1m: the inventory changed meanwhile
+         | a undo 1 | a undone | undone",
+    );
+}
+
+#[test]
+fn a_percentage_of_the_instances_is_at_work_at_once() {
+    let playbook = |parallel: &str| {
+        format!(
+            "
+playbook: p
+version: 1
+steps:
+  - {{ id: b, action: make, for_each: \"${{input.items}}\", key: \"${{item}}\", parallel: {parallel} }}
+"
+        )
+    };
+    let items: Vec<_> = (0..10).map(|n| format!("n{n}")).collect();
+    for (parallel, at_once) in [("\"20%\"", 2), ("\"5%\"", 1), ("\"100%\"", 10), ("3", 3)] {
+        let mut simulation = Simulation::new(&load(&[&playbook(parallel)]), json!({"items": items}));
+        let expanded = simulation.state.next(simulation.now).effects;
+        let Some(Effect::Record(events)) = expanded.first() else { panic!("{expanded:?}") };
+        events.iter().for_each(|event| simulation.state.apply(event).unwrap());
+        assert_eq!(simulation.state.next(simulation.now).effects.len(), at_once, "{parallel}");
+    }
+}
+
+#[test]
+fn a_run_stops_at_its_cap_of_entries_and_still_takes_back_what_it_did() {
+    let playbook = "
+playbook: p
+version: 1
+steps:
+  - { id: a, action: make }
+  - { id: b, action: make, needs: [a], retry: { attempts: 1000, backoff: 1s..1s }, deadline: 1000h }
+";
+    let waits: Vec<_> = (0..9_000).map(|n| wait(&format!("reason {n}"), 1)).collect();
+    let mut simulation = Simulation::new(&load(&[playbook]), input()).with("b", waits);
+    assert_eq!(simulation.play(), Status::Undone);
+    assert!(simulation.world.is_empty());
+    assert!(simulation.journal.len() as u64 <= MAX_EVENTS, "{}", simulation.journal.len());
+    let failure = simulation.state.report().failure.unwrap();
+    assert_eq!(failure.error.message, "the run has 8000 journal entries, more than it may");
+}
+
+#[test]
+fn a_value_above_the_cap_fails_the_step_and_says_so() {
+    let playbook = "
+playbook: p
+version: 1
+steps:
+  - { id: a, action: make }
+";
+    let large = AttemptEnd::Done(json!("x".repeat(61 * 1024)));
+    let mut simulation = Simulation::new(&load(&[playbook]), input()).with("a", vec![large]);
+    assert_eq!(simulation.play(), Status::Undone);
+    let failure = simulation.state.report().failure.unwrap().error;
+    assert_eq!(failure.message, "the output of `make` is larger than 59392 bytes");
+    assert!(failure.hint.unwrap().contains("reference"));
 }
 
 #[test]

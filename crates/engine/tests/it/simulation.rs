@@ -84,7 +84,9 @@ impl Simulation {
             subject: None,
             input,
             locks: Vec::new(),
+            on_failure: None,
             plan: None,
+            own_plan: None,
             at,
         };
         Self {
@@ -109,7 +111,7 @@ impl Simulation {
 
     /// Plays until nothing is left to do, and says where the run stands.
     pub(crate) fn play(&mut self) -> Status {
-        for _ in 0..10_000 {
+        for _ in 0..40_000 {
             match self.turn() {
                 Ok(true) => {}
                 Ok(false) => return self.state.status(),

@@ -8,9 +8,9 @@ use super::Linker;
 use crate::{
     expression::{Expression, Names},
     library::{Definition, Link, MessageKind, Work},
-    playbook::{After, Emit, FanOut, Policy, Step},
+    playbook::{After, Emit, FanOut, OnFailure, Step},
     report::EmissionKind,
-    schema::Shape,
+    schema::{Field, Shape},
     template::Template,
     yaml::{Place, similar},
 };
@@ -25,6 +25,9 @@ pub(super) fn check(linker: &mut Linker<'_, '_>, definition: &Definition) {
     };
     let mut checker = Checker { linker, definition, shapes: &shapes };
     checker.trigger();
+    if let OnFailure::Asked(asked) = &definition.playbook.on_failure {
+        checker.template(asked, &shapes.names(false));
+    }
     for (_, lock) in &definition.playbook.locks {
         checker.template(lock, &shapes.names(false));
     }
@@ -155,6 +158,27 @@ impl<'c> Checker<'c, '_, '_> {
                 self.problem(place, format!("the required field `{name}` is missing"), None);
             }
         }
+        if let Template::Map(parts) = with {
+            for (name, part) in parts {
+                if let Field::Known(shape) = shape.field(name) {
+                    self.part(name, part, place, shape);
+                }
+            }
+        }
+    }
+
+    /// A part of a mapping: what it holds is known as far as it is written out.
+    fn part(&mut self, name: &str, part: &Template, place: Place, shape: Shape<'_>) {
+        match part {
+            Template::Literal(value) => {
+                if let Some(reason) = shape.refuses(value) {
+                    self.problem(place, format!("field `{name}`: {reason}"), None);
+                }
+            }
+            Template::Map(_) => self.fields(part, place, shape),
+            Template::List(items) => items.iter().for_each(|item| self.part(name, item, place, shape.items())),
+            Template::Hole(..) | Template::Text(..) => {}
+        }
     }
 
     fn template(&mut self, template: &Template, names: &Names<'_>) {
@@ -177,7 +201,7 @@ impl<'c> Checker<'c, '_, '_> {
         let first = links.iter().position(Link::is_irreversible);
         let Some(point) = &playbook.commit_point else {
             // One that is only called follows the policy and commit point of its caller.
-            if let (Policy::Rollback, Some(first), Some(_)) = (playbook.on_failure, first, &playbook.trigger) {
+            if let (true, Some(first), Some(_)) = (playbook.on_failure.may_roll_back(), first, &playbook.trigger) {
                 let id = &playbook.steps[first].id;
                 let message = format!("step `{}` cannot be taken back: name the `commit_point`", id.value);
                 self.problem(id.place, message, None);

@@ -58,8 +58,9 @@ impl Decide<'_> {
             None => vec![Item { key: None, item: Value::Null }],
         };
         let emission = |Item { key, item }: Item| {
-            let body =
+            let mut body =
                 values().with_item(&item, key.as_deref()).resolve(&emit.with).map_err(|error| failure(&error))?;
+            leave_out_nulls(&mut body);
             if size(&body) > MAX_VALUE {
                 return Err(too_large("a message"));
             }
@@ -68,5 +69,17 @@ impl Decide<'_> {
             Ok(Emission { id, kind: emit.kind, name: emit.name.clone(), body })
         };
         items.into_iter().map(emission).collect()
+    }
+}
+
+/// A message has no empty fields: what has no value, such as the step of a run that was cancelled, is left out.
+fn leave_out_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(leave_out_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(leave_out_nulls),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
