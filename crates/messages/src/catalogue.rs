@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     event::{DeadLetter, DomainEvent, FlowEvent, Rejected, RunEvent},
-    handoff::{ClusterFailed, ClusterReady, ClusterRemoved, NodeRemoved, NodesReady, VmProvisioned},
+    handoff::{CancelRequest, ClusterFailed, ClusterReady, ClusterRemoved, NodeRemoved, NodesReady, VmProvisioned},
     request::{DecommissionRequest, ProvisionCluster, ScaleRequest},
     subject::Party,
 };
@@ -269,6 +269,18 @@ fn handoffs() -> Vec<Kind> {
             of::<DecommissionRequest>,
             || vec![json!({ "handoff_type": "decommission_request", "cluster_name": "prod-k8s", "cluster_uid": UID })],
         ),
+        kind(
+            "cancel_request",
+            "A flow is to stop; what was done for it follows its failure policy.",
+            to_talos,
+            of::<CancelRequest>,
+            || {
+                vec![json!({
+                    "handoff_type": "cancel_request", "cluster_name": "prod-k8s", "by": "/operator/ada",
+                    "failure_policy": "rollback"
+                })]
+            },
+        ),
     ]
 }
 
@@ -298,6 +310,7 @@ pub const RUN_EVENTS: &[(&str, &str)] = &[
 pub const FLOW_EVENTS: &[(&str, &str)] = &[
     ("flow_started", "A request was accepted."),
     ("flow_awaits_approval", "What was asked for needs consent before it begins."),
+    ("flow_cancelling", "Somebody asked to stop a flow, or its time is over; its failure policy follows."),
     ("flow_failing", "The other contractor could not do its part; the failure policy follows."),
     ("flow_succeeded", "What was asked for is done."),
     ("flow_failed", "What was asked for could not be done; the failure policy was applied."),

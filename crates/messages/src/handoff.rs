@@ -1,5 +1,6 @@
 //! What one contractor gives another: a fact plus the next responsibility. Readers are tolerant: unknown fields are kept.
 
+mod cancel_request;
 mod cluster_failed;
 mod cluster_ready;
 mod cluster_removed;
@@ -7,6 +8,7 @@ mod node_removed;
 mod nodes_ready;
 mod vm_provisioned;
 
+pub use cancel_request::CancelRequest;
 pub use cluster_failed::ClusterFailed;
 pub use cluster_ready::{ClusterReady, ClusterStatus};
 pub use cluster_removed::ClusterRemoved;
