@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use store::{Options, Store};
+use store::{OpenError, Options, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -60,6 +60,14 @@ struct Shared {
     /// The configuration file.
     #[arg(long, short, global = true, env = "CONTRACTOR_CONFIG", default_value = "contractor.toml")]
     config: PathBuf,
+    /// One setting over file and environment; may be given several times: `--set http.listen=127.0.0.1:9100`.
+    #[arg(long, global = true, value_name = "SECTION.KEY=VALUE", value_parser = setting)]
+    set: Vec<(String, String)>,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (keys, value) = text.split_once('=').ok_or("a setting is written section.key=value")?;
+    Ok((keys.to_owned(), value.to_owned()))
 }
 
 #[derive(Subcommand, Clone)]
@@ -107,7 +115,8 @@ fn run_line<D: Daemon>(line: Line) -> Result<ExitCode, String> {
         return Ok(ExitCode::SUCCESS);
     }
     let environment: BTreeMap<String, String> = std::env::vars().collect();
-    let config: Config<D::Sections> = config::load(&line.shared.config, &environment).map_err(|error| chain(&error))?;
+    let config: Config<D::Sections> =
+        config::load(&line.shared.config, &environment, &line.shared.set).map_err(|error| chain(&error))?;
     telemetry::init_logs(&config.common.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -137,20 +146,33 @@ async fn daemon<D: Daemon>(config: &Config<D::Sections>) -> Result<(), String> {
 pub fn open_store(common: &Common) -> Result<Store, String> {
     let section = &common.store;
     if !section.key_file.exists() {
+        if section.path.join("format.json").exists() {
+            return Err(format!(
+                "key file {} is missing, and store {} holds secrets that were sealed for it: bring it back from a \
+                 backup, or put the recovery key in its place",
+                section.key_file.display(),
+                section.path.display()
+            ));
+        }
         store::create_key_file(&section.key_file).map_err(|error| chain(&error))?;
     }
-    let options = Options {
+    Store::open(&section.path, options(common)).map_err(|error| chain(&error))
+}
+
+fn options(common: &Common) -> Options {
+    let section = &common.store;
+    Options {
         key_file: Some(section.key_file.clone()),
         recovery_recipient: section.recovery_recipient.clone(),
         cache_bytes: u64::from(section.cache_mib) << 20,
         min_free_bytes: u64::from(section.reserve_mib) << 20,
         ..Options::default()
-    };
-    Store::open(&section.path, options).map_err(|error| chain(&error))
+    }
 }
 
 async fn check<D: Daemon>(config: &Config<D::Sections>) -> Result<ExitCode, String> {
-    let mut findings = Vec::new();
+    let mut findings = check_store(&config.common).await;
+    findings.extend(check_schemas());
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let key_file = folder.path().join("key");
     store::create_key_file(&key_file).map_err(|error| chain(&error))?;
@@ -178,6 +200,49 @@ async fn check<D: Daemon>(config: &Config<D::Sections>) -> Result<ExitCode, Stri
         }
     }
     Ok(ExitCode::FAILURE)
+}
+
+/// What `run` would say of the store and its key; a daemon that has it open is no problem.
+async fn check_store(common: &Common) -> Vec<Finding> {
+    let section = &common.store;
+    let problem = |problem: String, mend: Option<String>| vec![Finding { problem, mend }];
+    if section.path.join("format.json").exists() {
+        if !section.key_file.exists() {
+            return open_store(common).err().map_or_else(Vec::new, |text| problem(text, None));
+        }
+        return match Store::open(&section.path, options(common)) {
+            Ok(store) => {
+                store.close().await;
+                Vec::new()
+            }
+            Err(OpenError::InUse { .. }) => Vec::new(),
+            Err(error) => problem(chain(&error), None),
+        };
+    }
+    let place = section.path.ancestors().find(|folder| folder.exists());
+    let is_read_only = |folder: &Path| folder.metadata().is_ok_and(|facts| facts.permissions().readonly());
+    match place {
+        Some(folder) if folder.is_dir() && !is_read_only(folder) => Vec::new(),
+        _ => {
+            let text = format!("store.path {} cannot be made", section.path.display());
+            problem(text, Some(format!("install -d -m 0700 {}", section.path.display())))
+        }
+    }
+}
+
+/// Whether every message's schema takes its own examples, as this program was built.
+fn check_schemas() -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for kind in messages::catalogue::all() {
+        for example in (kind.examples)() {
+            if let Err(violations) = messages::schema::validate(kind.family, kind.name, &example) {
+                let first = violations.first().map(ToString::to_string).unwrap_or_default();
+                let problem = format!("schema of {} {}: {first}", kind.family.as_str(), kind.name);
+                findings.push(Finding { problem, mend: None });
+            }
+        }
+    }
+    findings
 }
 
 async fn plan<D: Daemon>(config: &Config<D::Sections>, playbook: &str, input: &Path) -> Result<ExitCode, String> {

@@ -1,5 +1,7 @@
 //! The configuration of a daemon: one TOML file, environment, flags; every problem reported at once.
 
+mod overlay;
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -13,6 +15,8 @@ use messages::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
+
+use self::overlay::overlay;
 
 /// The sections that every contractor has. An agent's own configuration holds this beside its own sections.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -82,6 +86,19 @@ pub struct StoreSection {
     /// Runs that ended this long ago are kept as archives only.
     #[serde(default = "day")]
     pub archive_after: Period,
+    /// Archived runs and ended flows are forgotten after this; default 90 days, written `2160h`.
+    #[serde(default = "quarter")]
+    pub keep_runs: Period,
+    /// Messages are recognised as taken before for so long; longer than `bus.stale_after`. Default 30 days.
+    #[serde(default = "month")]
+    pub keep_inbox: Period,
+}
+
+impl StoreSection {
+    /// What the store forgets when.
+    pub fn retention(&self) -> store::Retention {
+        store::Retention { runs: self.keep_runs.to_std(), inbox: self.keep_inbox.to_std() }
+    }
 }
 
 /// `[http]`
@@ -214,30 +231,46 @@ pub enum Error {
     Problems(Vec<Violation>),
 }
 
-/// Reads the file, lays `PREFIX__SECTION__KEY=value` of the environment over it, checks all of it.
+/// Reads the file, lays `PREFIX__SECTION__KEY=value` of the environment over it, and `section.key=value` of the command
+/// line over that; checks all of it.
 ///
 /// # Errors
 /// See [`Error`]; every problem at once.
-pub fn load<S: Sections>(path: &Path, environment: &BTreeMap<String, String>) -> Result<Config<S>, Error> {
+pub fn load<S: Sections>(
+    path: &Path,
+    environment: &BTreeMap<String, String>,
+    flags: &[(String, String)],
+) -> Result<Config<S>, Error> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
     let mut value: Value =
         toml::from_str(&text).map_err(|error| Error::NotToml { path: path.to_owned(), reason: error.to_string() })?;
+    let schema = schema_of::<S>();
     for (name, setting) in environment {
         if let Some(keys) = name.strip_prefix(S::ENV_PREFIX).and_then(|rest| rest.strip_prefix("__")) {
-            overlay(&mut value, &keys.to_ascii_lowercase(), setting);
+            overlay(&mut value, &schema, keys.to_ascii_lowercase().split("__"), setting);
         }
     }
-    let checker = Checker::new(schema_of::<S>()).expect("a configuration's schema compiles, a test says so");
-    checker.check(&value).map_err(Error::Problems)?;
-    let shape = |error: serde_json::Error| {
-        Error::Problems(vec![problem("", "shape", "a configuration of the described shape", &error.to_string())])
-    };
+    for (keys, setting) in flags {
+        overlay(&mut value, &schema, keys.split('.'), setting);
+    }
+    let checker = Checker::new(schema).expect("a configuration's schema compiles, a test says so");
+    let mut problems = checker.check(&value).err().unwrap_or_default();
     let (common, own) = split(value);
-    let common: Common = serde_json::from_value(common).map_err(shape)?;
-    let own: S = serde_json::from_value(own).map_err(shape)?;
-    let mut problems = common_problems(&common);
-    problems.extend(own.problems(&common));
-    if problems.is_empty() { Ok(Config { common, own }) } else { Err(Error::Problems(problems)) }
+    // What the schema refuses in one section does not hide what only the code sees in another.
+    let common: Result<Common, _> = serde_json::from_value(common);
+    let own: Result<S, _> = serde_json::from_value(own);
+    if let Ok(common) = &common {
+        problems.extend(common_problems(common));
+        problems.extend(own.iter().flat_map(|own| own.problems(common)));
+    }
+    match (common, own) {
+        (Ok(common), Ok(own)) if problems.is_empty() => Ok(Config { common, own }),
+        (Err(error), _) | (_, Err(error)) if problems.is_empty() => {
+            let got = error.to_string();
+            Err(Error::Problems(vec![problem("", "shape", "a configuration of the described shape", &got)]))
+        }
+        _ => Err(Error::Problems(problems)),
+    }
 }
 
 /// The JSON Schema of the whole file.
@@ -290,6 +323,10 @@ fn common_problems(common: &Common) -> Vec<Violation> {
             ));
         }
     }
+    if common.store.keep_inbox.0 <= common.bus.stale_after.0 {
+        let limit = format!("longer than bus.stale_after ({:#})", common.bus.stale_after.0);
+        problems.push(problem("/store/keep_inbox", "period", &limit, "a period in which a message could come twice"));
+    }
     for (source, keys) in &common.bus.pinned_keys {
         for key in keys {
             if !key.starts_with('U') || key.len() != 56 {
@@ -301,32 +338,20 @@ fn common_problems(common: &Common) -> Vec<Violation> {
     problems
 }
 
-fn overlay(value: &mut Value, keys: &str, setting: &str) {
-    let mut at = value;
-    let mut parts = keys.split("__").peekable();
-    while let Some(part) = parts.next() {
-        if !at.is_object() {
-            *at = Value::Object(Map::new());
-        }
-        let Value::Object(object) = at else { return };
-        if parts.peek().is_none() {
-            object.insert(part.to_owned(), plain_or_json(setting));
-            return;
-        }
-        at = object.entry(part).or_insert_with(|| Value::Object(Map::new()));
-    }
-}
-
-fn plain_or_json(setting: &str) -> Value {
-    serde_json::from_str(setting).unwrap_or_else(|_| Value::String(setting.to_owned()))
-}
-
 fn lines(problems: &[Violation]) -> String {
     problems.iter().map(|problem| format!("\n  {problem}")).collect()
 }
 
 fn week() -> Period {
     Period(jiff::SignedDuration::from_hours(7 * 24))
+}
+
+fn month() -> Period {
+    Period(jiff::SignedDuration::from_hours(30 * 24))
+}
+
+fn quarter() -> Period {
+    Period(jiff::SignedDuration::from_hours(90 * 24))
 }
 
 fn day() -> Period {
@@ -347,4 +372,84 @@ fn reserve_mib() -> u32 {
 
 fn info() -> String {
     "info".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Debug, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Own {
+        talos: Talos,
+    }
+
+    #[derive(Clone, Debug, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Talos {
+        keys: u32,
+        label: String,
+    }
+
+    impl Sections for Own {
+        const ENV_PREFIX: &'static str = "TALOS_CONTRACTOR";
+
+        fn problems(&self, _: &Common) -> Vec<Violation> {
+            let odd = !self.talos.keys.is_multiple_of(2);
+            odd.then(|| problem("/talos/keys", "even", "an even number", "an odd one")).into_iter().collect()
+        }
+    }
+
+    const FILE: &str = r#"
+allowed_targets = ["10.0.0.0/8"]
+[bus]
+servers = ["tls://localhost:4222"]
+seed_file = "/etc/cortex/seed.nk"
+[store]
+path = "/var/lib/cortex"
+key_file = "/etc/cortex/age.key"
+[talos]
+keys = 2
+label = "a"
+"#;
+
+    fn read(text: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config<Own>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("contractor.toml");
+        std::fs::write(&path, text).unwrap();
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let environment = environment.iter().map(owned).collect();
+        load(&path, &environment, &flags.iter().map(owned).collect::<Vec<_>>()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_environment_lies_over_the_file_and_flags_over_both() {
+        let environment = [
+            ("TALOS_CONTRACTOR__TALOS__KEYS", "4"),
+            ("TALOS_CONTRACTOR__TALOS__LABEL", "42"),
+            ("TALOS_CONTRACTOR__STORE__CACHE_MIB", "32"),
+            ("OTHER__TALOS__KEYS", "9"),
+        ];
+        let read = read(FILE, &environment, &[("talos.keys", "6"), ("http.listen", "127.0.0.1:9100")]).unwrap();
+        assert_eq!((read.own.talos.keys, read.own.talos.label.as_str()), (6, "42"));
+        assert_eq!((read.common.store.cache_mib, read.common.http.listen.port()), (32, 9100));
+    }
+
+    #[test]
+    fn every_problem_of_file_environment_and_flags_is_reported_at_once() {
+        let text = FILE.replace("tls://", "http://").replace("keys = 2", "keys = 3").replace("[store]", "[stoer]");
+        let environment = [("TALOS_CONTRACTOR__BUS__SEDE_FILE", "/x")];
+        let told =
+            read(&text, &environment, &[("talos.lable", "b"), ("allowed_targets", "[\"10.0.0.0\"]")]).unwrap_err();
+        for wanted in ["/stoer", "/bus/sede_file", "seed_file", "/talos/lable"] {
+            assert!(told.contains(wanted), "{wanted} is not told:\n{told}");
+        }
+        let text = FILE.replace("tls://", "http://").replace("keys = 2", "keys = 3");
+        let told = read(&text, &[], &[("allowed_targets", "[\"10.0.0\"]"), ("store.keep_inbox", "1h")]).unwrap_err();
+        for wanted in ["/bus/servers/0", "/talos/keys", "/allowed_targets/0", "/store/keep_inbox"] {
+            assert!(told.contains(wanted), "{wanted} is not told:\n{told}");
+        }
+        let told = read(FILE, &[], &[("talos.label", "7"), ("talos.keys", "many")]).unwrap_err();
+        assert!(told.contains("/talos/keys") && !told.contains("/talos/label"), "{told}");
+    }
 }

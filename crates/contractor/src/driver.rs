@@ -3,6 +3,7 @@
 //! Each unfinished run has one task that owns its [`RunState`](engine::run::RunState); attempts are tasks of their own
 //! that report back to it. The journal is whatever implements [`Journal`]: the store, or a fake in tests.
 
+mod approval;
 mod attempt;
 mod limits;
 mod locks;
@@ -22,6 +23,7 @@ use engine::{
     event::{Event, FORMAT, Opened},
     library::{Definition, Library},
     plan::Plan,
+    playbook::OnFailure,
     report::Report,
     run::{Command, RunState},
 };
@@ -31,7 +33,7 @@ use serde_json::Value;
 use store::{Commit, CommitError, ReadError, RunQuery};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::Instrument;
+use tracing::{Instrument, Span, info_span};
 use uuid::Uuid;
 
 use self::{
@@ -71,10 +73,19 @@ pub struct NewRun {
     pub subject: Option<String>,
     /// The message's body, or what a trigger gives.
     pub input: Value,
-    /// Hash of the approved plan, if it had to be approved; [`Driver::plan`] again before submitting.
-    pub plan: Option<String>,
+    /// The approved plan, if it had to be approved.
+    pub plan: Option<Approved>,
     /// What commits together with the run's first entry: inbox row, replies. Its `run` and `definitions` are set here.
     pub with: Commit,
+}
+
+/// A plan that somebody consented to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Approved {
+    /// The hash that was shown and approved; it covers both contractors' parts.
+    pub shown: String,
+    /// The hash of this contractor's part, as [`Driver::plan`] makes it.
+    pub own: String,
 }
 
 /// What became of a submitted run.
@@ -204,10 +215,16 @@ impl Driver {
             subject: new.subject,
             input: new.input,
             locks: Vec::new(),
-            plan: new.plan,
+            on_failure: None,
+            plan: new.plan.as_ref().map(|plan| plan.shown.clone()),
+            own_plan: new.plan.map(|plan| plan.own),
             at: shared.parts.clock.now(),
         };
         opened.locks = definition.locks(&opened.input, &opened.about()).map_err(|error| refused(error.to_string()))?;
+        if let OnFailure::Asked(_) = definition.playbook.on_failure {
+            let asked = definition.playbook.on_failure.policy(&opened.input, &opened.about());
+            opened.on_failure = Some(asked.map_err(refused)?);
+        }
         let state = RunState::open(opened, definition.clone()).map_err(|error| refused(error.to_string()))?;
         match self.record(&state, &definition, new.with).await {
             Ok(()) => {}
@@ -252,6 +269,16 @@ impl Driver {
     pub async fn cancel(&self, flow: Uuid, by: &str) -> Result<Vec<Uuid>, CommandError> {
         let of_flow = self.shared.active_of(flow);
         self.order_all(flow, of_flow, Command::Cancel, by).await
+    }
+
+    /// Cancels the runs of a flow that are at work, and lets those be that wait for an operator.
+    pub async fn expire(&self, flow: Uuid, by: &str) -> Result<Vec<Uuid>, CommandError> {
+        let needs_operator = |run: &Uuid| {
+            self.shared.runs().get(run).is_some_and(|handle| handle.report.borrow().status.needs_operator())
+        };
+        let mut working = self.shared.active_of(flow);
+        working.retain(|run| !needs_operator(run));
+        self.order_all(flow, working, Command::Cancel, by).await
     }
 
     /// Lets a paused or stuck run go on.
@@ -356,7 +383,7 @@ impl Shared {
     /// Gives a run its task, with the first thing that it is told.
     fn set_going(self: &Arc<Self>, state: RunState, first: Option<Message>) {
         let opened = state.opened();
-        let span = run::span(opened);
+        let span = span(opened);
         let (myself, inbox) = mpsc::unbounded_channel();
         if let Some(first) = first {
             // The receiver is right here.
@@ -381,6 +408,7 @@ impl Shared {
             in_hand: BTreeMap::new(),
             holds_locks: false,
             held_up: None,
+            plan_holds: false,
             wake: None,
         };
         self.tasks.spawn(task.work().instrument(span));
@@ -388,6 +416,15 @@ impl Shared {
 
     fn active_of(&self, flow: Uuid) -> Vec<Uuid> {
         self.runs().iter().filter(|(_, handle)| handle.flow == flow).map(|(run, _)| *run).collect()
+    }
+
+    /// A paused run whose locks another took ends as it is; a stuck one stays for an operator to see.
+    fn preempt(&self, run: Uuid, by: &str) {
+        let (reply, _) = oneshot::channel();
+        let message = Message::Order { command: Command::Cancel, by: by.to_owned(), reply };
+        tracing::warn!(%run, by, "a paused run is pre-empted");
+        // Without a receiver it has ended by itself.
+        let _ = self.runs().get(&run).map(|handle| handle.orders.send(message));
     }
 
     fn note_unreadable(&self, run: Uuid, reason: String) {
@@ -410,4 +447,9 @@ impl Shared {
     fn runs(&self) -> MutexGuard<'_, BTreeMap<Uuid, Handle>> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The span that everything of a run is logged in.
+fn span(opened: &Opened) -> Span {
+    info_span!("run", run = %opened.run, flow = %opened.flow, playbook = %opened.playbook)
 }

@@ -1,19 +1,21 @@
 //! Flows: what somebody asked for, over all runs with its correlation id. The contractor that took the request keeps them.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use engine::event::Failure;
 use jiff::Timestamp;
 use messages::{event::FlowEvent, request::FailurePolicy};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use store::{Commit, InventoryChange, RunQuery, RunRow, RunState, Store, Versioned};
+use store::{Commit, InventoryChange, Retention, RunQuery, RunRow, RunState, Store, Versioned};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    driver::Driver,
+    agent::Workplace,
+    cancel,
+    driver::CommandError,
     herald::{Context, Herald},
     intake::chain,
 };
@@ -42,6 +44,12 @@ pub struct FlowRecord {
     /// The other contractor failed, and this is to become of what this one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing: Option<FailurePolicy>,
+    /// What is to become of what was made when it fails or is cancelled.
+    #[serde(default)]
+    pub failure_policy: FailurePolicy,
+    /// Who asked to stop it after its work here was done, or that its time is over; the other contractor was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancelled: Option<String>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -137,12 +145,10 @@ pub fn pending_key(flow: Uuid) -> String {
 
 /// Ends flows when their runs have ended, and cancels those whose time is over.
 pub struct Keeper {
-    /// Everything the contractor remembers.
-    pub store: Store,
-    /// Runs playbooks.
-    pub driver: Driver,
-    /// Makes messages.
-    pub herald: Herald,
+    /// Store, driver and herald.
+    pub at: Workplace,
+    /// What is forgotten when.
+    pub retention: Retention,
     /// Runs without a flow record are archived this long after they ended.
     pub archive_after: Duration,
 }
@@ -166,14 +172,10 @@ pub fn decide(record: &FlowRecord, runs: &[RunRow]) -> Decision {
     if any(RunState::Cancelled) {
         return Decision::Over(State::Cancelled);
     }
-    if any(RunState::Undone) || any(RunState::Kept) {
-        return Decision::Over(State::Failed);
-    }
-    match record.failing {
-        // Nothing here had to be taken back, or nothing may be.
-        Some(FailurePolicy::Rollback | FailurePolicy::Keep) => return Decision::Over(State::Failed),
-        Some(FailurePolicy::Pause) => return Decision::Open,
-        None => {}
+    // The other side tells of its failure when it has ended there: nothing here has to be taken back, or nothing may be.
+    if any(RunState::Undone) || any(RunState::Kept) || record.failing.is_some() {
+        let was_asked = record.cancelled.is_some();
+        return Decision::Over(if was_asked { State::Cancelled } else { State::Failed });
     }
     let last = runs.iter().max_by_key(|run| run.started_at);
     match last {
@@ -183,18 +185,21 @@ pub fn decide(record: &FlowRecord, runs: &[RunRow]) -> Decision {
 }
 
 impl Keeper {
-    /// Keeps flows until `stop`: each one that may have changed, and all of them every half minute.
+    /// Keeps flows until `stop`: each one that may have changed, all that are open every half minute, and what is over
+    /// every ten minutes.
     pub async fn run(self, mut changed: mpsc::UnboundedReceiver<Uuid>, stop: CancellationToken) {
-        let mut tick = tokio::time::interval(Duration::from_secs(30));
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick = interval(Duration::from_secs(30));
+        let mut tidy = interval(Duration::from_secs(10 * 60));
+        let mut open = self.open_flows();
         loop {
             let result = tokio::select! {
                 () = stop.cancelled() => return,
                 flow = changed.recv() => match flow {
-                    Some(flow) => self.look_at(flow).await,
+                    Some(flow) => self.look_at(flow, &mut open).await,
                     None => return,
                 },
-                _ = tick.tick() => self.look_at_all().await,
+                _ = tick.tick() => self.look_at_all(&mut open).await,
+                _ = tidy.tick() => self.tidy(&open).await,
             };
             if let Err(reason) = result {
                 tracing::warn!(reason, "a flow could not be kept; it is looked at again");
@@ -202,34 +207,44 @@ impl Keeper {
         }
     }
 
-    async fn look_at_all(&self) -> Result<(), String> {
-        let reader = self.store.reader();
+    /// The flows that are open when the contractor starts; a record that cannot be read holds up no other.
+    fn open_flows(&self) -> BTreeSet<Uuid> {
+        let records = self.at.store.reader().scan::<FlowRecord>("flow/").unwrap_or_else(|error| {
+            tracing::error!(error = chain(&error), "the flows cannot be read");
+            Vec::new()
+        });
+        records.into_iter().map(|entry| entry.value).filter(|it| it.state == State::Open).map(|it| it.flow).collect()
+    }
+
+    async fn look_at_all(&self, open: &mut BTreeSet<Uuid>) -> Result<(), String> {
+        let reader = self.at.store.reader();
         let now = Timestamp::now();
-        for entry in reader.scan::<FlowRecord>("flow/").map_err(|error| chain(&error))? {
-            let record = entry.value;
-            if record.state != State::Open {
-                continue;
-            }
-            self.look_at(record.flow).await?;
-            if record.deadline <= now {
-                self.give_up(&record).await?;
+        for flow in open.clone() {
+            self.look_at(flow, open).await?;
+            let found = reader.get::<FlowRecord>(&key(flow)).map_err(|error| chain(&error))?;
+            if let Some(late) = found.filter(|it| it.value.state == State::Open && it.value.deadline <= now) {
+                self.give_up(&late.value).await?;
             }
         }
         for entry in reader.scan::<Pending>("pending/").map_err(|error| chain(&error))? {
             if entry.value.expires <= now {
                 let pending = Versioned { revision: entry.revision, value: entry.value };
                 let reason = "nobody approved its plan in time".to_owned();
-                withdraw(&self.store, &self.herald, pending, reason).await?;
+                withdraw(&self.at.store, &self.at.herald, pending, reason).await?;
             }
         }
-        self.archive_strangers(now).await
+        Ok(())
     }
 
     /// Ends the flow if its runs say so.
-    async fn look_at(&self, flow: Uuid) -> Result<(), String> {
-        let reader = self.store.reader();
+    async fn look_at(&self, flow: Uuid, open: &mut BTreeSet<Uuid>) -> Result<(), String> {
+        let reader = self.at.store.reader();
         let found = reader.get::<FlowRecord>(&key(flow)).map_err(|error| chain(&error))?;
-        let Some(found) = found.filter(|found| found.value.state == State::Open) else { return Ok(()) };
+        let Some(found) = found.filter(|found| found.value.state == State::Open) else {
+            open.remove(&flow);
+            return Ok(());
+        };
+        open.insert(flow);
         let runs = reader.runs(&RunQuery::flow(flow)).map_err(|error| chain(&error))?;
         let Decision::Over(state) = decide(&found.value, &runs) else {
             return Ok(());
@@ -237,7 +252,10 @@ impl Keeper {
         let mut record = found.value;
         record.state = state;
         record.ended = Some(Timestamp::now());
-        if record.reason.is_none() && state != State::Succeeded {
+        if state == State::Succeeded {
+            // Whoever asked to stop it, or its time being over, came to nothing.
+            (record.reason, record.hint) = (None, None);
+        } else if record.reason.is_none() {
             let failed = runs.iter().find_map(failure_of);
             record.reason = failed.as_ref().map(|failure| failure.message.clone());
             record.hint = failed.and_then(|failure| failure.hint);
@@ -247,14 +265,14 @@ impl Keeper {
             State::Cancelled => "flow_cancelled",
             State::Failed | State::Open => "flow_failed",
         };
-        let event = record.event(&self.herald, name, None).map_err(|failure| failure.message)?;
+        let event = record.event(&self.at.herald, name, None).map_err(|failure| failure.message)?;
         let commit = Commit {
             inventory: vec![InventoryChange::update(key(flow), found.revision, record.to_value())],
             outgoing: vec![event],
             archive: runs.iter().filter(|run| !run.archived).map(|run| run.run).collect(),
             ..Commit::default()
         };
-        match self.store.commit(commit).await {
+        match self.at.store.commit(commit).await {
             // Somebody changed the record meanwhile and will say so.
             Ok(_) | Err(store::CommitError::Precondition { .. }) => Ok(()),
             Err(error) => Err(chain(&error)),
@@ -263,31 +281,80 @@ impl Keeper {
 
     async fn give_up(&self, record: &FlowRecord) -> Result<(), String> {
         let by = format!("deadline {}", record.deadline);
-        match self.driver.cancel(record.flow, &by).await {
-            Ok(runs) if !runs.is_empty() => tracing::warn!(flow = %record.flow, "the flow's time is over; cancelling"),
-            Ok(_) | Err(crate::driver::CommandError::Unknown(_)) => {}
+        let stopping = cancel::Stopping { flow: record.flow, by: &by, expired: true };
+        match cancel::flow(&self.at, stopping).await {
+            Ok(stopped) if !stopped.is_empty() => {
+                tracing::warn!(flow = %record.flow, "the flow's time is over; cancelling");
+            }
+            Ok(_) | Err(CommandError::Unknown(_) | CommandError::Refused(_)) => {}
             Err(error) => return Err(chain(&error)),
         }
         Ok(())
     }
 
-    /// Runs whose flow is kept elsewhere are archived by age.
-    async fn archive_strangers(&self, now: Timestamp) -> Result<(), String> {
-        let reader = self.store.reader();
+    /// Archives runs whose flow is kept elsewhere, and forgets what is past its age.
+    async fn tidy(&self, open: &BTreeSet<Uuid>) -> Result<(), String> {
+        while self.archive_strangers(open).await? {}
+        self.forget_flows().await?;
+        let pruned = self.at.store.prune(self.retention.clone()).await.map_err(|error| chain(&error))?;
+        if pruned != store::Pruned::default() {
+            tracing::info!(runs = pruned.runs, inbox = pruned.inbox, "forgot what is past its age");
+        }
+        Ok(())
+    }
+
+    /// Runs whose flow is kept elsewhere are archived by age; those of an open flow may have to be undone. Some at once:
+    /// whether there may be more.
+    async fn archive_strangers(&self, open: &BTreeSet<Uuid>) -> Result<bool, String> {
+        const SOME: usize = 64;
+        let now = Timestamp::now();
         let ended = RunState::ALL.into_iter().filter(|state| state.is_terminal()).collect();
         let query = RunQuery { states: ended, ..RunQuery::default() };
-        let old = |run: &RunRow| {
-            let age = Duration::try_from(now.duration_since(run.updated_at)).unwrap_or_default();
-            !run.archived && age > self.archive_after
+        let runs = self.at.store.reader().runs(&query).map_err(|error| chain(&error))?;
+        let old = |run: &&RunRow| {
+            !run.archived && !open.contains(&run.summary.flow) && age(run.updated_at, now) > self.archive_after
         };
-        let runs = reader.runs(&query).map_err(|error| chain(&error))?;
-        let archive: Vec<Uuid> = runs.iter().filter(|run| old(run)).map(|run| run.run).take(64).collect();
-        if archive.is_empty() {
-            return Ok(());
+        let archive: Vec<Uuid> = runs.iter().filter(old).map(|run| run.run).take(SOME).collect();
+        let more = archive.len() == SOME;
+        if !archive.is_empty() {
+            let commit = Commit { archive, ..Commit::default() };
+            self.at.store.commit(commit).await.map_err(|error| chain(&error))?;
         }
-        let commit = Commit { archive, ..Commit::default() };
-        self.store.commit(commit).await.map(|_| ()).map_err(|error| chain(&error))
+        Ok(more)
     }
+
+    /// Flows that ended go with their runs; so does the memory of those that were cancelled elsewhere.
+    async fn forget_flows(&self) -> Result<(), String> {
+        let now = Timestamp::now();
+        let reader = self.at.store.reader();
+        let flows = reader.scan::<FlowRecord>("flow/").map_err(|error| chain(&error))?;
+        let over =
+            flows.into_iter().filter(|it| it.value.ended.is_some_and(|ended| age(ended, now) > self.retention.runs));
+        let mut gone: Vec<_> = over.map(|it| InventoryChange::delete_at(it.key, it.revision)).collect();
+        for mark in reader.scan::<cancel::Mark>(cancel::MARKS).map_err(|error| chain(&error))? {
+            if age(mark.value.at, now) > self.retention.inbox {
+                gone.push(InventoryChange::delete_at(mark.key, mark.revision));
+            }
+        }
+        for some in gone.chunks(200) {
+            let commit = Commit { inventory: some.to_vec(), ..Commit::default() };
+            match self.at.store.commit(commit).await {
+                Ok(_) | Err(store::CommitError::Precondition { .. }) => {}
+                Err(error) => return Err(chain(&error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn age(then: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(then)).unwrap_or_default()
+}
+
+fn interval(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    interval
 }
 
 /// Ends a request that waits for consent: what it asked for will not be done.
@@ -338,6 +405,8 @@ mod tests {
             state: State::Open,
             ended: None,
             failing,
+            failure_policy: FailurePolicy::Rollback,
+            cancelled: None,
             reason: None,
             hint: None,
         }
@@ -371,12 +440,17 @@ mod tests {
             (None, &[("provision", Stuck)], Decision::Open),
             (Some(Rollback), &[("provision", Undone)], over(State::Failed)),
             (Some(Keep), &[("provision", Succeeded)], over(State::Failed)),
-            (Some(Pause), &[("provision", Succeeded)], Decision::Open),
+            (Some(Pause), &[("provision", Succeeded)], over(State::Failed)),
         ];
         for (failing, runs, expected) in cases {
             let rows: Vec<RunRow> = (0..).zip(runs).map(|(at, (playbook, state))| run(at, playbook, *state)).collect();
             let found = decide(&record(failing), &rows);
             assert_eq!(found, expected, "{failing:?} {runs:?}");
         }
+        let asked = FlowRecord { cancelled: Some("/operator/ada".into()), ..record(Some(Rollback)) };
+        assert_eq!(decide(&asked, &[run(0, "provision", Undone)]), over(State::Cancelled));
+        let too_late = FlowRecord { failing: None, ..asked };
+        let done = [run(0, "provision", Succeeded), run(1, "register", Succeeded)];
+        assert_eq!(decide(&too_late, &done), over(State::Succeeded), "it was done before anybody could stop it");
     }
 }

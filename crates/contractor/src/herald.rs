@@ -47,6 +47,11 @@ impl Herald {
         Self { party, flows }
     }
 
+    /// For whom it speaks.
+    pub fn party(&self) -> Party {
+        self.party
+    }
+
     /// Says that a flow may have changed its state.
     pub fn flow_changed(&self, flow: Uuid) {
         if self.flows.send(flow).is_err() {

@@ -3,18 +3,18 @@
 //! Only what is needed for the answer happens here; the work itself happens in the run. A message is acknowledged when
 //! its inbox row and its run are durable.
 
+mod flow;
 pub mod gate;
 
 use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use engine::{event, library::Library};
+use engine::{event, hash, library::Library};
 use jiff::Timestamp;
 use messages::{
     catalogue::Family,
     envelope::Headers,
     event::{DeadLetter, Rejected},
-    handoff::ClusterFailed,
     query::{Accepted, PlanView, Refusal, RefusalKind},
     request::FailurePolicy,
     subject::Party,
@@ -28,7 +28,7 @@ use crate::{
     agent::{Agent, Message},
     audit,
     config::{Consent, Policy},
-    driver::{Driver, NewRun, SubmitError, Submitted},
+    driver::{Approved, Driver, NewRun, SubmitError, Submitted},
     flows::{self, FlowRecord},
     herald::{Context, Herald},
     planner::Planner,
@@ -89,15 +89,20 @@ impl Intake {
             Err(refusal) => return self.refuse(raw, None, refusal).await,
         };
         if let Some(known) = self.known(&message)? {
+            self.stop_if_cancelled(known.flow).await?;
             return Ok(Verdict::Accepted(known));
         }
-        if message.family == Family::Handoff && message.name == "cluster_failed" {
-            return self.other_side_failed(&message).await;
+        match (message.family, message.name.as_str()) {
+            (Family::Handoff, "cluster_failed") => return self.other_side_failed(&message).await,
+            (Family::Handoff, "cancel_request") => return self.stop_flow(&message).await,
+            _ => {}
         }
-        match self.consider(&message).await {
-            Ok(considered) => self.admit(raw, &message, considered).await,
-            Err(refusal) => self.refuse(raw, Some(&message), refusal).await,
-        }
+        let verdict = match self.consider(&message).await {
+            Ok(considered) => self.admit(raw, &message, considered).await?,
+            Err(refusal) => return self.refuse(raw, Some(&message), refusal).await,
+        };
+        self.stop_if_cancelled(flow_of(&message)).await?;
+        Ok(verdict)
     }
 
     /// What a message would do, without doing it. Anyone who may ask may see it: a plan holds no secret.
@@ -126,6 +131,7 @@ impl Intake {
         let value = pending.value;
         let plan = self.planner.plan(&value.playbook, flow, &value.input).await?;
         same_plan(&plan, plan_hash)?;
+        let approved = self.approved(&plan, &value.playbook, flow, &value.input).await?;
         let mut with = Commit::default();
         with.audit.push(store::Deed {
             who: by.to_owned(),
@@ -152,7 +158,7 @@ impl Intake {
             playbook: value.playbook,
             subject: value.record.cluster,
             input: value.input,
-            plan: Some(plan_hash.to_owned()),
+            plan: Some(approved),
             with,
         };
         match self.driver.submit(new).await {
@@ -218,6 +224,7 @@ impl Intake {
 
     async fn admit(&self, raw: &Raw, message: &Message, considered: Considered) -> Result<Verdict, NotNow> {
         let approval = message.body.pointer("/approval/plan_hash").and_then(Value::as_str);
+        let mut approved = None;
         if considered.needs_consent && self.policy.destroy == Consent::Required && message.family == Family::Request {
             let plan = match self.planner.plan(&considered.playbook, considered.flow, &considered.input).await {
                 Ok(plan) => plan,
@@ -226,8 +233,13 @@ impl Intake {
             match approval {
                 None => return self.await_approval(message, considered, plan).await,
                 Some(hash) => {
-                    if let Err(refusal) = same_plan(&plan, hash) {
-                        return self.refuse(raw, Some(message), refusal).await;
+                    let same = match same_plan(&plan, hash) {
+                        Ok(()) => self.approved(&plan, &considered.playbook, considered.flow, &considered.input).await,
+                        Err(refusal) => Err(refusal),
+                    };
+                    match same {
+                        Ok(plan) => approved = Some(plan),
+                        Err(refusal) => return self.refuse(raw, Some(message), refusal).await,
                     }
                 }
             }
@@ -246,7 +258,7 @@ impl Intake {
             playbook: considered.playbook,
             subject: cluster_of(message),
             input: considered.input,
-            plan: approval.map(str::to_owned),
+            plan: approved,
             with,
         };
         match self.driver.submit(new).await {
@@ -264,6 +276,18 @@ impl Intake {
             }
             Err(error) => Err(NotNow(chain(&error))),
         }
+    }
+
+    /// What was consented to, with this contractor's part of it, which the run makes again before its first step.
+    async fn approved(&self, shown: &PlanView, playbook: &str, flow: Uuid, input: &Value) -> Result<Approved, Refusal> {
+        let own = self.driver.plan(playbook, flow, input).await;
+        let own = own.map_err(|error| Refusal::new(RefusalKind::Conflict, chain(&error)))?.hash();
+        let parts: Vec<&str> = shown.then.iter().map(|then| then.plan_hash.as_str()).collect();
+        // The other contractor's part is hashed over this one's, where there is one.
+        if own == shown.plan_hash || hash::of(&json!([own, parts])) == shown.plan_hash {
+            return Ok(Approved { shown: shown.plan_hash.clone(), own });
+        }
+        Err(Refusal::new(RefusalKind::Conflict, "the world changed while the approval was looked at; ask again"))
     }
 
     /// A request begins a flow; so does a handoff that belongs to none, such as talos asking for more workers by itself.
@@ -314,38 +338,6 @@ impl Intake {
         };
         self.commit(commit).await?;
         Ok(Verdict::AwaitsApproval { flow: considered.flow, plan: Box::new(plan) })
-    }
-
-    /// The other contractor could not do its part: note it and apply the failure policy to what this one did.
-    async fn other_side_failed(&self, message: &Message) -> Result<Verdict, NotNow> {
-        let flow = flow_of(message);
-        let failed: ClusterFailed = serde_json::from_value(message.body.clone())
-            .map_err(|error| NotNow(format!("a valid cluster_failed has another shape: {error}")))?;
-        let mut commit = Commit { inbox: Some(inbox_key(message)), ..Commit::default() };
-        let found = self.store.reader().get::<FlowRecord>(&flows::key(flow)).map_err(|error| NotNow(chain(&error)))?;
-        if let Some(found) = found {
-            let mut record = found.value;
-            let step = failed.step.as_deref().map(|step| format!("{step}: ")).unwrap_or_default();
-            record.failing = Some(failed.failure_policy);
-            record.reason = Some(format!("{step}{}", failed.reason));
-            record.hint.clone_from(&failed.hint);
-            commit.inventory.push(InventoryChange::put(flows::key(flow), record.to_value()));
-            let event = self.flow_event(&record, "flow_failing", &message.envelope.message_id());
-            commit.outgoing.push(event.map_err(|failure| NotNow(failure.message))?);
-        }
-        let mut run = Uuid::nil();
-        if failed.failure_policy == FailurePolicy::Rollback {
-            // Durable before the inbox row: a crash between the two repeats a request that changes nothing.
-            let runs = self.driver.request_undo(flow, &message.envelope.message_id()).await;
-            run = match runs {
-                Ok(runs) => runs.first().copied().unwrap_or_default(),
-                Err(crate::driver::CommandError::Unknown(_)) => run,
-                Err(error) => return Err(NotNow(chain(&error))),
-            };
-        }
-        self.commit(commit).await?;
-        self.herald.flow_changed(flow);
-        Ok(Verdict::Accepted(Accepted { flow, run, duplicate: false }))
     }
 
     async fn refuse(&self, raw: &Raw, message: Option<&Message>, refusal: Refusal) -> Result<Verdict, NotNow> {
@@ -404,6 +396,8 @@ impl Intake {
     fn record(&self, message: &Message, considered: &Considered) -> FlowRecord {
         let asked = message.body.get("deadline").cloned().and_then(|period| serde_json::from_value(period).ok());
         let period: messages::name::Period = asked.unwrap_or(self.policy.flow_deadline);
+        let policy: Option<FailurePolicy> =
+            message.body.get("failure_policy").and_then(|policy| serde_json::from_value(policy.clone()).ok());
         let now = Timestamp::now();
         FlowRecord {
             flow: considered.flow,
@@ -415,6 +409,8 @@ impl Intake {
             state: flows::State::Open,
             ended: None,
             failing: None,
+            failure_policy: policy.unwrap_or_default(),
+            cancelled: None,
             reason: None,
             hint: None,
         }

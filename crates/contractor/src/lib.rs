@@ -3,6 +3,7 @@
 pub mod action;
 pub mod agent;
 mod audit;
+pub mod cancel;
 pub mod cli;
 pub mod config;
 pub mod desk;

@@ -83,10 +83,10 @@ pub async fn run(agent: Arc<dyn Agent>, common: &Common, store: Store, stop: Can
         planner: Planner { agent: Arc::clone(&agent), driver: driver.clone(), bus: bus.clone() },
         policy: common.policy.clone(),
     });
+    let place = Workplace { store: store.clone(), herald: herald.clone(), driver: driver.clone() };
     let keeper = Keeper {
-        store: store.clone(),
-        driver: driver.clone(),
-        herald: herald.clone(),
+        at: place.clone(),
+        retention: common.store.retention(),
         archive_after: common.store.archive_after.to_std(),
     };
     let desk = Arc::new(Desk {
@@ -119,13 +119,13 @@ pub async fn run(agent: Arc<dyn Agent>, common: &Common, store: Store, stop: Can
         let receiver = Receiver { bus, intake, stream: stream.to_owned(), durable, trouble };
         tasks.spawn("receiver", receiver.run(stop.clone()));
     }
-    let place = Workplace { store: store.clone(), herald: herald.clone(), driver: driver.clone() };
     for (name, work) in agent.background(place, stop.clone()) {
         tasks.spawn(name, work);
     }
     let stopping = stop.clone();
     tasks.spawn_fallible("desk", async move { desk.run(stopping).await });
-    tasks.spawn("health", watch_health(health.clone(), store.clone(), bus.clone(), troubles, stop.clone()));
+    let watch = watch_health(health.clone(), store.clone(), bus.clone(), troubles, stop.clone());
+    tasks.spawn_fallible("store", watch);
 
     announce(&herald, &store, &*agent).await?;
     health.send_modify(|health| health.ready = true);
@@ -288,20 +288,24 @@ async fn announce(herald: &Herald, store: &Store, agent: &dyn Agent) -> Result<(
     store.commit(commit).await.map(|_| ()).map_err(|error| chain(&error))
 }
 
-/// Keeps `/healthz` true: the link, refused subjects, the store's writer, messages that wait.
+/// Keeps `/healthz` true: the link, refused subjects, the store's writer, messages that wait. A store that failed takes
+/// no more writes until it is opened again, so the daemon ends, to be started again by whoever watches over it.
 async fn watch_health(
     health: watch::Sender<Health>,
     store: Store,
     bus: Bus,
     outbox: Vec<watch::Receiver<Option<String>>>,
     stop: CancellationToken,
-) {
+) -> Result<(), String> {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     let started = Timestamp::now();
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return Ok(()),
             _ = tick.tick() => {}
+        }
+        if let Some(reason) = store.failure() {
+            return Err(format!("{reason}; when there is room and the disk is sound, start the daemon again"));
         }
         let mut troubles: Vec<String> = outbox.iter().filter_map(|trouble| trouble.borrow().clone()).collect();
         match &*bus.link().borrow() {
@@ -311,9 +315,6 @@ async fn watch_health(
         }
         if let Some(violation) = &*bus.violation().borrow() {
             troubles.push(format!("the bus refuses to {} {}: {}", violation.verb, violation.subject, violation.text));
-        }
-        if let Some(reason) = store.failure() {
-            troubles.push(format!("the store failed: {reason}"));
         }
         if let Some(stalled) = store.stalled_for().filter(|stalled| *stalled > Duration::from_secs(5)) {
             troubles.push(format!("the store has not finished a write for {} s", stalled.as_secs()));

@@ -141,7 +141,7 @@ fn commits(ending: &Ending) -> impl Iterator<Item = (u64, bool)> {
 fn fails(subject: &Subject, step: &str) -> Option<Status> {
     let definition = subject.definition();
     let id = step.split(['[', '.']).next().unwrap_or(step);
-    let by_policy = match definition.playbook.on_failure {
+    let by_policy = match subject.policy() {
         Policy::Rollback => Status::Undone,
         Policy::Keep => Status::Kept,
         Policy::Pause => Status::Paused,

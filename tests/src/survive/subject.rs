@@ -99,7 +99,13 @@ impl Subject {
 
     /// Whether a failure before the commit point takes everything back.
     pub fn rolls_back(&self) -> bool {
-        self.definition().playbook.on_failure == Policy::Rollback
+        self.policy() == Policy::Rollback
+    }
+
+    /// What its input asks for when a step fails for good.
+    pub fn policy(&self) -> Policy {
+        let asked = self.definition().playbook.on_failure.policy(&self.input, &Value::Null);
+        asked.expect("an input made from the schema asks for a policy that exists")
     }
 
     /// The playbook, linked.

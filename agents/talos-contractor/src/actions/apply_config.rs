@@ -90,10 +90,6 @@ impl Action for ApplyConfig {
 
     async fn undo(&self, cx: &StepContext, input: &Input, _: Option<&Output>) -> Result<Effects, StepError> {
         let mut effects = Effects::default();
-        let cluster = inventory::cluster(&cx.store, &input.cluster).map_err(read)?;
-        if cluster.is_some_and(|cluster| super::register_cluster::keeps(&cluster.value.spec)) {
-            return Ok(effects);
-        }
         let key = inventory::node_key(&input.cluster, &input.node);
         let Some(node) = cx.store.get::<Node>(&key).map_err(read)? else { return Ok(effects) };
         // The machine is given back wiped if it can be reached; its owner destroys it either way.

@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use store::SecretPut;
 use talos::{pki::ServiceAccountKey, secrets::Bundle, version::Minor};
 
-use super::register_cluster::keeps;
 use crate::{
     failure::{read, unusable},
     inventory, key_pool,
@@ -66,13 +65,9 @@ impl Action for EnsureSecrets {
         Ok(Done::with_effects(Output { secret, generation: 1 }, effects))
     }
 
-    async fn undo(&self, cx: &StepContext, input: &Input, _: Option<&Output>) -> Result<Effects, StepError> {
-        let mut effects = Effects::default();
-        let cluster = inventory::cluster(&cx.store, &input.cluster).map_err(read)?;
-        if !cluster.is_some_and(|cluster| keeps(&cluster.value.spec)) {
-            effects.secrets.push(SecretPut { name: inventory::bundle_name(&input.cluster), plain: None });
-        }
-        Ok(effects)
+    async fn undo(&self, _: &StepContext, input: &Input, _: Option<&Output>) -> Result<Effects, StepError> {
+        let gone = SecretPut { name: inventory::bundle_name(&input.cluster), plain: None };
+        Ok(Effects { secrets: vec![gone], ..Effects::default() })
     }
 
     async fn preview(&self, _: &PreviewContext, input: &Value) -> Result<Vec<Change>, StepError> {

@@ -11,7 +11,7 @@ use messages::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use store::{InventoryChange, SecretPut, Versioned};
+use store::{InventoryChange, SecretPut};
 use talos::version::Minor;
 use uuid::Uuid;
 
@@ -86,11 +86,6 @@ impl Action for RegisterCluster {
         if !is_ours(&known.value, cx, &input.handoff) {
             return Ok(effects);
         }
-        if keeps(&known.value.spec) {
-            let failed = Cluster { state: ClusterState::Failed, ..known.value };
-            effects.inventory.push(inventory::put_cluster(&Versioned { value: failed, ..known }));
-            return Ok(effects);
-        }
         effects.inventory.push(InventoryChange::delete(inventory::cluster_key(name)));
         for node in inventory::nodes(&cx.store, name).map_err(read)? {
             let hostname = &node.value.hostname;
@@ -129,11 +124,6 @@ impl Action for RegisterCluster {
         }
         Ok(Some(output))
     }
-}
-
-/// Whether what a flow made is left as it is when the flow fails.
-pub(super) fn keeps(spec: &TalosSpec) -> bool {
-    !matches!(spec.failure_policy.unwrap_or_default(), FailurePolicy::Rollback)
 }
 
 fn is_ours(known: &Cluster, cx: &StepContext, handoff: &VmProvisioned) -> bool {

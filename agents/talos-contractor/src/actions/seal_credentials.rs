@@ -71,14 +71,11 @@ impl Action for SealCredentials {
         Ok(Done::with_effects(output, effects))
     }
 
-    async fn undo(&self, cx: &StepContext, input: &Input, _: Option<&Output>) -> Result<Effects, StepError> {
+    async fn undo(&self, _: &StepContext, input: &Input, _: Option<&Output>) -> Result<Effects, StepError> {
         let mut effects = Effects::default();
-        let cluster = inventory::cluster(&cx.store, &input.cluster).map_err(read)?;
-        if !cluster.is_some_and(|cluster| super::register_cluster::keeps(&cluster.value.spec)) {
-            let Output { kubeconfig, talosconfig } = names(&input.cluster);
-            effects.secrets.push(SecretPut { name: kubeconfig, plain: None });
-            effects.secrets.push(SecretPut { name: talosconfig, plain: None });
-        }
+        let Output { kubeconfig, talosconfig } = names(&input.cluster);
+        effects.secrets.push(SecretPut { name: kubeconfig, plain: None });
+        effects.secrets.push(SecretPut { name: talosconfig, plain: None });
         Ok(effects)
     }
 }

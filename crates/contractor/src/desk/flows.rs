@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{Desk, broken, missing, no_effect, value};
 use crate::{
     agent::Asked,
+    cancel::{self, Stopping},
     driver::CommandError,
     flows::{self, FlowRecord, Pending},
     views,
@@ -105,7 +106,8 @@ impl Desk {
                 .map_err(|reason| Refusal::new(RefusalKind::Unavailable, reason))?;
             return Ok(json!({ "flow": flow, "runs": [] }));
         }
-        match self.driver.cancel(flow, by).await {
+        let stopping = Stopping { flow, by, expired: false };
+        match cancel::flow(&self.intake.place(), stopping).await {
             Ok(runs) => Ok(json!({ "flow": flow, "runs": runs })),
             Err(CommandError::Unknown(_)) if self.knows(flow)? => {
                 let text = format!("no run of flow {flow} is at work here");

@@ -35,15 +35,17 @@ impl Default for Locks {
 }
 
 impl Locks {
-    /// Takes all of `locks` for `run`, or none and says why; asking again keeps the place in the queue.
-    pub(super) fn take(&self, run: Uuid, locks: &[Lock]) -> Result<(), String> {
+    /// Takes all of `locks` for `run`, or none and says why; asking again keeps the place in the queue. One that
+    /// `preempts` waits only for who is at work, and is told which paused or stuck runs it took them from.
+    pub(super) fn take(&self, run: Uuid, locks: &[Lock], preempts: bool) -> Result<Vec<Uuid>, String> {
         let mut table = self.table();
         let place = table.queue.iter().position(|(waiting, _)| *waiting == run);
         let ahead = &table.queue[..place.unwrap_or(table.queue.len())];
         // Nobody overtakes who waits for the same lock; who holds already (parked, or resumed after a crash) may.
         let is_holder = table.holders.contains_key(&run);
-        let before = ahead.iter().filter(|_| !is_holder).map(|(waiting, locks)| (*waiting, locks, false));
-        let held = table.holders.iter().map(|(holder, it)| (*holder, &it.locks, it.parked));
+        let before = ahead.iter().filter(|_| !is_holder && !preempts).map(|(waiting, locks)| (*waiting, locks, false));
+        let at_work = |it: &&(&Uuid, &Holder)| !(preempts && it.1.parked);
+        let held = table.holders.iter().filter(|it| at_work(&it)).map(|(holder, it)| (*holder, &it.locks, it.parked));
         let conflict = held.chain(before).filter(|(other, ..)| *other != run).find_map(|(other, theirs, parked)| {
             let clash = locks.iter().find(|mine| theirs.iter().any(|theirs| clashes(mine, theirs, parked)))?;
             Some(format!("lock {} is held by run {other}", clash.name))
@@ -55,10 +57,14 @@ impl Locks {
             return Err(reason);
         }
         table.queue.retain(|(waiting, _)| *waiting != run);
+        let clash =
+            |it: &Holder| locks.iter().any(|mine| it.locks.iter().any(|theirs| clashes(mine, theirs, it.parked)));
+        let others = table.holders.iter().filter(|(holder, it)| **holder != run && clash(it));
+        let preempted = others.map(|(holder, _)| *holder).collect();
         table.holders.insert(run, Holder { locks: locks.to_vec(), parked: false });
         drop(table);
         self.notify();
-        Ok(())
+        Ok(preempted)
     }
 
     /// Takes locks that the run held before a crash, whoever else holds them.
@@ -118,18 +124,21 @@ mod tests {
     fn exclusive_waits_in_line_and_shared_enters_what_is_parked() {
         let (locks, [a, b, c]) = (Locks::default(), [1, 2, 3].map(Uuid::from_u128));
         let (exclusive, shared) = (lock("x", LockMode::Exclusive), lock("x", LockMode::Shared));
-        assert_eq!(locks.take(a, &exclusive), Ok(()));
-        assert!(locks.take(b, &exclusive).unwrap_err().contains(&a.to_string()));
-        assert_eq!(locks.take(c, &lock("y", LockMode::Exclusive)), Ok(()));
+        assert_eq!(locks.take(a, &exclusive, false), Ok(vec![]));
+        assert!(locks.take(b, &exclusive, false).unwrap_err().contains(&a.to_string()));
+        assert_eq!(locks.take(c, &lock("y", LockMode::Exclusive), false), Ok(vec![]));
         locks.release(c);
-        assert!(locks.take(c, &shared).is_err());
+        assert!(locks.take(c, &shared, false).is_err());
         locks.park(a);
-        assert!(locks.take(c, &shared).is_err(), "b asked first");
+        assert!(locks.take(c, &shared, false).is_err(), "b asked first");
         locks.release(b);
-        assert_eq!(locks.take(c, &shared), Ok(()));
-        assert!(locks.take(a, &exclusive).is_err(), "resumed, but c is inside");
+        assert_eq!(locks.take(c, &shared, false), Ok(vec![]));
+        assert!(locks.take(a, &exclusive, false).is_err(), "resumed, but c is inside");
         locks.release(c);
-        assert_eq!(locks.take(a, &exclusive), Ok(()));
-        assert!(locks.take(c, &shared).is_err(), "no longer parked");
+        assert_eq!(locks.take(a, &exclusive, false), Ok(vec![]));
+        assert!(locks.take(c, &shared, false).is_err(), "no longer parked");
+        assert!(locks.take(b, &exclusive, true).is_err(), "a is at work");
+        locks.park(a);
+        assert_eq!(locks.take(b, &exclusive, true), Ok(vec![a]), "before c, and from a");
     }
 }

@@ -46,6 +46,9 @@ pub(super) async fn plan(parts: &Parts, playbook: &str, flow: Uuid, input: &Valu
     if let Some(reason) = definition.refuses(input) {
         return Err(PlanError::Input { playbook: playbook.to_owned(), reason });
     }
+    let about = json!({"id": null, "flow": flow, "subject": null, "cause": null});
+    let on_failure = definition.playbook.on_failure.policy(input, &about);
+    let on_failure = on_failure.map_err(|reason| PlanError::Input { playbook: playbook.to_owned(), reason })?;
     let revisions = Arc::new(Mutex::new(BTreeMap::new()));
     let context = PreviewContext { flow, store: parts.journal.reader(), revisions: revisions.clone() };
     let mut steps = foreseen_steps(parts, definition, &context, input).await?;
@@ -63,7 +66,7 @@ pub(super) async fn plan(parts: &Parts, playbook: &str, flow: Uuid, input: &Valu
         version: of.version,
         playbook_hash: definition.hash(),
         input: input.clone(),
-        on_failure: of.on_failure.as_str().to_owned(),
+        on_failure: on_failure.as_str().to_owned(),
         commit_point: of.commit_point.as_ref().map(|point| point.value.clone()),
         steps,
         emits: emits.collect(),

@@ -43,7 +43,7 @@ pub(super) fn resume_all(shared: &Arc<Shared>) -> Result<(), ReadError> {
     }
     for state in yielding {
         // Whether it gets them now or stands first in line, its task asks again.
-        let _ = shared.locks.take(state.opened().run, &state.opened().locks);
+        let _ = shared.locks.take(state.opened().run, &state.opened().locks, false);
     }
     for state in states {
         shared.set_going(state, None);

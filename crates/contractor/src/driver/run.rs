@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use store::{Commit, CommitError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Span, error, info_span, warn};
+use tracing::{Instrument, error, info_span, warn};
 
 use super::{
     CommandError, Shared,
@@ -52,6 +52,8 @@ pub(super) struct RunTask {
     pub(super) holds_locks: bool,
     /// Why it does not go on although the engine would: locks, limits, a full disk.
     pub(super) held_up: Option<String>,
+    /// Whether the world was found to be what the approved plan was made from.
+    pub(super) plan_holds: bool,
     pub(super) wake: Option<Timestamp>,
 }
 
@@ -165,6 +167,10 @@ impl RunTask {
             if entries.is_empty() && starts.is_empty() {
                 return Ok(());
             }
+            if let Some(error) = self.void_approval().await {
+                self.record(vec![Event::Halted { error, at: self.now() }]).await?;
+                continue;
+            }
             let fresh = starts.iter().filter(|start| start.attempt.how == How::Fresh);
             entries.extend(fresh.map(|start| start.event(now)));
             self.record(entries).await?;
@@ -178,8 +184,12 @@ impl RunTask {
     fn has_locks(&mut self) -> bool {
         let opened = self.state.opened();
         if !self.holds_locks && self.held_up.is_none() {
-            match self.shared.locks.take(opened.run, &opened.locks) {
-                Ok(()) => self.holds_locks = true,
+            match self.shared.locks.take(opened.run, &opened.locks, self.state.definition().playbook.preempts) {
+                Ok(preempted) => {
+                    self.holds_locks = true;
+                    let by = format!("run {} of playbook {}", opened.run, opened.playbook);
+                    preempted.into_iter().for_each(|run| self.shared.preempt(run, &by));
+                }
                 Err(reason) => self.held_up = Some(reason),
             }
         }
@@ -485,9 +495,4 @@ fn outgoing(
 ) -> Result<Vec<store::Outgoing>, Failure> {
     let happened = Happened { run, before: Some(before), after, events, emissions, domain };
     shared.parts.hooks.outgoing(&happened)
-}
-
-/// The span that everything of a run is logged in.
-pub(super) fn span(opened: &Opened) -> Span {
-    info_span!("run", run = %opened.run, flow = %opened.flow, playbook = %opened.playbook)
 }

@@ -1,0 +1,113 @@
+//! Stopping a flow on both sides: its runs here, and by a handoff what the other contractor does for it.
+//!
+//! Work passes by handoff, and so does its end. A handoff of the flow may still be on its way when `cancel_request`
+//! comes, so the other side remembers the flow, and a run that begins for it later is cancelled as it begins.
+
+use jiff::Timestamp;
+use messages::{
+    handoff::{CancelRequest, Unknown},
+    name::ClusterName,
+    subject::Party,
+};
+use serde::{Deserialize, Serialize};
+use store::{Commit, CommitError, InventoryChange, RunQuery, Versioned};
+use uuid::Uuid;
+
+use crate::{
+    agent::Workplace,
+    driver::CommandError,
+    flows::{FlowRecord, State, key},
+    herald::Context,
+};
+
+/// Where flows are remembered that were cancelled by the contractor that keeps them.
+pub const MARKS: &str = "cancelled/";
+
+/// A flow that was cancelled by the contractor that keeps it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Who asked for it.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What is to stop, and because of whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopping<'a> {
+    /// The flow.
+    pub flow: Uuid,
+    /// Who asked for it.
+    pub by: &'a str,
+    /// Nobody did, its time is over: runs that wait for an operator go on waiting.
+    pub expired: bool,
+}
+
+/// The inventory key of a flow's [`Mark`].
+pub fn mark_key(flow: Uuid) -> String {
+    format!("{MARKS}{flow}")
+}
+
+/// Stops a flow; returns the runs that were told, none where the other contractor was.
+///
+/// # Errors
+/// See [`CommandError`].
+pub async fn flow(at: &Workplace, stopping: Stopping<'_>) -> Result<Vec<Uuid>, CommandError> {
+    let stopped = runs(at, stopping).await;
+    let reader = at.store.reader();
+    let record = reader.get::<FlowRecord>(&key(stopping.flow)).map_err(CommandError::Read)?;
+    let Some(record) = record.filter(|found| found.value.state == State::Open) else { return stopped };
+    let here = reader.runs(&RunQuery::flow(stopping.flow)).map_err(CommandError::Read)?;
+    let is_done_here = here.iter().all(|run| run.summary.state.is_terminal());
+    match stopped {
+        Ok(stopped) if !stopped.is_empty() => Ok(stopped),
+        Ok(_) | Err(CommandError::Unknown(_) | CommandError::Refused(_)) if is_done_here => {
+            tell(at, record, stopping).await.map(|()| Vec::new())
+        }
+        other => other,
+    }
+}
+
+/// Stops the runs of a flow here.
+pub(crate) async fn runs(at: &Workplace, stopping: Stopping<'_>) -> Result<Vec<Uuid>, CommandError> {
+    if stopping.expired {
+        at.driver.expire(stopping.flow, stopping.by).await
+    } else {
+        at.driver.cancel(stopping.flow, stopping.by).await
+    }
+}
+
+/// Hands the flow's end to the other contractor, once.
+async fn tell(at: &Workplace, found: Versioned<FlowRecord>, stopping: Stopping<'_>) -> Result<(), CommandError> {
+    let mut record = found.value;
+    let cluster = record.cluster.as_deref().and_then(|name| name.parse::<ClusterName>().ok());
+    let (Party::Infrastructure, None, Some(cluster_name)) = (at.herald.party(), &record.cancelled, cluster) else {
+        return Ok(());
+    };
+    let body = CancelRequest {
+        handoff_type: "cancel_request".to_owned(),
+        cluster_name,
+        by: stopping.by.to_owned(),
+        expired: stopping.expired,
+        failure_policy: record.failure_policy,
+        unknown: Unknown::new(),
+    };
+    record.cancelled = Some(stopping.by.to_owned());
+    record.reason.get_or_insert_with(|| format!("cancelled by {}", stopping.by));
+    let context = Context { flow: Some(record.flow), cause: None, cluster: record.cluster.clone() };
+    let refused = |failure: engine::event::Failure| CommandError::Refused(failure.message);
+    let id = Uuid::new_v5(&record.flow, b"cancel_request");
+    let commit = Commit {
+        outgoing: vec![
+            at.herald.handoff(id, "cancel_request", &context, &body).map_err(refused)?,
+            record.event(&at.herald, "flow_cancelling", None).map_err(refused)?,
+        ],
+        inventory: vec![InventoryChange::update(key(record.flow), found.revision, record.to_value())],
+        ..Commit::default()
+    };
+    match at.store.commit(commit).await {
+        // Somebody changed the record meanwhile: the flow ended, or is cancelled already. Who asks again is told.
+        Ok(_) | Err(CommitError::Precondition { .. }) => Ok(()),
+        Err(error) => Err(CommandError::Commit(error)),
+    }
+}
