@@ -24,9 +24,10 @@ fn the_example_configurations_are_accepted_and_name_every_setting() {
 fn the_configurations_of_the_compose_file_are_accepted_and_pin_the_stand_ins() {
     let nothing = BTreeMap::new();
     let machines = root().join("deploy/compose/infrastructure-contractor.toml");
-    config::load::<infrastructure_contractor::config::Sections>(&machines, &nothing).expect("it is accepted");
+    config::load::<infrastructure_contractor::config::Sections>(&machines, &nothing, &[]).expect("it is accepted");
     let clusters = root().join("deploy/compose/talos-contractor.toml");
-    let clusters = config::load::<talos_contractor::settings::Sections>(&clusters, &nothing).expect("it is accepted");
+    let clusters =
+        config::load::<talos_contractor::settings::Sections>(&clusters, &nothing, &[]).expect("it is accepted");
     assert_eq!(clusters.own.addons.manifests.len(), 2);
     for (name, manifest) in clusters.own.addons.manifests {
         let stand_in = read(&format!("crates/simulators/src/lab/addons/{name}.yaml"));
@@ -134,7 +135,7 @@ fn the_units_start_programs_with_configurations_that_ship() {
 
 /// The file as it is, and with every `#setting` uncommented, fits the daemon's schema; no setting is left out.
 fn check_example<S: Sections>(path: &str) {
-    if let Err(error) = config::load::<S>(&root().join(path), &BTreeMap::new()) {
+    if let Err(error) = config::load::<S>(&root().join(path), &BTreeMap::new(), &[]) {
         panic!("{path}: {error}");
     }
     let everything: String = read(path)

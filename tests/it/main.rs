@@ -8,6 +8,7 @@ mod canary;
 mod cortexctl;
 mod deploy;
 mod hostile;
+mod failure;
 mod kill;
 mod life;
 mod refusal;
