@@ -84,8 +84,8 @@ pub struct NewRun {
 pub struct Approved {
     /// The hash that was shown and approved; it covers both contractors' parts.
     pub shown: String,
-    /// The hash of this contractor's part, as [`Driver::plan`] makes it.
-    pub own: String,
+    /// The hash of this contractor's part, as [`Driver::plan`] makes it, where consent was needed: the run makes it again.
+    pub own: Option<String>,
 }
 
 /// What became of a submitted run.
@@ -217,7 +217,7 @@ impl Driver {
             locks: Vec::new(),
             on_failure: None,
             plan: new.plan.as_ref().map(|plan| plan.shown.clone()),
-            own_plan: new.plan.map(|plan| plan.own),
+            own_plan: new.plan.and_then(|plan| plan.own),
             at: shared.parts.clock.now(),
         };
         opened.locks = definition.locks(&opened.input, &opened.about()).map_err(|error| refused(error.to_string()))?;

@@ -258,7 +258,7 @@ impl Intake {
             playbook: considered.playbook,
             subject: cluster_of(message),
             input: considered.input,
-            plan: approved,
+            plan: approved.or_else(|| approval.map(|shown| Approved { shown: shown.to_owned(), own: None })),
             with,
         };
         match self.driver.submit(new).await {
@@ -285,7 +285,7 @@ impl Intake {
         let parts: Vec<&str> = shown.then.iter().map(|then| then.plan_hash.as_str()).collect();
         // The other contractor's part is hashed over this one's, where there is one.
         if own == shown.plan_hash || hash::of(&json!([own, parts])) == shown.plan_hash {
-            return Ok(Approved { shown: shown.plan_hash.clone(), own });
+            return Ok(Approved { shown: shown.plan_hash.clone(), own: Some(own) });
         }
         Err(Refusal::new(RefusalKind::Conflict, "the world changed while the approval was looked at; ask again"))
     }

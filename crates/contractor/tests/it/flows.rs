@@ -63,7 +63,7 @@ async fn consent_is_void_when_the_world_changed_while_the_run_waited_for_its_loc
     let input = json!({"what": "make"});
     let own = life.driver.plan("locked", flow("2"), &input).await.unwrap().hash();
     assert_eq!(life.driver.plan("locked", flow("2"), &input).await.unwrap().hash(), own, "a plan is no accident");
-    let approved = || Some(Approved { shown: "shown".to_owned(), own: own.clone() });
+    let approved = || Some(Approved { shown: "shown".to_owned(), own: Some(own.clone()) });
     let waiting = life.submit_approved("2", "locked", input.clone(), approved()).await;
     life.until(waiting, |report| report.waits_for.is_some()).await;
     let change = InventoryChange::put("made/other", json!(1));
@@ -76,7 +76,7 @@ async fn consent_is_void_when_the_world_changed_while_the_run_waited_for_its_loc
     assert_eq!(bench.world.log(), ["hold c", "make c"], "nothing was done without consent");
 
     let own = life.driver.plan("locked", flow("3"), &input).await.unwrap().hash();
-    let approved = Approved { shown: "shown".to_owned(), own };
+    let approved = Approved { shown: "shown".to_owned(), own: Some(own) };
     let fresh = life.submit_approved("3", "locked", input, Some(approved)).await;
     life.until_status(fresh, Status::Succeeded).await;
     life.stop().await;
