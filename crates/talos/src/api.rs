@@ -85,10 +85,7 @@ impl Client {
     fn single<M: Reply>(&self, rpc: &'static str, messages: Vec<M>) -> Result<M, Error> {
         let message = messages.into_iter().next().ok_or_else(|| Error::Empty { rpc, node: self.name() })?;
         match message.metadata() {
-            Some(metadata) if !metadata.error.is_empty() => {
-                let code = metadata.status.as_ref().map_or(Code::Unknown, |status| Code::from(status.code));
-                Err(Error::Rpc { rpc, node: metadata.hostname.clone(), code, message: metadata.error.clone() })
-            }
+            Some(metadata) if !metadata.error.is_empty() => Err(Error::forwarded(rpc, metadata.clone())),
             _ => Ok(message),
         }
     }
@@ -133,6 +130,12 @@ impl Error {
             Self::Rpc { code, .. } => Some(*code),
             _ => None,
         }
+    }
+
+    /// What a control plane says of a node that it forwarded the call to.
+    fn forwarded(rpc: &'static str, metadata: common::Metadata) -> Self {
+        let code = metadata.status.as_ref().map_or(Code::Unknown, |status| Code::from(status.code));
+        Self::Rpc { rpc, node: metadata.hostname, code, message: metadata.error }
     }
 
     /// The same with the first line of the node's message only: what follows may be a diff of configurations, with keys.

@@ -53,6 +53,9 @@ impl Client {
     }
 
     fn event(&self, event: machine::Event) -> Result<Event, Error> {
+        if let Some(metadata) = event.metadata.filter(|metadata| !metadata.error.is_empty()) {
+            return Err(Error::forwarded("Events", metadata));
+        }
         let happening = match event.data {
             None => Happening::Hello,
             Some(any) if any.type_url.is_empty() => Happening::Hello,

@@ -285,13 +285,17 @@ impl Client {
     pub(super) async fn collect(&self, rpc: &'static str, mut stream: Streaming<Data>) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         while let Some(frame) = stream.message().await.map_err(self.failed(rpc))? {
-            if let Some(metadata) = frame.metadata.filter(|metadata| !metadata.error.is_empty()) {
-                let code = tonic::Code::Unknown;
-                return Err(Error::Rpc { rpc, node: metadata.hostname, code, message: metadata.error });
-            }
-            bytes.extend_from_slice(&frame.bytes);
+            bytes.extend_from_slice(&self.frame(rpc, frame)?);
         }
         Ok(bytes)
+    }
+
+    /// The bytes of a frame; a node that a control plane cannot reach is told of in a frame, too (talos.md 2.4).
+    fn frame(&self, rpc: &'static str, frame: Data) -> Result<Bytes, Error> {
+        match frame.metadata {
+            Some(metadata) if !metadata.error.is_empty() => Err(Error::forwarded(rpc, metadata)),
+            _ => Ok(frame.bytes),
+        }
     }
 
     fn frames(
@@ -300,6 +304,6 @@ impl Client {
         stream: Streaming<Data>,
     ) -> impl Stream<Item = Result<Bytes, Error>> + Send + use<> {
         let client = self.clone();
-        stream.map(move |frame| frame.map(|data| data.bytes).map_err(client.failed(rpc)))
+        stream.map(move |frame| client.frame(rpc, frame.map_err(client.failed(rpc))?))
     }
 }
