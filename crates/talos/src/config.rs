@@ -18,6 +18,7 @@ mod delete;
 mod document;
 mod duration;
 mod encode;
+pub mod form;
 mod merge;
 mod path;
 mod redact;

@@ -189,11 +189,11 @@ fn a_kubernetes_that_the_talos_does_not_run_is_refused() {
 fn what_identifies_the_cluster_may_not_be_patched() {
     let forbidden = [
         ("machine: {type: worker}", "machine.type"),
-        ("machine: {ca: {key: x}}", "machine.ca"),
+        ("machine: {ca: {key: eA==}}", "machine.ca"),
         ("cluster: {token: abc}", "cluster.token"),
         ("cluster: {controlPlane: {endpoint: 'https://evil:6443'}}", "cluster.controlPlane.endpoint"),
         ("cluster: {id: x}", "cluster.id"),
-        ("cluster: {etcd: {ca: {crt: x, key: x}}}", "cluster.etcd.ca"),
+        ("cluster: {etcd: {ca: {crt: eA==, key: eA==}}}", "cluster.etcd.ca"),
         ("cluster: {$patch: delete}", "cluster.id"),
         ("machine: {ca: {$patch: delete}}", "machine.ca"),
         ("apiVersion: v1alpha1\nkind: HostnameConfig\nhostname: other\n", "HostnameConfig"),

@@ -8,6 +8,8 @@ use std::sync::LazyLock;
 
 use crate::version::Minor;
 
+use super::form::Form;
+
 /// The kind under which the kind-less main document is known.
 pub const MAIN: &str = "v1alpha1";
 
@@ -55,7 +57,8 @@ pub struct Field {
 pub enum Type {
     String,
     Bool,
-    Int,
+    /// A whole number between two bounds, both included.
+    Int(&'static Whole),
     /// A Go duration such as `168h0m0s`.
     Duration,
     /// A scalar that Talos reads in several notations.
@@ -72,10 +75,29 @@ pub enum Type {
     Prefix,
     /// `10.0.0.1`
     Address,
+    /// Another text of a certain form.
+    Text(Form),
     List(Box<Self>),
     Map(Box<Self>),
     Object(&'static str),
 }
+
+/// A kind of whole numbers.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Whole {
+    /// Its name in Go.
+    pub name: &'static str,
+    pub least: i64,
+    pub most: i64,
+}
+
+const INT: Whole = Whole { name: "int", least: i64::MIN, most: i64::MAX };
+const I32: Whole = Whole { name: "int32", least: i32::MIN as i64, most: i32::MAX as i64 };
+const U8: Whole = Whole { name: "uint8", least: 0, most: u8::MAX as i64 };
+const U16: Whole = Whole { name: "uint16", least: 0, most: u16::MAX as i64 };
+const U32: Whole = Whole { name: "uint32", least: 0, most: u32::MAX as i64 };
+/// Nothing that is configured comes near its upper half.
+const U64: Whole = Whole { name: "uint64", least: 0, most: i64::MAX };
 
 /// How a patch changes a field that has a value already.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -242,7 +264,12 @@ impl Type {
         match text {
             "string" => Self::String,
             "bool" => Self::Bool,
-            "int" => Self::Int,
+            "int" => Self::Int(&INT),
+            "i32" => Self::Int(&I32),
+            "u8" => Self::Int(&U8),
+            "u16" => Self::Int(&U16),
+            "u32" => Self::Int(&U32),
+            "u64" => Self::Int(&U64),
             "duration" => Self::Duration,
             "scalar" => Self::Scalar,
             "any" => Self::Any,
@@ -251,6 +278,13 @@ impl Type {
             "manifest" => Self::Manifest,
             "prefix" => Self::Prefix,
             "addr" => Self::Address,
+            "addrport" => Self::Text(Form::AddressAndPort),
+            "port" => Self::Text(Form::Ports),
+            "table" => Self::Text(Form::RoutingTable),
+            "bytes" => Self::Text(Form::Bytes),
+            "size" => Self::Text(Form::BytesOrPercent),
+            "base64" => Self::Text(Form::Base64),
+            "mac" => Self::Text(Form::Octets),
             name => Self::Object(name),
         }
     }

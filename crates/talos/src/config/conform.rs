@@ -93,7 +93,8 @@ fn go_type(ty: &Type) -> String {
         Type::Address => ADDRESS.to_owned(),
         Type::String | Type::Scalar | Type::Manifest => "string".to_owned(),
         Type::Bool => "bool".to_owned(),
-        Type::Int => "int".to_owned(),
+        Type::Int(whole) => whole.name.to_owned(),
+        Type::Text(_) => "string".to_owned(),
         Type::Mode => "v1alpha1.FileMode".to_owned(),
         Type::Duration => "time.Duration".to_owned(),
         Type::Any => "map[string]interface {}".to_owned(),
@@ -114,7 +115,9 @@ fn expected(ty: &Type) -> &'static str {
         Type::Prefix => "an address with a prefix length such as 10.0.0.0/8",
         Type::Address => "an IP address",
         Type::Bool => "a boolean",
-        Type::Int | Type::Mode => "an integer",
+        Type::Int(whole) if whole.least == 0 => "a whole number that is not negative and not too large",
+        Type::Int(_) | Type::Mode => "an integer",
+        Type::Text(form) => form.expected(),
     }
 }
 
@@ -217,19 +220,24 @@ pub(super) fn conform(mapping: Mapping, object: &Object, minor: Minor, path: &Pa
 fn conform_field(value: Value, field: &Field, minor: Minor, path: &Path, line: usize) -> Result<Value, Mismatch> {
     let line = if value.line() == 0 { line } else { value.line() };
     let value = conform_value(value, &field.ty, minor, path).map_err(|error| error.or_line(line))?;
-    if !field.choices.is_empty() {
-        let texts: Vec<&Value> = match &value {
-            Value::Sequence(items) => items.iter().collect(),
-            other => vec![other],
-        };
-        if let Some(wrong) =
-            texts.into_iter().find(|text| !text.text().is_some_and(|text| field.choices.contains(&text)))
-        {
-            let expected = format!("one of {}", field.choices.join(", "));
-            return Err(Mismatch { expected, ..Mismatch::new(path, line, &field.ty, wrong.clone()) });
-        }
+    if field.choices.is_empty() {
+        return Ok(value);
     }
-    Ok(value)
+    let choose = |value: Value| {
+        choice(field, &value).map(Value::from).ok_or_else(|| {
+            let expected = format!("one of {}", field.choices.join(", "));
+            Mismatch { expected, ..Mismatch::new(path, line, &field.ty, value) }
+        })
+    };
+    match value {
+        Value::Sequence(items) => items.into_iter().map(choose).collect::<Result<_, _>>().map(Value::Sequence),
+        other => choose(other),
+    }
+}
+
+/// Talos takes its own words in any case and writes them in its own.
+fn choice(field: &Field, value: &Value) -> Option<&'static str> {
+    field.choices.iter().copied().find(|choice| value.text().is_some_and(|text| choice.eq_ignore_ascii_case(text)))
 }
 
 impl Mismatch {
@@ -247,7 +255,9 @@ fn conform_value(value: Value, ty: &Type, minor: Minor, path: &Path) -> Result<V
             None => Ok(Value::Mapping(mapping)),
         },
         (Type::List(item), Value::Sequence(items)) => {
-            let items = items.into_iter().enumerate();
+            // An element that is null is none, except where anything may stand.
+            let is_element = |value: &Value| !value.is_null() || **item == Type::Any;
+            let items = items.into_iter().filter(is_element).enumerate();
             let conformed: Result<_, _> =
                 items.map(|(at, value)| conform_value(value, item, minor, &path.index(at))).collect();
             Ok(Value::Sequence(conformed?))
@@ -272,7 +282,10 @@ fn conform_scalar(scalar: &Scalar, ty: &Type) -> Option<Value> {
         Type::Address if text.is_empty() || text.parse::<std::net::IpAddr>().is_ok() => Some(Value::from(text)),
         Type::Scalar => Some(Value::Scalar(scalar.clone())),
         Type::Bool if scalar.kind() != Kind::Int => scalar.boolean().map(Value::from),
-        Type::Int => scalar.whole_number().map(Value::from),
+        Type::Int(whole) => {
+            scalar.whole_number().filter(|number| (whole.least..=whole.most).contains(number)).map(Value::from)
+        }
+        Type::Text(form) => form.conform(scalar),
         Type::Mode => scalar.integer().map(|mode| Value::Scalar(Scalar::plain(format!("0o{mode:o}")))),
         _ => None,
     }

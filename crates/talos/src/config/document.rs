@@ -59,6 +59,8 @@ pub enum LoadError {
     NotADocument { line: usize },
     #[error("duplicate document {id} is not allowed (line {line})")]
     Duplicate { id: DocumentId, line: usize },
+    #[error("conflicting documents: {first} and {second}")]
+    Conflict { first: String, second: String },
     #[error("error decoding document {id} (line {line}): {reason}")]
     Decode { id: DocumentId, line: usize, reason: Box<DecodeError> },
 }
@@ -180,7 +182,37 @@ pub(super) fn from_trees(trees: Vec<Value>, minor: Minor) -> Result<Vec<Document
             reason: Box::new(reason),
         })?);
     }
+    check_conflicts(&documents)?;
     Ok(documents)
+}
+
+/// Kinds of which a configuration may hold only one document of a name.
+const EXCLUSIVE: [&[&str]; 3] = [
+    &[
+        "BondConfig",
+        "BridgeConfig",
+        "DummyLinkConfig",
+        "LinkConfig",
+        "VethConfig",
+        "VLANConfig",
+        "VRFConfig",
+        "WireguardConfig",
+    ],
+    &["HCloudVIPConfig", "Layer2VIPConfig"],
+    &["ExistingVolumeConfig", "UserVolumeConfig"],
+];
+
+/// Refuses two documents that describe one thing in two ways.
+pub(super) fn check_conflicts(documents: &[Document]) -> Result<(), LoadError> {
+    for (at, second) in documents.iter().enumerate() {
+        let Some(kinds) = EXCLUSIVE.iter().find(|kinds| kinds.contains(&second.id.kind.as_str())) else { continue };
+        let is_other = |first: &&Document| first.id.name == second.id.name && kinds.contains(&first.id.kind.as_str());
+        if let Some(first) = documents[..at].iter().find(is_other) {
+            let name = |document: &Document| format!("{}/{}", document.id.kind, document.id.name);
+            return Err(LoadError::Conflict { first: name(first), second: name(second) });
+        }
+    }
+    Ok(())
 }
 
 /// The id as the text states it, before anything is checked.

@@ -19,6 +19,12 @@ pub(super) fn normalize(text: &str) -> Option<String> {
     Some(format(parse(text)?))
 }
 
+/// How many seconds a duration has.
+pub(super) fn seconds(text: &str) -> Option<f64> {
+    #[expect(clippy::cast_precision_loss, reason = "a duration in a configuration is short")]
+    parse(text).map(|nanoseconds| nanoseconds as f64 / 1e9)
+}
+
 fn parse(text: &str) -> Option<i128> {
     let (is_negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),

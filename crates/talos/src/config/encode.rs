@@ -44,7 +44,8 @@ fn empty_if_always(field: &Field, minor: Minor) -> Option<Value> {
     }
     match &field.ty {
         Type::String | Type::Duration | Type::Manifest | Type::Prefix | Type::Address => Some(Value::from("")),
-        Type::Int | Type::Scalar | Type::Mode => Some(Value::from(0)),
+        Type::Int(_) | Type::Scalar | Type::Mode => Some(Value::from(0)),
+        Type::Text(_) => Some(Value::from("")),
         Type::Bool => None,
         Type::List(_) => Some(Value::Sequence(Vec::new())),
         Type::Map(_) | Type::Args | Type::Any => Some(Value::Mapping(Mapping::default())),

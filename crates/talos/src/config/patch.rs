@@ -132,6 +132,7 @@ impl Patch {
                 Change::Delete(deletion) => delete_from(&mut documents, deletion, self.minor)?,
             }
         }
+        document::check_conflicts(&documents).map_err(PatchError::Load)?;
         Ok(MachineConfig::new(documents, config.minor()))
     }
 }

@@ -7,7 +7,7 @@ use super::catalogue::{self, Object, Type};
 use super::yaml::{Mapping, Scalar, Value};
 
 /// What Talos itself writes in place of a secret (talos.md 5.3).
-const REPLACEMENT: &str = "******";
+pub(super) const REDACTED: &str = "******";
 
 pub(super) fn redacted(config: &MachineConfig) -> MachineConfig {
     let mut redacted = config.clone();
@@ -55,14 +55,14 @@ fn replace_token(value: &mut Value) {
     let Some(text) = value.text() else { return };
     let Some((front, token)) = text.split_once(KEY) else { return };
     let rest = token.find('&').map_or("", |end| &token[end..]);
-    *value = Value::from(format!("{front}{KEY}{}{rest}", "%2A".repeat(REPLACEMENT.len())));
+    *value = Value::from(format!("{front}{KEY}{}{rest}", "%2A".repeat(REDACTED.len())));
 }
 
 /// Replaces a secret scalar; in a secret tree only what its keys call a secret, so that the rest can be read.
 fn replace(value: &mut Value) {
     match value {
         Value::Scalar(scalar) if scalar.text().is_empty() => {}
-        Value::Scalar(scalar) => *scalar = Scalar::string(REPLACEMENT),
+        Value::Scalar(scalar) => *scalar = Scalar::string(REDACTED),
         Value::Sequence(items) => items.iter_mut().for_each(replace_named),
         Value::Mapping(_) => replace_named(value),
     }

@@ -8,7 +8,6 @@ mod conflicts;
 mod devices;
 mod documents;
 mod extras;
-
 mod labels;
 mod machine;
 mod versions;
@@ -118,7 +117,7 @@ pub(super) fn validate(config: &MachineConfig, mode: Mode) -> Result<Vec<Warning
         outer.nest("v1alpha1.Config", &main_errors);
     }
     for document in config.documents().iter().filter(|document| !document.is_main()) {
-        let errors = documents::check(document);
+        let errors = documents::check(document, config.minor());
         problems.extend(errors.iter().map(|error| format!("{}: {error}", document.short_name())));
         if !errors.is_empty() {
             outer.add(format!("{}: {}", document.short_name(), errors.join("\n")));
@@ -131,6 +130,10 @@ pub(super) fn validate(config: &MachineConfig, mode: Mode) -> Result<Vec<Warning
                 outer.add(conflict);
             }
         }
+    }
+    for problem in documents::check_together(config) {
+        problems.push(problem.clone());
+        outer.add(problem);
     }
     if outer.0.is_empty() { Ok(warnings) } else { Err(Invalid { text: outer.to_string(), problems }) }
 }

@@ -108,6 +108,11 @@ impl Mapping {
         self.get(key).and_then(Value::as_sequence).unwrap_or_default()
     }
 
+    /// The whole number of a key; `None` if it is absent or none.
+    pub fn number(&self, key: &str) -> Option<i64> {
+        self.get(key)?.as_scalar()?.whole_number()
+    }
+
     /// The truth of a boolean key; `None` if it is absent or no boolean.
     pub fn boolean(&self, key: &str) -> Option<bool> {
         self.get(key).and_then(|value| value.as_scalar()).and_then(Scalar::boolean)

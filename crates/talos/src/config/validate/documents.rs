@@ -1,40 +1,97 @@
-//! Checks of single documents other than the main one: of those that this system writes and users patch most.
+//! Checks of single documents other than the main one, and of what their kinds say together.
 
-use std::net::IpAddr;
+mod kubernetes;
+mod network;
+mod services;
+mod volumes;
 
-use ipnet::IpNet;
-
-use crate::config::Document;
 use crate::config::yaml::{Mapping, Value};
-
-use super::machine::PROTECTED_KUBELET_FIELDS;
-use super::{Errors, labels};
+use crate::config::{Document, MachineConfig};
+use crate::version::Minor;
 
 /// The errors of one document, in the order Talos finds them.
-pub(super) fn check(document: &Document) -> Vec<String> {
-    let root = document.root();
-    match document.id().kind.as_str() {
+pub(super) fn check(document: &Document, minor: Minor) -> Vec<String> {
+    let (kind, root) = (document.id().kind.as_str(), document.root());
+    let mut errors = match kind {
         "HostnameConfig" => hostname(root),
-        "LinkConfig" | "DummyLinkConfig" | "VLANConfig" | "BondConfig" | "BridgeConfig" => link(root),
-        "Layer2VIPConfig" => layer2_vip(root),
         "TimeSyncConfig" => time_sync(root),
-        "KubeletConfig" => kubelet(root),
-        "KubeAPIServerConfig" => kubernetes_image(root, "kube-apiserver"),
-        "KubeControllerManagerConfig" => kubernetes_image(root, "kube-controller-manager"),
-        "KubeSchedulerConfig" => kubernetes_image(root, "kube-scheduler"),
-        "KubeNodeConfig" => node(root),
-        "UserVolumeConfig" => user_volume(root),
-        "VolumeConfig" => system_volume(root),
         _ => Vec::new(),
+    };
+    errors.extend(network::check(kind, root));
+    errors.extend(services::check(kind, root));
+    errors.extend(volumes::check(kind, root, minor));
+    errors.extend(kubernetes::check(kind, root));
+    errors
+}
+
+/// From 1.14 on: what a configuration as a whole may not hold for its type of machine.
+pub(super) fn check_together(config: &MachineConfig) -> Vec<String> {
+    let kinds = || config.documents().iter().map(|document| document.id().kind.as_str());
+    let mut errors = Vec::new();
+    if config.minor() < Minor::V1_14 {
+        return errors;
     }
+    let has = |kind: &str| kinds().any(|other| other == kind);
+    let main = |path: &[&str]| config.main().and_then(|main| path_of(main.root(), path));
+    if (has("KubeAPIServerCAConfig") || main(&["cluster", "ca"]).is_some())
+        && !has("KubeClusterConfig")
+        && main(&["cluster", "controlPlane", "endpoint"]).is_none()
+        && main(&["cluster", "clusterName"]).is_none()
+    {
+        errors.push(
+            "cluster name and endpoint are required when Kubernetes is configured: either \
+             .cluster.clusterName/.cluster.controlPlane.endpoint or the KubeClusterConfig document"
+                .to_owned(),
+        );
+    }
+    if has("DiscoveryServiceConfig") && !has("DiscoveryIdentityConfig") {
+        for (what, key) in [("ID", "id"), ("secret", "secret")] {
+            if main(&["cluster", key]).and_then(Value::text).is_none_or(str::is_empty) {
+                errors.push(format!(
+                    "cluster {what} (.cluster.{key} or DiscoveryIdentityConfig) should be set when cluster discovery \
+                     (DiscoveryServiceConfig) is enabled"
+                ));
+            }
+        }
+    }
+    let is_control_plane = matches!(config.text(&["machine", "type"]), Some("controlplane" | "init"));
+    let mut foreign: Vec<_> = kinds().filter(|kind| kubernetes::CONTROL_PLANE_ONLY.contains(kind)).collect();
+    foreign.sort_unstable();
+    foreign.dedup();
+    if !foreign.is_empty() && !is_control_plane {
+        let list = foreign.join(" ");
+        errors.push(format!("the following document kinds are only allowed on control plane machines: [{list}]"));
+    }
+    errors
+}
+
+fn path_of<'a>(root: &'a Mapping, path: &[&str]) -> Option<&'a Value> {
+    let (first, rest) = path.split_first()?;
+    root.get(first)?.at(rest)
 }
 
 fn collect(checks: impl IntoIterator<Item = (bool, String)>) -> Vec<String> {
     checks.into_iter().filter(|(is_wrong, _)| *is_wrong).map(|(_, text)| text).collect()
 }
 
+fn is_empty(mapping: &Mapping, key: &str) -> bool {
+    mapping.text(key).is_none_or(str::is_empty)
+}
+
 fn named(root: &Mapping) -> Vec<String> {
-    collect([(root.text("name").is_none_or(str::is_empty), "name must be specified".to_owned())])
+    collect([(is_empty(root, "name"), "name must be specified".to_owned())])
+}
+
+/// `https` of `https://host/`; empty if there is none.
+fn scheme(url: &str) -> &str {
+    url.split_once(':').map_or("", |(scheme, _)| scheme)
+}
+
+/// What follows the host, except a lone slash.
+fn path(url: &str) -> &str {
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    let path = rest.split_once('/').map_or("", |(_, path)| path);
+    path.split(['?', '#']).next().unwrap_or_default()
 }
 
 fn hostname(root: &Mapping) -> Vec<String> {
@@ -56,80 +113,6 @@ fn hostname(root: &Mapping) -> Vec<String> {
     ])
 }
 
-fn link(root: &Mapping) -> Vec<String> {
-    let mut errors = named(root);
-    for (index, address) in root.sequence("addresses").iter().enumerate() {
-        match address.at(&["address"]).and_then(Value::text) {
-            None => errors.push(format!("address {index} must be specified")),
-            Some(text) if text.parse::<IpNet>().is_err() => {
-                errors.push(format!("address {index} must be a valid IP prefix"));
-            }
-            Some(_) => {}
-        }
-    }
-    for (index, route) in root.sequence("routes").iter().enumerate() {
-        let text = |key: &str| route.at(&[key]).and_then(Value::text);
-        if text("destination").is_none() && text("gateway").is_none() {
-            errors.push(format!("either destination or gateway must be specified for route {index}"));
-        }
-        if text("destination").is_some_and(|text| text.parse::<IpNet>().is_err()) {
-            errors.push(format!("route {index} destination must be a valid IP prefix"));
-        }
-        if text("gateway").is_some_and(|text| text.parse::<IpAddr>().is_err()) {
-            errors.push(format!("route {index} gateway must be a valid IP address"));
-        }
-    }
-    errors
-}
-
-/// The partition that Talos makes unless `volumeType` says otherwise needs a place and a size.
-fn user_volume(root: &Mapping) -> Vec<String> {
-    let name = root.text("name").unwrap_or_default();
-    let is_odd = |character: char| !character.is_ascii_alphanumeric() && character != '-';
-    let mut errors = collect([
-        (name.is_empty(), "name is required".to_owned()),
-        (!(1..=34).contains(&name.len()), "name must be between 1 and 34 characters long".to_owned()),
-        (
-            name.contains(is_odd),
-            "name can only contain lowercase and uppercase ASCII letters, digits, and hyphens".to_owned(),
-        ),
-    ]);
-    let is_set = |key: &str| root.mapping(key).is_some_and(|section| !section.is_empty());
-    let volume_type = root.text("volumeType").unwrap_or("partition");
-    if volume_type == "directory" {
-        let sections = ["provisioning", "encryption", "filesystem", "mount"];
-        let wrong = |section: &str| (is_set(section), format!("{section} spec is invalid for volumeType directory"));
-        errors.extend(collect(sections.map(wrong)));
-        return errors;
-    }
-    let provisioning = root.mapping("provisioning");
-    let has = |key: &str| provisioning.is_some_and(|spec| spec.get(key).is_some());
-    errors.extend(collect([
-        (!has("diskSelector"), "disk selector is required".to_owned()),
-        (
-            volume_type == "partition" && !has("minSize") && !has("maxSize"),
-            "min size or max size is required".to_owned(),
-        ),
-    ]));
-    errors
-}
-
-fn system_volume(root: &Mapping) -> Vec<String> {
-    let name = root.text("name").unwrap_or_default();
-    let is_known = matches!(name, "STATE" | "EPHEMERAL" | "IMAGECACHE");
-    collect([(!is_known, r#"only ["STATE" "EPHEMERAL" "IMAGECACHE"] volumes are supported"#.to_owned())])
-}
-
-fn layer2_vip(root: &Mapping) -> Vec<String> {
-    let name = root.text("name").unwrap_or_default();
-    let mut errors = named(root);
-    if !name.is_empty() && name.parse::<IpAddr>().is_err() {
-        errors.push(format!("name must be a valid IP address: ParseAddr({name:?}): unable to parse IP"));
-    }
-    errors.extend(collect([(root.text("link").is_none_or(str::is_empty), "link must be specified".to_owned())]));
-    errors
-}
-
 fn time_sync(root: &Mapping) -> Vec<String> {
     let is_negative = root.text("bootTimeout").is_some_and(|timeout| timeout.starts_with('-'));
     let has_both = root.mapping("ntp").is_some() && root.mapping("ptp").is_some();
@@ -137,31 +120,4 @@ fn time_sync(root: &Mapping) -> Vec<String> {
         (is_negative, "bootTimeout cannot be negative".to_owned()),
         (has_both, "only one of ntp or ptp configuration can be specified".to_owned()),
     ])
-}
-
-fn kubelet(root: &Mapping) -> Vec<String> {
-    let mut errors = kubernetes_image(root, "kubelet");
-    for field in PROTECTED_KUBELET_FIELDS {
-        if root.mapping("config").is_some_and(|config| config.get(field).is_some()) {
-            errors.push(format!("kubelet configuration field {field:?} can't be overridden"));
-        }
-    }
-    errors
-}
-
-fn kubernetes_image(root: &Mapping, component: &str) -> Vec<String> {
-    match root.text("image").filter(|image| !image.is_empty()) {
-        None => vec![format!("{component} image cannot be empty")],
-        Some(_) => Vec::new(),
-    }
-}
-
-fn node(root: &Mapping) -> Vec<String> {
-    let empty = Mapping::default();
-    let map = |key: &str| root.mapping(key).unwrap_or(&empty);
-    let mut errors = Errors::default();
-    errors.nest("invalid node labels", &labels::check_labels(map("labels")));
-    errors.nest("invalid node annotations", &labels::check_annotations(map("annotations")));
-    errors.nest("invalid node taints", &labels::check_taints(map("taints")));
-    errors.0
 }

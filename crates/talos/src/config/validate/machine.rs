@@ -78,8 +78,11 @@ fn check_install(machine: &Mapping, minor: Minor, mode: Mode, errors: &mut Error
         let missing = format!("install instructions are required in \"{mode}\" mode");
         return errors.add_if(!minor.has_kubernetes_documents(), missing);
     };
+    let selector = install.mapping("diskSelector");
+    let by_name = selector.is_some_and(|selector| selector.text("name").is_some_and(|name| !name.is_empty()));
+    errors.add_if(by_name, "install disk selector is invalid: selector on name is not supported");
     let has_disk = install.text("disk").is_some_and(|disk| !disk.is_empty())
-        || install.mapping("diskSelector").is_some_and(|selector| !selector.is_empty());
+        || selector.is_some_and(|selector| !selector.is_empty());
     errors.add_if(!has_disk, "either install disk or diskSelector should be defined");
     let both = !install.sequence("extraKernelArgs").is_empty() && install.boolean("grubUseUKICmdline") == Some(true);
     errors.add_if(both, "install.extraKernelArgs and install.grubUseUKICmdline can't be used together");

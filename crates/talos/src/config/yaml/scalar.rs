@@ -65,6 +65,8 @@ impl Scalar {
     /// The boolean a field typed as boolean makes of it; the old spellings `yes`, `on`, … count there.
     pub fn boolean(&self) -> Option<bool> {
         match self.text.as_str() {
+            // In quotes these are no booleans, unlike the old spellings.
+            "true" | "True" | "TRUE" | "false" | "False" | "FALSE" if self.kind == Kind::String => None,
             "true" | "True" | "TRUE" | "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Some(true),
             "false" | "False" | "FALSE" | "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Some(false),
             _ => None,
