@@ -30,7 +30,6 @@ pub mod wait_workloads;
 use contractor::action::{Actions, StepContext, StepError};
 use messages::name::ClusterName;
 use store::Reader;
-use talos::api::Service;
 
 use crate::{
     failure::read,
@@ -42,7 +41,7 @@ use crate::{
 pub fn actions(deps: &Deps) -> Actions {
     let deps = || deps.clone();
     Actions::default()
-        .with(register_cluster::RegisterCluster)
+        .with(register_cluster::RegisterCluster(deps()))
         .with(register_nodes::RegisterNodes)
         .with(ensure_secrets::EnsureSecrets)
         .with(apply_config::ApplyConfig(deps()))
@@ -77,11 +76,6 @@ fn first_control_plane(cx: &StepContext, cluster: &ClusterName) -> Result<Node, 
 }
 
 /// The nodes of a cluster, sorted by name.
-fn nodes_of(store: &Reader, cluster: &ClusterName) -> Result<Vec<Node>, StepError> {
+pub(crate) fn nodes_of(store: &Reader, cluster: &ClusterName) -> Result<Vec<Node>, StepError> {
     Ok(inventory::nodes(store, cluster).map_err(read)?.into_iter().map(|node| node.value).collect())
-}
-
-/// A service that runs and says that it is healthy.
-fn up(service: &Service) -> bool {
-    service.state == "Running" && service.healthy == Some(true)
 }

@@ -47,6 +47,8 @@ pub fn reached(error: api::Error) -> StepError {
         error if error.is_unreachable() => StepError::wait(text, SOON),
         error => match error.code() {
             Some(Code::FailedPrecondition | Code::Aborted | Code::ResourceExhausted) => StepError::wait(text, SOON),
+            // A node that has not read its configuration yet does not know what it offers (talos.md 3).
+            Some(Code::Unimplemented) if text.contains("machine type is not set") => StepError::wait(text, SOON),
             Some(Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented) => {
                 StepError::fail(text)
             }

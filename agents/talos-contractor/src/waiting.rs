@@ -7,10 +7,10 @@ use futures::StreamExt;
 use talos::{
     api::{
         Client, Error, Happening,
-        cosi::{self, MachineStatus},
+        cosi::{self, MachineStatus, ServiceStatus},
     },
     pki::Role,
-    proto::talos::resource::definitions::{enums::RuntimeMachineStage, runtime::MachineStatusSpec},
+    proto::talos::resource::definitions::runtime::MachineStatusSpec,
 };
 use tokio::time::{Instant, timeout};
 
@@ -20,6 +20,8 @@ use crate::{failure::reached, inventory::Node, reach::Deps};
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// How long one look at a node may take before its state is told to the driver.
 const SLICE: Duration = Duration::from_secs(60);
+/// How long a node is given to say how it is.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Connects to a node that may be booting; tries until it answers, at most `within`.
 pub async fn for_node(
@@ -47,22 +49,17 @@ pub async fn for_node(
     }
 }
 
-/// Follows the machine's status until it runs and every readiness check passes.
-pub async fn until_running(client: &Client, node: &Node) -> Result<(), StepError> {
-    let mut last = String::from("its status is not known");
-    let running = client
-        .until::<MachineStatus>(cosi::MACHINE, SLICE, |status| {
-            last = describe(status);
-            status.stage() == RuntimeMachineStage::MachineStageRunning
-                && status.status.as_ref().is_some_and(|status| status.ready)
-        })
-        .await;
-    match running {
-        Ok(_) => Ok(()),
-        Err(Error::TimedOut { .. }) => {
-            Err(StepError::wait(format!("{} is not running: {last}", node.hostname), Duration::ZERO))
-        }
-        Err(error) => Err(reached(error)),
+/// What a node says about itself: its stage and the checks that do not pass. For the reason of a wait.
+pub async fn state_of(deps: &Deps, cx: &StepContext, node: &Node) -> String {
+    let status = async {
+        let client = deps.node(&cx.store, node, Role::Reader).await?;
+        client.get::<MachineStatus>(cosi::MACHINE).await.map_err(reached)
+    };
+    match timeout(LOOK, status).await {
+        Ok(Ok(Some(status))) => describe(&status.spec),
+        Ok(Ok(None)) => "its status is not known".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "it does not answer".to_owned(),
     }
 }
 
@@ -73,7 +70,27 @@ fn describe(status: &MachineStatusSpec) -> String {
     if unmet.is_empty() { stage } else { format!("{stage} ({})", unmet.join("; ")) }
 }
 
-/// Follows the events of a node until one of its services is in one of `states`.
+/// Watches a service's own status until it runs and says that it is healthy.
+pub async fn until_up(client: &Client, node: &Node, id: &str) -> Result<(), StepError> {
+    let mut last = format!("{id} does not run");
+    let up = client
+        .until::<ServiceStatus>(id, SLICE, |service| {
+            last = match (service.running, service.unknown) {
+                (false, _) => format!("{id} does not run"),
+                (true, true) => format!("{id} runs, its health is not known yet"),
+                (true, false) => format!("{id} is not healthy"),
+            };
+            service.running && service.healthy && !service.unknown
+        })
+        .await;
+    match up {
+        Ok(_) => Ok(()),
+        Err(Error::TimedOut { .. }) => Err(StepError::wait(format!("{}: {last}", node.hostname), Duration::ZERO)),
+        Err(error) => Err(reached(error)),
+    }
+}
+
+/// Follows the events of a node until one of its services is as wanted: what has not begun to run has no status to watch.
 ///
 /// The stream is opened before the service is asked, so that nothing happens unseen in between.
 pub async fn until_service(
@@ -93,7 +110,7 @@ pub async fn until_service(
                 }
                 last = format!("{id} is {} {}", service.state, service.message);
             }
-            wait_for_change(&mut events, id).await?;
+            changed(&mut events, id).await?;
         }
     };
     match timeout(SLICE, follow).await {
@@ -102,20 +119,16 @@ pub async fn until_service(
     }
 }
 
-/// Returns when the service's state changed, or after a while: health is not told by events.
-async fn wait_for_change(events: &mut talos::api::EventStream, id: &str) -> Result<(), StepError> {
-    const HEALTH: Duration = Duration::from_secs(1);
-    let changed = async {
-        loop {
-            match events.next().await {
-                Some(Ok(event)) => match event.happening {
-                    Happening::Service(state) if state.service == id => return Ok(()),
-                    _ => {}
-                },
-                Some(Err(error)) => return Err(reached(error)),
-                None => return Err(StepError::wait("the node went away", PAUSE.0)),
-            }
+/// Returns when the service's state changed.
+async fn changed(events: &mut talos::api::EventStream, id: &str) -> Result<(), StepError> {
+    loop {
+        match events.next().await {
+            Some(Ok(event)) => match event.happening {
+                Happening::Service(state) if state.service == id => return Ok(()),
+                _ => {}
+            },
+            Some(Err(error)) => return Err(reached(error)),
+            None => return Err(StepError::wait("the node went away", PAUSE.0)),
         }
-    };
-    timeout(HEALTH, changed).await.unwrap_or(Ok(()))
+    }
 }

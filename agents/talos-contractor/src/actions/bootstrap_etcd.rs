@@ -20,7 +20,7 @@ use talos::{
     pki::Role,
 };
 
-use super::{first_control_plane, up};
+use super::first_control_plane;
 use crate::{
     failure::reached,
     inventory::{ClusterState, Node},
@@ -110,7 +110,7 @@ impl BootstrapEtcd {
     /// Waits until etcd on `node` is healthy; a bootstrap that a reboot swallowed is found missing here.
     async fn healthy(&self, cx: &StepContext, node: &Node) -> Result<Done<Output>, StepError> {
         let client = waiting::for_node(&self.0, cx, node, Role::Reader, SLICE).await?;
-        waiting::until_service(&client, node, "etcd", up).await?;
+        waiting::until_up(&client, node, "etcd").await?;
         let mut effects = Effects::default();
         let name = node.hostname.as_str();
         effects.events.push(told::event("etcd_bootstrapped", &node.cluster, name, json!({})));

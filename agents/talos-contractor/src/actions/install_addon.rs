@@ -52,7 +52,7 @@ impl Action for InstallAddon {
 
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
         let cluster = known_cluster(cx, &input.cluster)?.value;
-        let manifest = self.pinned(&input.addon)?;
+        let manifest = pinned(&self.0, &input.addon)?;
         let text = manifest::fetch(manifest, self.0.allowed()).await?;
         let mut objects = manifest::objects(&text)?;
         for object in &mut objects {
@@ -70,20 +70,21 @@ impl Action for InstallAddon {
 
     async fn preview(&self, _: &PreviewContext, input: &Value) -> Result<Vec<Change>, StepError> {
         let name = input["addon"].as_str().unwrap_or("?");
-        let manifest = self.pinned(name)?;
+        let manifest = pinned(&self.0, name)?;
         let details = [("url", &manifest.url), ("sha256", &manifest.sha256), ("version", &manifest.version)];
         let details = details.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
         Ok(vec![Change { verb: "install".to_owned(), object: format!("add-on {name}"), details, destroys: false }])
     }
 }
 
-impl InstallAddon {
-    fn pinned(&self, name: &str) -> Result<&Manifest, StepError> {
-        self.0.addons().manifests.get(name).ok_or_else(|| {
-            StepError::fail(format!("the add-on catalogue has no `{name}`"))
-                .with_hint(format!("name its `url`, `sha256` and `version` under `addons.manifests.{name}`"))
-        })
-    }
+/// What the catalogue says of an add-on. None is shipped: upstream files are the operator's to look at and to pin.
+pub(super) fn pinned<'d>(deps: &'d Deps, name: &str) -> Result<&'d Manifest, StepError> {
+    deps.addons().manifests.get(name).ok_or_else(|| {
+        StepError::fail(format!("the add-on catalogue has no `{name}`")).with_hint(format!(
+            "name its `url`, `sha256` and `version` under `addons.manifests.{name}` of talos-contractor's configuration, \
+             or ask for storage `none`; deploy/README.md says how"
+        ))
+    })
 }
 
 /// Namespaces that need labels and are not part of the manifest themselves.

@@ -15,15 +15,16 @@ use store::{InventoryChange, SecretPut};
 use talos::version::Minor;
 use uuid::Uuid;
 
-use super::nodes_of;
+use super::{install_addon, nodes_of};
 use crate::{
     failure::read,
     inventory::{self, Cluster, ClusterState, Node, json as record},
+    reach::Deps,
     told,
 };
 
 /// Writes down a new cluster and its nodes.
-pub struct RegisterCluster;
+pub struct RegisterCluster(pub Deps);
 
 /// The handoff.
 #[derive(Deserialize, JsonSchema)]
@@ -68,6 +69,7 @@ impl Action for RegisterCluster {
             };
         }
         let (cluster, nodes) = plan(handoff, cx.unique_id("cluster"))?;
+        self.check_storage(&cluster.spec)?;
         let mut effects = Effects::default();
         effects.inventory.push(InventoryChange::create(inventory::cluster_key(&cluster.name), record(&cluster)));
         for node in &nodes {
@@ -104,6 +106,7 @@ impl Action for RegisterCluster {
             return Err(already_known(&known.value));
         }
         let (cluster, nodes) = plan(&input.handoff, cx.flow)?;
+        self.check_storage(&cluster.spec)?;
         let details = [
             ("talos", json!(cluster.talos_version)),
             ("kubernetes", json!(cluster.kubernetes_version)),
@@ -123,6 +126,17 @@ impl Action for RegisterCluster {
             fields.remove("cluster_uid");
         }
         Ok(Some(output))
+    }
+}
+
+impl RegisterCluster {
+    /// That the catalogue lacks what the cluster is to store on is found out here, and not when the cluster stands.
+    fn check_storage(&self, spec: &TalosSpec) -> Result<(), StepError> {
+        match spec.storage_backend {
+            Some(Storage::Longhorn) => install_addon::pinned(&self.0, "longhorn").map(drop),
+            Some(Storage::LocalPath) => install_addon::pinned(&self.0, "local-path").map(drop),
+            _ => Ok(()),
+        }
     }
 }
 

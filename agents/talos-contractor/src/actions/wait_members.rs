@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use talos::{api::EtcdMember, pki::Role};
 
-use super::up;
 use crate::{
     failure::reached,
     inventory::Node,
@@ -78,7 +77,7 @@ impl WaitMembers {
     /// The members as this control plane's own etcd knows them, once it is up.
     async fn view(&self, cx: &StepContext, node: &Node) -> Result<Vec<EtcdMember>, StepError> {
         let client = waiting::for_node(&self.0, cx, node, Role::Reader, SLICE).await?;
-        waiting::until_service(&client, node, "etcd", up).await?;
+        waiting::until_up(&client, node, "etcd").await?;
         client.etcd_members(true).await.map_err(reached)
     }
 }

@@ -17,7 +17,8 @@ use tokio::time::timeout;
 
 use crate::{
     certificates, kubernetes,
-    reach::{Deps, known_cluster},
+    reach::{Deps, known_cluster, known_node},
+    waiting,
 };
 
 const SLICE: Duration = Duration::from_secs(30);
@@ -48,8 +49,7 @@ impl Action for WaitNodesReady {
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
         let cluster = known_cluster(cx, &input.cluster)?.value;
         let client = kubernetes::connect(&self.0, &cx.store, &cluster).await?;
-        certificates::approve(&client, cx, &input.cluster).await?;
-        let api = Api::<Node>::all(client);
+        let api = Api::<Node>::all(client.clone());
         let waits = input.nodes.iter().map(|name| {
             let api = api.clone();
             async move {
@@ -57,14 +57,27 @@ impl Action for WaitNodesReady {
                 matches!(ready, Ok(Ok(_))).then_some(name)
             }
         });
-        let ready: Vec<_> = join_all(waits).await.into_iter().flatten().collect();
-        let missing: Vec<_> =
-            input.nodes.iter().filter(|name| !ready.contains(name)).map(ToString::to_string).collect();
+        let ready: Vec<_> = tokio::select! {
+            ready = join_all(waits) => ready.into_iter().flatten().collect(),
+            error = certificates::keep_approving(&client, cx, &input.cluster) => return Err(error),
+        };
+        let missing = input.nodes.iter().filter(|name| !ready.contains(name)).map(|name| self.state(cx, input, name));
+        let missing = join_all(missing).await;
         if missing.is_empty() {
             return Ok(Done::new(Output { nodes: input.nodes.clone() }));
         }
         let reason = format!("{} of {} nodes are Ready; not {}", ready.len(), input.nodes.len(), missing.join(", "));
         Err(StepError::wait(reason, Duration::ZERO))
+    }
+}
+
+impl WaitNodesReady {
+    /// `prod-w-1: booting (kubelet: not healthy)`
+    async fn state(&self, cx: &StepContext, input: &Input, name: &NodeName) -> String {
+        match known_node(cx, &input.cluster, name) {
+            Ok(node) => format!("{name}: {}", waiting::state_of(&self.0, cx, &node.value).await),
+            Err(_) => format!("{name}: not in the inventory"),
+        }
     }
 }
 
