@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, ResourceExt,
     api::{EvictParams, ListParams},
+    core::Status,
 };
 
 use crate::failure::{asked, chain};
@@ -54,11 +55,18 @@ async fn evict(client: &Client, pod: &Pod) -> Result<Option<String>, StepError> 
             404 => Ok(None),
             403 if status.message.contains("terminating") => Ok(None),
             // 429: a budget or a rate limit. 500: two budgets match, which only their owner can mend.
-            429 | 500 => Ok(Some(format!("{namespace}/{name}: {}", status.message))),
+            429 | 500 => Ok(Some(format!("{namespace}/{name}: {}", refusal(&status)))),
             _ => Err(asked(&format!("evicting {namespace}/{name}"), &kube::Error::Api(status))),
         },
         Err(error) => Err(StepError::wait(format!("evicting {namespace}/{name}: {}", chain(&error)), AGAIN)),
     }
+}
+
+/// What the server said; which budget refuses stands among the causes only.
+fn refusal(status: &Status) -> String {
+    let causes = status.details.iter().flat_map(|details| &details.causes).map(|cause| cause.message.as_str());
+    let causes: Vec<_> = causes.filter(|cause| !cause.is_empty()).collect();
+    if causes.is_empty() { status.message.clone() } else { format!("{} ({})", status.message, causes.join("; ")) }
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ impl Action for ResetNode {
             .filter(|other| other.hostname != node.hostname)
             .collect();
         if node.is_control_plane() {
-            self.prove_quorum(cx, &others).await?;
+            self.prove_quorum(cx, &others, &node).await?;
         }
         let wiped = match self.0.node(&cx.store, &node, Role::Admin).await {
             Ok(client) => self.wipe(cx, &client, &node).await?,
@@ -81,8 +81,10 @@ impl ResetNode {
     /// Follows the node's own events, opened before the call, until it is past its services or gone.
     async fn wipe(&self, cx: &StepContext, client: &Client, node: &Node) -> Result<bool, StepError> {
         let events = client.events(0, None).await.map_err(reached)?;
-        // It was cordoned and drained before, and etcd is left below by whoever stays.
-        let options = ResetOptions { graceful: node.is_control_plane(), reboot: false, partitions: Vec::new() };
+        // It was cordoned and drained before; what has not left etcd afterwards is removed from it by whoever stays.
+        // Only a member that is well can leave by itself; of another one, leaving would not end.
+        let graceful = node.is_control_plane() && client.etcd_status().await.is_ok_and(|status| status.leader != 0);
+        let options = ResetOptions { graceful, reboot: false, partitions: Vec::new() };
         let actor = client.reset(&options).await.map_err(reached)?;
         cx.progress(format!("{} is being wiped", node.hostname));
         match timeout(WIPE, follow(events, &actor)).await {
@@ -91,22 +93,27 @@ impl ResetNode {
         }
     }
 
-    /// Without this node, more than half of the members must be healthy: otherwise the cluster would stop.
-    async fn prove_quorum(&self, cx: &StepContext, others: &[Node]) -> Result<(), StepError> {
+    /// Without this node, more than half of the members that stay must be healthy: otherwise the cluster would stop.
+    ///
+    /// Who is a member is what etcd says, not the inventory: a dead member that nobody removed counts, too.
+    async fn prove_quorum(&self, cx: &StepContext, others: &[Node], node: &Node) -> Result<(), StepError> {
         let asked = others.iter().map(|other| async move {
             let client = self.0.node(&cx.store, other, Role::Reader).await.ok()?;
             let status = client.etcd_status().await.ok()?;
-            (status.leader != 0 && !status.is_learner && status.errors.is_empty()).then_some(())
+            let is_healthy = status.leader != 0 && !status.is_learner && status.errors.is_empty();
+            let members = client.etcd_members(true).await.ok().filter(|_| is_healthy)?;
+            let stay = members.iter().filter(|member| !member.is_learner && member.hostname != node.hostname.as_str());
+            Some(stay.count())
         });
-        let healthy = join_all(asked).await.into_iter().flatten().count();
-        // Members left after the removal, of which a majority has to be there.
-        if others.is_empty() || healthy <= others.len() / 2 {
-            return Err(StepError::fail(format!(
-                "without this control plane {healthy} healthy members of {} would be left: no quorum",
-                others.len()
-            )));
+        let views: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+        let staying = views.iter().copied().max().unwrap_or(others.len());
+        if views.len() > staying / 2 {
+            return Ok(());
         }
-        Ok(())
+        Err(StepError::fail(format!(
+            "without this control plane {} healthy members of {staying} would be left: no quorum",
+            views.len()
+        )))
     }
 
     async fn remove_member(&self, cx: &StepContext, others: &[Node], node: &Node) -> Result<(), StepError> {
