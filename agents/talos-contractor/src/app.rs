@@ -19,6 +19,7 @@ use crate::{
     actions::actions,
     background::{self, By, firings},
     playbooks::playbooks,
+    pressure::Pressure,
     queries::queries,
     reach::Deps,
     sense,
@@ -103,9 +104,8 @@ impl Agent for Talos {
                     ("schedule", Box::pin(background::follow_schedule(at, firing.playbook, cron, stop)))
                 }
                 By::Pressure { hold, cool_down } => {
-                    let deps = self.deps.clone();
-                    let timing = (hold, cool_down);
-                    ("pressure", Box::pin(background::follow_pressure(at, deps, firing.playbook, timing, stop)))
+                    let pressure = Pressure::new(firing.playbook, hold, cool_down);
+                    ("pressure", Box::pin(background::follow_pressure(at, self.deps.clone(), pressure, stop)))
                 }
             });
         }

@@ -104,6 +104,12 @@ pub enum NodeState {
     Leaving,
 }
 
+/// `trigger/<cluster>/<playbook>`: when a condition last started the playbook for the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fired {
+    pub at: Timestamp,
+}
+
 /// `config/<cluster>/<hostname>`: what configurations a node was given; the texts are secrets.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ConfigHistory {
@@ -153,6 +159,11 @@ pub fn node_key(cluster: &ClusterName, hostname: &NodeName) -> String {
 /// Key of a node's configuration history.
 pub fn config_key(cluster: &ClusterName, hostname: &NodeName) -> String {
     format!("config/{cluster}/{hostname}")
+}
+
+/// Key of when a condition last started a playbook for a cluster; `playbook` may be empty for all of the cluster.
+pub fn trigger_key(cluster: &ClusterName, playbook: &str) -> String {
+    format!("trigger/{cluster}/{playbook}")
 }
 
 /// Name of the secret that holds `secrets.yaml`.

@@ -1,17 +1,80 @@
 //! The condition `unschedulable_pods`: pods that no node of a cluster has room for.
 
-use contractor::action::StepError;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use contractor::{action::StepError, agent::Workplace};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, api::ListParams};
 use messages::name::ClusterName;
-use store::Reader;
+use serde_json::json;
+use store::{Commit, InventoryChange, Reader};
 
 use crate::{
-    failure::{asked, read},
-    inventory::{self, ClusterState},
+    background::{Cause, UNSCHEDULABLE_PODS, fire},
+    failure::{asked, chain, read},
+    inventory::{self, ClusterState, Fired},
     kubernetes,
     reach::Deps,
 };
+
+/// What a playbook that starts by pressure knows between two looks.
+pub struct Pressure {
+    playbook: String,
+    hold: SignedDuration,
+    cool_down: SignedDuration,
+    /// Since when each cluster has been under pressure without a break. A restart begins to count anew.
+    since: BTreeMap<ClusterName, Timestamp>,
+}
+
+impl Pressure {
+    /// Starts `playbook` when pods have found no room for `hold`, and not again before `cool_down` is over.
+    pub fn new(playbook: impl Into<String>, hold: Duration, cool_down: Duration) -> Self {
+        let signed = |duration| SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
+        Self { playbook: playbook.into(), hold: signed(hold), cool_down: signed(cool_down), since: BTreeMap::new() }
+    }
+
+    /// Looks once at every cluster that stands. When it last fired for which is kept in the store, together with the run.
+    pub async fn look(&mut self, at: &Workplace, deps: &Deps, now: Timestamp) {
+        let store = at.store.reader();
+        let pressed = match clusters_under_pressure(deps, &store).await {
+            Ok(pressed) => pressed.into_iter().map(|(cluster, _)| cluster).collect::<BTreeSet<_>>(),
+            Err(error) => return tracing::warn!(%error, "the clusters' pressure is not known"),
+        };
+        self.since.retain(|cluster, _| pressed.contains(cluster));
+        for cluster in pressed {
+            let begin = *self.since.entry(cluster.clone()).or_insert(now);
+            let key = inventory::trigger_key(&cluster, &self.playbook);
+            let fired = match store.get::<Fired>(&key) {
+                Ok(row) => row.map(|row| row.value.at),
+                Err(error) => return tracing::warn!(error = chain(&error), "when a trigger fired cannot be read"),
+            };
+            if !self.is_due(begin, fired, now) {
+                continue;
+            }
+            let row = InventoryChange::put(key, inventory::json(&Fired { at: now }));
+            let with = Commit { inventory: vec![row], ..Commit::default() };
+            let cause = Cause {
+                playbook: &self.playbook,
+                name: format!("{UNSCHEDULABLE_PODS}/{cluster}/{begin}"),
+                cluster: Some(&cluster),
+                input: json!({ "cluster_name": cluster }),
+                with,
+            };
+            if fire(at, cause).await {
+                self.since.remove(&cluster);
+            }
+        }
+    }
+
+    fn is_due(&self, begin: Timestamp, fired: Option<Timestamp>, now: Timestamp) -> bool {
+        let rested = fired.is_none_or(|fired| now.duration_since(fired) >= self.cool_down);
+        rested && now.duration_since(begin) >= self.hold
+    }
+}
 
 /// How many pods wait for room. Only what more nodes could change counts: the scheduler said `Unschedulable`.
 pub async fn unschedulable(client: &Client) -> Result<usize, StepError> {
@@ -32,7 +95,7 @@ fn is_unschedulable(pod: &Pod) -> bool {
 }
 
 /// The clusters that stand and have such pods, with how many. One whose API does not answer is left out.
-pub async fn clusters_under_pressure(deps: &Deps, store: &Reader) -> Result<Vec<(ClusterName, usize)>, StepError> {
+async fn clusters_under_pressure(deps: &Deps, store: &Reader) -> Result<Vec<(ClusterName, usize)>, StepError> {
     let mut found = Vec::new();
     for cluster in inventory::clusters(store).map_err(read)?.into_iter().map(|known| known.value) {
         if cluster.state != ClusterState::Active {
@@ -44,4 +107,21 @@ pub async fn clusters_under_pressure(deps: &Deps, store: &Reader) -> Result<Vec<
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_due_after_the_hold_and_after_the_rest() {
+        let pressure = Pressure::new("p", Duration::from_secs(60), Duration::from_secs(600));
+        let at = |second: i64| Timestamp::from_second(1_000_000 + second).unwrap();
+        assert!(!pressure.is_due(at(0), None, at(59)));
+        assert!(pressure.is_due(at(0), None, at(60)));
+        assert!(!pressure.is_due(at(100), Some(at(0)), at(599)), "it fired ten minutes ago, almost");
+        assert!(pressure.is_due(at(100), Some(at(0)), at(600)));
+        assert!(!pressure.is_due(at(0), None, at(-3600)), "a clock that was set back is no hour of pressure");
+        assert!(!pressure.is_due(at(-100), Some(at(0)), at(-1)), "nor a rest");
+    }
 }

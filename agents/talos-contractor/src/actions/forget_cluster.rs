@@ -64,6 +64,9 @@ impl Action for ForgetCluster {
             effects.inventory.push(InventoryChange::delete(inventory::node_key(name, &node.hostname)));
             effects.inventory.push(InventoryChange::delete(inventory::config_key(name, &node.hostname)));
         }
+        for (key, _) in cx.store.keys(&inventory::trigger_key(name, "")).map_err(read)? {
+            effects.inventory.push(InventoryChange::delete(key));
+        }
         // The slash keeps `prod` from matching `prod2`.
         for (secret, _) in cx.store.secret_names(&format!("cluster/{name}/")).map_err(read)? {
             effects.secrets.push(SecretPut { name: secret, plain: None });
