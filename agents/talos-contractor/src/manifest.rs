@@ -176,4 +176,23 @@ mod tests {
         let error = fetch(&manifest, &AllowedTargets::loopback()).await.unwrap_err();
         assert!(error.to_string().contains("outside the allowed targets"), "{error}");
     }
+
+    #[tokio::test]
+    async fn a_file_with_another_digest_is_refused_and_both_are_named() {
+        const TEXT: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: n}\n";
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://{}/x.yaml", listener.local_addr().unwrap());
+        let router = axum::Router::new().route("/x.yaml", axum::routing::get(|| async { TEXT }));
+        let server = tokio::spawn(async move { axum::serve(listener, router).await });
+        let digest: String = Sha256::digest(TEXT).iter().map(|byte| format!("{byte:02x}")).collect();
+        let pinned = |sha256: &str| Manifest { url: url.clone(), sha256: sha256.to_owned(), version: "1".into() };
+
+        let text = fetch(&pinned(&digest), &AllowedTargets::loopback()).await.unwrap();
+        assert_eq!(text, TEXT);
+        let error = fetch(&pinned(&"0".repeat(64)), &AllowedTargets::loopback()).await.unwrap_err();
+        let StepError::Fail(failure) = &error else { panic!("{error}: trying again changes nothing") };
+        assert!(failure.message.contains(&digest) && failure.message.contains(&"0".repeat(64)), "{error}");
+        assert!(failure.hint.as_ref().is_some_and(|hint| hint.contains("addons.manifests")), "{failure:?}");
+        server.abort();
+    }
 }
