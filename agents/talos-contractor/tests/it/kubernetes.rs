@@ -58,6 +58,19 @@ steps:
 "#,
 );
 
+/// A drain that is not given long.
+const DRAIN: (&str, &str) = (
+    "drain.yaml",
+    r#"
+playbook: drain
+version: 1
+on_failure: pause
+input: { type: object, required: [node], properties: { node: { type: string } } }
+steps:
+  - { id: drain, action: talos.drain_node, with: { cluster: prod, node: "${input.node}" }, deadline: 3s }
+"#,
+);
+
 fn all() -> serde_json::Value {
     json!({ "nodes": ["prod-cp-1", "prod-worker-1", "prod-worker-2"] })
 }
@@ -134,4 +147,30 @@ async fn a_dead_worker_goes_first_and_without_being_drained() {
     assert_eq!(report.status, Status::Succeeded, "{report:#?}");
     assert!(api.get_opt("prod-worker-1").await.unwrap().is_none());
     assert!(api.get_opt("prod-worker-2").await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_that_a_budget_never_allows_ends_with_the_budgets_name() {
+    let world = World::start(126, &[INSTALL, DRAIN]).await;
+    let report = world.bench.run("install", all()).await;
+    assert_eq!(report.status, Status::Succeeded, "{report:#?}");
+    let client = world.bench.client().await;
+    let strict = WORKLOAD.replace("minAvailable: 1", "minAvailable: 2");
+    manifest::apply(&client, &manifest::objects(&strict).unwrap()).await.unwrap();
+    let pods = Api::<Pod>::namespaced(client.clone(), "default");
+    let mut changes = world.control_plane.changes();
+    let placed = loop {
+        let web = pods.list(&ListParams::default().labels("app=web")).await.unwrap();
+        let running = |pod: &&Pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
+        if let Some(pod) = web.items.iter().find(running) {
+            break pod.clone();
+        }
+        changes.changed().await.unwrap();
+    };
+    let node = placed.spec.as_ref().unwrap().node_name.clone().unwrap();
+    let report = world.bench.run("drain", json!({ "node": node })).await;
+    assert_eq!(report.status, Status::Paused, "{report:#?}");
+    let reason = report.failure.unwrap().error.message;
+    assert!(reason.contains("disruption budget web") && reason.contains("default/web-"), "{reason}");
+    assert!(pods.get_opt(&placed.name_any()).await.unwrap().is_some(), "it still runs there");
 }

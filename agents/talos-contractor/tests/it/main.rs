@@ -3,8 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "what a test cannot do without may fail it")]
 
 mod bench;
+mod certificates;
+mod control_planes;
+mod key_pool;
 mod kubernetes;
 mod life;
 mod playbooks;
+mod pressure;
+mod rack;
 mod surface;
 mod world;

@@ -37,6 +37,16 @@ pub(crate) struct World {
 impl World {
     /// One control plane and two workers below 127.`net`.0.0/16, and these playbooks beside the shipped ones.
     pub(crate) async fn start(net: u8, more: &[(&str, &str)]) -> Self {
+        Self::with_kubelets(net, more, kubelet_options).await
+    }
+
+    /// The same; its kubelets ask the cluster for their serving certificates.
+    pub(crate) async fn rotating(net: u8, more: &[(&str, &str)]) -> Self {
+        let rotating = |node: &Node| KubeletOptions { rotate_server_certificates: true, ..kubelet_options(node) };
+        Self::with_kubelets(net, more, rotating).await
+    }
+
+    async fn with_kubelets(net: u8, more: &[(&str, &str)], options_of: fn(&Node) -> KubeletOptions) -> Self {
         let bench = Bench::start(net, more).await;
         let bundle = bundle();
         let cluster = record(net);
@@ -62,7 +72,7 @@ impl World {
         });
         let kubelets = nodes.iter().map(|node| {
             let found = control_plane.clone();
-            let kubelet = Kubelet::start(kubelet_options(node), Arc::new(move || Some(found.clone())), SPEED);
+            let kubelet = Kubelet::start(options_of(node), Arc::new(move || Some(found.clone())), SPEED);
             (node.hostname.to_string(), kubelet)
         });
         let kubelets = kubelets.collect();
