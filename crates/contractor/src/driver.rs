@@ -423,8 +423,11 @@ impl Shared {
         let (reply, _) = oneshot::channel();
         let message = Message::Order { command: Command::Cancel, by: by.to_owned(), reply };
         tracing::warn!(%run, by, "a paused run is pre-empted");
-        // Without a receiver it has ended by itself.
-        let _ = self.runs().get(&run).map(|handle| handle.orders.send(message));
+        if let Some(handle) = self.runs().get(&run)
+            && handle.orders.send(message).is_err()
+        {
+            tracing::debug!(%run, "it has ended by itself");
+        }
     }
 
     fn note_unreadable(&self, run: Uuid, reason: String) {
