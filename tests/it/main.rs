@@ -13,3 +13,4 @@ mod kill;
 mod life;
 mod refusal;
 mod scenario;
+mod survive;

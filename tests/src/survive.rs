@@ -4,17 +4,28 @@
 //! commits at which the process dies, commands and redelivered messages. [`play`] plays it on the real driver with
 //! paused time, [`judge`] compares its end with that of an untroubled run, and [`cases`] makes the scenarios from the
 //! playbook's steps, so that a new playbook gets them for free.
+//!
+//! What this proves is about engine, driver and playbooks: the [`witness`] sees that they keep their promises to the
+//! actions, and the world that they leave nothing behind. That the actions keep theirs is for `deeds` to prove, which
+//! runs the real ones against the simulators, and that the whole does, for `rounds` with processes that are killed.
 
 pub mod cases;
+pub mod deeds;
 pub mod example;
 pub mod journal;
+mod judge;
 pub mod play;
+pub mod recorded;
 pub mod subject;
+pub mod trial;
+pub mod variants;
+pub mod witness;
 pub mod world;
 
-use std::{collections::BTreeSet, fmt};
+use std::fmt;
 
 use engine::{report::Status, run::Command};
+pub use judge::judge;
 pub use play::{Ending, play};
 pub use subject::Subject;
 
@@ -27,12 +38,12 @@ pub struct Scenario {
     pub crashes: Vec<Crash>,
     /// What somebody asks for once so many commits are durable.
     pub commands: Vec<(u64, Command)>,
-    /// Whether every action and undo runs twice in a row.
-    pub repeats: bool,
     /// Whether the message arrives again in every life.
     pub redelivers: bool,
     /// Whether an operator mends the world of a stuck run and resumes it.
     pub mends: bool,
+    /// Whether another run is started once this one needs an operator; it must go well.
+    pub bystander: bool,
     /// How it must end, where that is known.
     pub expected: Option<Status>,
 }
@@ -55,6 +66,8 @@ pub struct Fault {
 pub enum FaultKind {
     /// Fails for good.
     Fail,
+    /// Does what it should, and fails for good all the same.
+    FailLate,
     /// Fails, and another attempt may help.
     Retry,
     /// Does what it should, and fails all the same: the reply was lost.
@@ -69,6 +82,13 @@ pub enum FaultKind {
     Hang,
     /// Panics.
     Panic,
+}
+
+impl FaultKind {
+    /// Whether no further attempt makes it good.
+    pub fn is_permanent(self) -> bool {
+        matches!(self, Self::Fail | Self::FailLate)
+    }
 }
 
 /// The process dies around a commit.
@@ -91,46 +111,11 @@ impl fmt::Display for Scenario {
             parts.push(format!("dies {} commit {commit}", if *durable { "after" } else { "before" }));
         }
         parts.extend(self.commands.iter().map(|(commit, command)| format!("{command:?} at commit {commit}")));
-        parts.extend(self.repeats.then(|| "everything twice".to_owned()));
         parts.extend(self.redelivers.then(|| "redelivered".to_owned()));
+        parts.extend(self.mends.then(|| "mended once stuck".to_owned()));
         f.write_str(if parts.is_empty() { "nothing goes wrong" } else { "" })?;
         f.write_str(&parts.join(", "))
     }
-}
-
-/// Whether the ending is one that the scenario allows; `untroubled` is that of a run in which nothing goes wrong.
-pub fn judge(subject: &Subject, scenario: &Scenario, ending: &Ending, untroubled: &Ending) -> Result<(), String> {
-    let status = ending.status;
-    if scenario.expected.is_some_and(|expected| expected != status) {
-        return Err(format!("ends {status:?} instead of {:?}", scenario.expected));
-    }
-    if !status.is_terminal() && !status.needs_operator() {
-        return Err(format!("does not end: {status:?}"));
-    }
-    if let Some(twice) = ending.first_repeated_message() {
-        return Err(format!("message {twice} was sent twice"));
-    }
-    if ending.runs != 1 {
-        return Err(format!("{} runs of one message", ending.runs));
-    }
-    match status {
-        Status::Succeeded if ending.objects != untroubled.objects => {
-            Err(format!("succeeds with another world: {}", difference(&untroubled.objects, &ending.objects)))
-        }
-        Status::Succeeded if ending.messages != untroubled.messages => Err("succeeds with other messages".to_owned()),
-        Status::Undone if !ending.objects.is_empty() => Err(format!("is undone and leaves {:?}", ending.objects)),
-        Status::Cancelled if subject.rolls_back() && scenario.commands.len() < 2 && !ending.objects.is_empty() => {
-            Err(format!("is cancelled and leaves {:?}", ending.objects))
-        }
-        Status::Stuck if !scenario.faults.iter().any(|fault| fault.undo) => Err("is stuck for no reason".to_owned()),
-        _ => Ok(()),
-    }
-}
-
-fn difference(expected: &BTreeSet<String>, found: &BTreeSet<String>) -> String {
-    let missing: Vec<_> = expected.difference(found).collect();
-    let surplus: Vec<_> = found.difference(expected).collect();
-    format!("missing {missing:?}, too much {surplus:?}")
 }
 
 /// The shortest part of `scenario` that still makes `fails` true.
@@ -157,7 +142,8 @@ fn shorter(scenario: &Scenario) -> Vec<Scenario> {
     }
     found.extend((0..scenario.crashes.len()).map(|at| with(&|it| _ = it.crashes.remove(at))));
     found.extend((0..scenario.commands.len()).map(|at| with(&|it| _ = it.commands.remove(at))));
-    found.extend(scenario.repeats.then(|| with(&|it| it.repeats = false)));
     found.extend(scenario.redelivers.then(|| with(&|it| it.redelivers = false)));
+    found.extend(scenario.mends.then(|| with(&|it| it.mends = false)));
+    found.extend(scenario.bystander.then(|| with(&|it| it.bystander = false)));
     found
 }

@@ -44,6 +44,9 @@ use self::{
 };
 use crate::{action::Actions, audit};
 
+/// A run that ends while it is asked for something is asked again, so often.
+const ORDER_ATTEMPTS: usize = 3;
+
 /// What a driver works with; named by the composition root.
 pub struct Parts {
     /// Where runs are recorded, together with what they change.
@@ -318,22 +321,32 @@ impl Driver {
     }
 
     async fn order(&self, run: Uuid, command: Command, by: &str) -> Result<(), CommandError> {
-        let (reply, answer) = oneshot::channel();
-        let message = Message::Order { command, by: by.to_owned(), reply };
-        let orders = self.shared.runs().get(&run).map(|handle| handle.orders.clone());
-        match orders {
-            Some(orders) => orders.send(message).map_err(|_| CommandError::Unknown(run))?,
-            // Only undoing wakes a run that has ended.
-            None if command == Command::Undo => {
-                let state = recover::load(&self.shared, run).map_err(|error| match error {
-                    Unreadable::Store(error) => CommandError::Read(error),
-                    Unreadable::Journal(reason) => CommandError::Refused(reason),
-                })?;
-                self.shared.set_going(state.ok_or(CommandError::Unknown(run))?, Some(message));
+        for _ in 0..ORDER_ATTEMPTS {
+            let (reply, answer) = oneshot::channel();
+            let message = Message::Order { command, by: by.to_owned(), reply };
+            let orders = self.shared.runs().get(&run).map(|handle| handle.orders.clone());
+            match orders {
+                // Where that fails the run's task has just ended, and the answer never comes.
+                Some(orders) => drop(orders.send(message)),
+                // Only undoing wakes a run that has ended.
+                None if command == Command::Undo => self.wake(run, message)?,
+                None => return Err(CommandError::Unknown(run)),
             }
-            None => return Err(CommandError::Unknown(run)),
+            if let Ok(answer) = answer.await {
+                return answer;
+            }
         }
-        answer.await.unwrap_or(Err(CommandError::Unknown(run)))
+        Err(CommandError::Unknown(run))
+    }
+
+    /// Sets a run going again that has ended, with an order for it.
+    fn wake(&self, run: Uuid, order: Message) -> Result<(), CommandError> {
+        let state = recover::load(&self.shared, run).map_err(|error| match error {
+            Unreadable::Store(error) => CommandError::Read(error),
+            Unreadable::Journal(reason) => CommandError::Refused(reason),
+        })?;
+        self.shared.set_going(state.ok_or(CommandError::Unknown(run))?, Some(order));
+        Ok(())
     }
 
     /// How a run looks now, whether it is at work or long finished.
@@ -443,8 +456,11 @@ impl Shared {
     }
 
     fn forget(&self, run: Uuid) {
-        self.set_busy(run, false);
-        self.runs().remove(&run);
+        let forgotten = self.runs().remove(&run);
+        // Whoever hears that nothing is at work finds it gone.
+        if forgotten.is_some_and(|handle| handle.busy) {
+            self.busy.send_modify(|busy| *busy -= 1);
+        }
     }
 
     fn runs(&self) -> MutexGuard<'_, BTreeMap<Uuid, Handle>> {

@@ -1,19 +1,16 @@
 //! Runs every playbook through every failure, prints what was tried, and shrinks a failure to the shortest story.
 
 use std::{
-    collections::BTreeMap,
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
     time::Instant,
 };
 
 use clap::Parser;
-use serde_json::{Value, json};
 use tests::survive::{
-    Ending, Scenario, Subject,
-    cases::{self, Case},
-    judge, play, shrink,
+    Subject, deeds, recorded,
+    trial::{self, Tried},
 };
 
 /// Runs every playbook through every failure that a machine can think of.
@@ -28,9 +25,15 @@ struct Options {
     /// Only playbooks with this in their name.
     #[arg(long, default_value = "")]
     playbook: String,
-    /// Writes the journal of each playbook version that has none yet into this folder, and does nothing else.
+    /// Instead of fakes: the real actions against the lab in this process, through the life of a cluster.
     #[arg(long)]
-    record: Option<PathBuf>,
+    deeds: bool,
+    /// With `--deeds`: puts only every so many steps and commits to the test.
+    #[arg(long, default_value_t = 1)]
+    every: usize,
+    /// Writes the journals of each playbook version that has none yet, and does nothing else.
+    #[arg(long)]
+    record: bool,
 }
 
 fn main() -> ExitCode {
@@ -48,67 +51,71 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<bool> {
-    if let Some(folder) = &options.record {
-        return record(folder, out);
+    if options.record {
+        return record(&recorded::folder(), out);
     }
-    let subjects = Subject::every()?;
-    let (mut total, started, mut failures) = (0, Instant::now(), 0);
-    for subject in subjects.iter().filter(|subject| subject.playbook.contains(&options.playbook)) {
-        let began = Instant::now();
-        let untroubled = play(subject, &Scenario::default()).map_err(anyhow::Error::msg)?;
-        let mut all = cases::all(subject, &untroubled).map_err(anyhow::Error::msg)?;
-        let seeds = options.seed..options.seed.saturating_add(options.cases);
-        all.extend(seeds.map(|seed| Case { group: "random", scenario: cases::random(subject, &untroubled, seed) }));
-        let mut groups = BTreeMap::new();
-        for case in &all {
-            *groups.entry(case.group).or_insert(0) += 1;
-            if let Err(reason) = check(subject, &case.scenario, &untroubled) {
-                failures += 1;
-                // A made case is as short as it gets; what is expected of it is not expected of its parts.
-                let is_made = case.scenario.expected.is_some();
-                let shortest = shrink(&case.scenario, &|it| !is_made && check(subject, it, &untroubled).is_err());
-                let reason = check(subject, &shortest, &untroubled).err().unwrap_or(reason);
-                writeln!(out, "FAILED {} ({}): {reason}\n    {shortest}", subject.playbook, case.group)?;
-            }
-        }
-        total += all.len();
-        let steps = untroubled.report.steps.len();
-        writeln!(
-            out,
-            "{}: {steps} steps, {} cases, {:.1} s",
-            subject.playbook,
-            all.len(),
-            began.elapsed().as_secs_f64()
-        )?;
-        for (group, count) in groups {
-            writeln!(out, "    {count:5}  {group}")?;
-        }
+    if options.deeds {
+        return live(options, out);
+    }
+    let subjects: Vec<_> =
+        Subject::every()?.into_iter().filter(|subject| subject.playbook.contains(&options.playbook)).collect();
+    anyhow::ensure!(!subjects.is_empty(), "no playbook has `{}` in its name", options.playbook);
+    let (mut cases, started, mut failures) = (0, Instant::now(), 0);
+    for subject in &subjects {
+        let tried = trial::of(subject, options.seed..options.seed.saturating_add(options.cases));
+        let tried = tried.map_err(anyhow::Error::msg)?;
+        tell(&tried, out)?;
+        cases += tried.cases();
+        failures += tried.failures.len();
+    }
+    for step in trial::unreached(&subjects).map_err(anyhow::Error::msg)? {
+        writeln!(out, "FAILED no case reaches {step}")?;
+        failures += 1;
     }
     let seconds = started.elapsed().as_secs_f64();
-    let rate = total as f64 / seconds * 60.0;
-    writeln!(out, "{total} cases in {seconds:.1} s ({rate:.0} a minute), {failures} failed")?;
+    let rate = cases as f64 / seconds * 60.0;
+    writeln!(
+        out,
+        "{} playbooks, {cases} cases in {seconds:.1} s ({rate:.0} a minute), {failures} failed",
+        subjects.len()
+    )?;
     Ok(failures == 0)
 }
 
-/// Journals of untroubled runs, one per shipped playbook and version: later programs must still read them.
+fn tell(tried: &Tried, out: &mut dyn Write) -> io::Result<()> {
+    let Tried { title, steps, groups, failures, took } = tried;
+    for failure in failures {
+        writeln!(out, "FAILED {title} ({}): {}\n    {}", failure.group, failure.reason, failure.story)?;
+    }
+    writeln!(out, "{title}: {steps} steps, {} cases, {:.1} s", tried.cases(), took.as_secs_f64())?;
+    groups.iter().try_for_each(|(group, count)| writeln!(out, "    {count:5}  {group}"))
+}
+
+/// The real actions against the lab.
+fn live(options: &Options, out: &mut dyn Write) -> anyhow::Result<bool> {
+    let (mut runs, started, mut failures) = (0, Instant::now(), 0);
+    let mut told = Ok(());
+    deeds::live(deeds::Options { every: options.every, seed: options.seed }, &mut |tried| {
+        runs += tried.runs;
+        failures += tried.failures.len();
+        told = told_deeds(tried, out);
+    })?;
+    told?;
+    writeln!(out, "{runs} runs in {:.1} s, {failures} failed", started.elapsed().as_secs_f64())?;
+    Ok(failures == 0)
+}
+
+fn told_deeds(tried: &deeds::Tried, out: &mut dyn Write) -> io::Result<()> {
+    let deeds::Tried { playbook, steps, runs, failures, took } = tried;
+    failures.iter().try_for_each(|failure| writeln!(out, "FAILED {playbook}: {failure}"))?;
+    writeln!(out, "{playbook}: {steps} steps, {runs} runs, {:.1} s", took.as_secs_f64())?;
+    out.flush()
+}
+
+/// Journals of each shipped playbook and version: later programs must still read them.
 fn record(folder: &Path, out: &mut dyn Write) -> anyhow::Result<bool> {
-    for subject in Subject::shipped()? {
-        let definition = subject.definition();
-        let file = folder.join(format!("{}.v{}.json", subject.playbook, definition.playbook.version));
-        if file.exists() {
-            continue;
-        }
-        let ending = play(&subject, &Scenario::default()).map_err(anyhow::Error::msg)?;
-        let texts = definition.texts().into_iter().map(|(pin, text)| json!({"playbook": pin.playbook, "text": text}));
-        let texts: Vec<Value> = texts.collect();
-        let recorded = json!({"texts": texts, "events": ending.journal, "status": ending.status});
-        std::fs::write(&file, format!("{}\n", serde_json::to_string_pretty(&recorded)?))?;
+    for file in recorded::record(folder, &Subject::shipped()?)? {
         writeln!(out, "{}", file.display())?;
     }
     Ok(true)
-}
-
-fn check(subject: &Subject, scenario: &Scenario, untroubled: &Ending) -> Result<(), String> {
-    let ending = play(subject, scenario)?;
-    judge(subject, scenario, &ending, untroubled)
 }

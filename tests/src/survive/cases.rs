@@ -35,14 +35,17 @@ pub fn all(subject: &Subject, untroubled: &Ending) -> Result<Vec<Case>, String> 
     let mut add = |group, scenario| cases.push(Case { group, scenario });
     let succeeded = Some(Status::Succeeded);
     let quiet = Scenario::default;
-    add("every action twice", Scenario { repeats: true, redelivers: true, expected: succeeded, ..quiet() });
     let steps = steps(subject, untroubled);
+    let repeated = Scenario { faults: twice(&steps, false), redelivers: true, expected: succeeded, ..quiet() };
+    add("every action twice", repeated);
     for (step, _) in &steps {
         let failed = fails(subject, step);
-        for repeats in [false, true] {
-            let group = if repeats { "failure at each step, every undo twice" } else { "failure at each step" };
-            let expected = failed;
-            add(group, Scenario { faults: vec![fault(step, false, FaultKind::Fail)], repeats, expected, ..quiet() });
+        for kind in [FaultKind::Fail, FaultKind::FailLate] {
+            let faults = vec![fault(step, false, kind)];
+            add("failure at each step", Scenario { faults, expected: failed, ..quiet() });
+            let mut faults = self::twice(&steps, true);
+            faults.push(fault(step, false, kind));
+            add("failure at each step, every undo twice", Scenario { faults, expected: failed, ..quiet() });
         }
         for kind in PASSING.into_iter().chain([FaultKind::Panic]) {
             let faults = vec![fault(step, false, kind)];
@@ -59,6 +62,12 @@ pub fn all(subject: &Subject, untroubled: &Ending) -> Result<Vec<Case>, String> 
             add("cancel and undo at each journal write", Scenario { commands: vec![(commit, command)], ..quiet() });
         }
     }
+    for (step, _) in &steps {
+        // Who cancels does not wait for an attempt that hears nothing.
+        let faults = vec![fault(step, false, FaultKind::Hang)];
+        let commands = vec![(commit_of(untroubled, step), Command::Cancel)];
+        add("cancel while each step hangs", Scenario { faults, commands, ..quiet() });
+    }
     if let Some((last, _)) = steps.last().filter(|(last, _)| fails(subject, last) == Some(Status::Undone)) {
         cases.extend(rollbacks(subject, &steps, last)?);
     }
@@ -73,7 +82,7 @@ fn rollbacks(subject: &Subject, steps: &[(String, Undo)], last: &str) -> Result<
     for (step, _) in steps.iter().filter(|(_, undo)| *undo == Undo::Yes) {
         for (mends, expected) in [(false, Some(Status::Stuck)), (true, undone)] {
             let faults = vec![failing.faults[0].clone(), fault(step, true, FaultKind::Fail)];
-            let scenario = Scenario { faults, mends, expected, ..Scenario::default() };
+            let scenario = Scenario { faults, mends, bystander: true, expected, ..Scenario::default() };
             cases.push(Case { group: "an undo fails: stuck, then mended", scenario });
         }
         for kind in PASSING.into_iter().chain([FaultKind::Panic]) {
@@ -96,16 +105,17 @@ pub fn random(subject: &Subject, untroubled: &Ending, seed: u64) -> Scenario {
     let mut random = StdRng::seed_from_u64(seed);
     let steps = steps(subject, untroubled);
     let mut scenario = Scenario {
-        repeats: random.random_bool(0.2),
         redelivers: random.random_bool(0.3),
         mends: random.random_bool(0.5),
+        bystander: random.random_bool(0.2),
         ..Scenario::default()
     };
     for _ in 0..random.random_range(0..5) {
         let Some((step, undo)) = steps.choose(&mut random) else { break };
         let is_undo = *undo == Undo::Yes && random.random_bool(0.3);
         let kind = match random.random_range(0..12) {
-            0 | 1 => FaultKind::Fail,
+            0 => FaultKind::Fail,
+            1 => FaultKind::FailLate,
             2 => FaultKind::Panic,
             other => PASSING[other % PASSING.len()],
         };
@@ -131,6 +141,18 @@ fn steps(subject: &Subject, untroubled: &Ending) -> Vec<(String, Undo)> {
 
 fn fault(step: &str, undo: bool, kind: FaultKind) -> Fault {
     Fault { step: step.to_owned(), undo, kind, times: 1 }
+}
+
+/// Every action, or every undo, does what it should and is run again because its reply was lost.
+fn twice(steps: &[(String, Undo)], undo: bool) -> Vec<Fault> {
+    let steps = steps.iter().filter(|(_, kind)| !undo || *kind == Undo::Yes);
+    steps.map(|(step, _)| fault(step, undo, FaultKind::LostReply)).collect()
+}
+
+/// The entry that says that the step is about to act.
+fn commit_of(untroubled: &Ending, step: &str) -> u64 {
+    let is_start = |event: &serde_json::Value| event["event"] == "started" && event["step"] == step;
+    untroubled.journal.iter().position(is_start).map_or(1, |at| at as u64 + 1)
 }
 
 fn commits(ending: &Ending) -> impl Iterator<Item = (u64, bool)> {

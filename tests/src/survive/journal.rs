@@ -74,9 +74,20 @@ impl MemoryJournal {
         self.disk().outgoing.clone()
     }
 
-    /// How many runs there are.
-    pub fn runs(&self) -> usize {
-        self.disk().runs.len()
+    /// How many runs there are besides `other`.
+    pub fn runs_but(&self, other: Uuid) -> usize {
+        self.disk().runs.keys().filter(|run| **run != other).count()
+    }
+
+    /// What the inventory has below `prefix`, without the prefix.
+    pub fn keys(&self, prefix: &str) -> Vec<String> {
+        let disk = self.disk();
+        disk.inventory.keys().filter_map(|key| Some(key.strip_prefix(prefix)?.to_owned())).collect()
+    }
+
+    /// Looks at the events of a run.
+    pub fn look<T>(&self, run: Uuid, look: impl FnOnce(&[Value]) -> T) -> T {
+        look(self.disk().runs.get(&run).map_or(&[], |run| run.events.as_slice()))
     }
 
     /// Takes the commit; none when the process dies of it.

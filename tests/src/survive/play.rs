@@ -17,7 +17,7 @@ use engine::{
 };
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 use store::{Commit, InboxKey, Lane, Outgoing};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -25,6 +25,8 @@ use uuid::Uuid;
 use super::{
     Scenario, Subject,
     journal::MemoryJournal,
+    subject::BYSTANDER,
+    witness::Witness,
     world::{Fake, World},
 };
 
@@ -46,8 +48,16 @@ pub struct Ending {
     pub messages: BTreeSet<(String, String)>,
     /// Ids of what was sent, in order.
     pub sent: Vec<String>,
-    /// How many runs there are.
+    /// How many runs there are of the message.
     pub runs: usize,
+    /// Objects that the inventory knows.
+    pub known: BTreeSet<String>,
+    /// Promises of the driver that were broken.
+    pub broken: Vec<String>,
+    /// Commands that were accepted, by their place in the scenario.
+    pub accepted: BTreeSet<usize>,
+    /// How the run that was started beside a stuck one ended.
+    pub bystander: Option<Status>,
     /// Commits made.
     pub commits: u64,
     /// How often the process started.
@@ -67,15 +77,19 @@ impl Ending {
 /// Plays it; an error says how it broke off.
 pub fn play(subject: &Subject, scenario: &Scenario) -> Result<Ending, String> {
     let journal = MemoryJournal::new(&scenario.crashes);
-    let world = World::new(&scenario.faults, scenario.repeats);
+    let world = World::new(&scenario.faults);
+    let witness = Witness::new(subject.definition().clone(), journal.clone());
     let mut stage = Stage {
         subject,
         scenario,
         journal: journal.clone(),
         world: world.clone(),
+        witness: witness.clone(),
         now: Arc::new(Mutex::new(Timestamp::UNIX_EPOCH)),
         acknowledged: false,
         asked: BTreeSet::new(),
+        accepted: BTreeSet::new(),
+        bystander: None,
     };
     for lives in 1..=MAX_LIVES {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
@@ -86,21 +100,31 @@ pub fn play(subject: &Subject, scenario: &Scenario) -> Result<Ending, String> {
             life.map_err(|_| "the run hangs".to_owned())?
         })?;
         if let Some(report) = report {
+            let (run, neighbour) = (stage.run(), stage.neighbour());
             let outgoing = journal.outgoing();
             return Ok(Ending {
                 status: report.status,
                 report,
-                objects: world.objects(),
+                objects: world.objects().into_iter().filter(|object| !is_of_bystander(object)).collect(),
+                known: journal.keys("object/").into_iter().filter(|object| !is_of_bystander(object)).collect(),
+                broken: witness.broken(),
+                accepted: stage.accepted,
+                bystander: stage.bystander,
                 messages: outgoing.iter().map(|it| (it.subject.clone(), it.body.clone())).collect(),
                 sent: outgoing.into_iter().map(|it| it.id).collect(),
-                runs: journal.runs(),
+                runs: journal.runs_but(neighbour),
                 commits: journal.progress().borrow().commits,
                 lives,
-                journal: journal.events(stage.run()).map_err(|error| error.to_string())?,
+                journal: journal.events(run).map_err(|error| error.to_string())?,
             });
         }
     }
     Err(format!("still not ended after {MAX_LIVES} lives"))
+}
+
+fn is_of_bystander(object: &str) -> bool {
+    // Its steps have names that no other playbook has.
+    matches!(object, "stand_by_one" | "stand_by_two")
 }
 
 struct Stage<'s> {
@@ -108,11 +132,15 @@ struct Stage<'s> {
     scenario: &'s Scenario,
     journal: MemoryJournal,
     world: World,
+    witness: Witness,
     now: Arc<Mutex<Timestamp>>,
     /// The bus delivers again until the message is acknowledged.
     acknowledged: bool,
     /// Commands that were answered.
     asked: BTreeSet<usize>,
+    /// Commands that were accepted.
+    accepted: BTreeSet<usize>,
+    bystander: Option<Status>,
 }
 
 impl Stage<'_> {
@@ -145,12 +173,13 @@ impl Stage<'_> {
             let due = due.find(|(at, (when, _))| *when <= commits && !self.asked.contains(at));
             if let Some((at, (_, command))) = due {
                 // A refusal is an answer.
-                match command {
-                    Command::Cancel => drop(driver.cancel(flow, "test").await),
-                    Command::Undo => drop(driver.request_undo(flow, "test").await),
-                    Command::Resume => drop(driver.resume(run, "test").await),
-                }
+                let is_accepted = match command {
+                    Command::Cancel => driver.cancel(flow, "test").await.is_ok(),
+                    Command::Undo => driver.request_undo(flow, "test").await.is_ok(),
+                    Command::Resume => driver.resume(run, "test").await.is_ok(),
+                };
                 self.asked.insert(at);
+                self.accepted.extend(is_accepted.then_some(at));
                 continue;
             }
             tokio::select! {
@@ -158,6 +187,10 @@ impl Stage<'_> {
                 _ = progress.changed() => continue,
             }
             let report = driver.report(run).map_err(|error| error.to_string())?.ok_or("the run is gone")?;
+            if report.status.needs_operator() && self.scenario.bystander && self.bystander.is_none() {
+                self.bystander = Some(self.stand_by(&driver).await?);
+                continue;
+            }
             if report.status == Status::Stuck && self.scenario.mends {
                 self.world.mend();
                 driver.resume(run, "test").await.map_err(|error| error.to_string())?;
@@ -170,10 +203,32 @@ impl Stage<'_> {
         }
     }
 
+    /// Another run of the contractor, from its start to its end.
+    async fn stand_by(&self, driver: &Driver) -> Result<Status, String> {
+        let run = self.neighbour();
+        let inbox = Some(InboxKey { source: "/test".to_owned(), id: "2".to_owned() });
+        let new = NewRun {
+            playbook: BYSTANDER.to_owned(),
+            input: Value::Null,
+            with: Commit { inbox, ..Commit::default() },
+            ..self.new_run(run, Uuid::from_u128(2))
+        };
+        driver.submit(new).await.map_err(|error| error.to_string())?;
+        driver.idle().await;
+        let report = driver.report(run).map_err(|error| error.to_string())?;
+        report.map(|report| report.status).ok_or_else(|| "the other run is gone".to_owned())
+    }
+
     fn parts(&self) -> Parts {
         let mut actions = Actions::default();
         for spec in &self.subject.specs {
-            actions = actions.with_any(spec.clone(), Arc::new(Fake { spec: spec.clone(), world: self.world.clone() }));
+            let fake = Fake {
+                spec: spec.clone(),
+                output: self.subject.outputs.get(spec.name).cloned().unwrap_or_else(|| json!({})),
+                world: self.world.clone(),
+                witness: self.witness.clone(),
+            };
+            actions = actions.with_any(spec.clone(), Arc::new(fake));
         }
         Parts {
             journal: Arc::new(self.journal.clone()) as Arc<dyn Journal>,
@@ -186,6 +241,10 @@ impl Stage<'_> {
 
     fn run(&self) -> Uuid {
         run_id("/test", "1", &self.subject.playbook)
+    }
+
+    fn neighbour(&self) -> Uuid {
+        run_id("/test", "2", BYSTANDER)
     }
 
     fn new_run(&self, run: Uuid, flow: Uuid) -> NewRun {

@@ -1,6 +1,6 @@
 //! What is put to the test: a playbook with its contractor's actions.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use contractor::{action::Actions, runtime::message_schema};
 use engine::{
@@ -12,15 +12,25 @@ use engine::{
 use serde_json::{Value, json};
 use store::Store;
 
-use super::example;
+use super::{
+    example,
+    variants::{self, Variant},
+};
+
+/// The playbook of a run beside the one under test.
+pub const BYSTANDER: &str = "bystander";
 
 /// A playbook, an input for it, and the surfaces of the actions that it may name.
 #[derive(Clone)]
 pub struct Subject {
     /// The playbook's name.
     pub playbook: String,
+    /// What is special about its input and outputs; empty for the plain ones.
+    pub variant: &'static str,
     /// What its run is given.
     pub input: Value,
+    /// Laid over the made-up outputs of its actions.
+    pub outputs: BTreeMap<&'static str, Value>,
     /// The contractor's actions.
     pub specs: Vec<ActionSpec>,
     /// All playbooks of the contractor.
@@ -76,15 +86,27 @@ impl Subject {
         // Outputs are made up, so only the real actions can say whether they fit the next step's input.
         let specs: Vec<_> =
             specs.iter().map(|spec| ActionSpec { input: json!({"type": "object"}), ..spec.clone() }).collect();
+        let (specs, files) = beside(specs, files);
         let catalog = Specs(&specs);
-        let library = Library::load(files, &World { catalog: &catalog, messages })?;
-        let subject = |definition: &Arc<Definition>| Self {
-            playbook: definition.playbook.name.value.clone(),
-            input: definition.input.as_ref().map_or_else(|| json!({}), |schema| example::of(schema, "")),
-            specs: specs.clone(),
-            library: library.clone(),
+        let library = Library::load(&files, &World { catalog: &catalog, messages })?;
+        let subject = |definition: &Arc<Definition>, variant: Variant| {
+            let mut input = definition.input.as_ref().map_or_else(|| json!({}), |schema| example::of(schema, ""));
+            variants::patch(&mut input, &variant.input);
+            Self {
+                playbook: definition.playbook.name.value.clone(),
+                variant: variant.name,
+                input,
+                outputs: variant.outputs.into_iter().collect(),
+                specs: specs.clone(),
+                library: library.clone(),
+            }
         };
-        Ok(library.iter().map(subject).collect())
+        let tested = library.iter().filter(|definition| definition.playbook.name.value != BYSTANDER);
+        let mut subjects = Vec::new();
+        for definition in tested {
+            subjects.extend(variants::of(name(definition)).into_iter().map(|variant| subject(definition, variant)));
+        }
+        Ok(subjects)
     }
 
     /// The surfaces of a contractor's actions.
@@ -97,15 +119,15 @@ impl Subject {
         self.specs.iter().find(|spec| spec.name == action).map(|spec| spec.undo)
     }
 
-    /// Whether a failure before the commit point takes everything back.
-    pub fn rolls_back(&self) -> bool {
-        self.policy() == Policy::Rollback
-    }
-
-    /// What its input asks for when a step fails for good.
+    /// What its input asks for when a step fails for good before the commit point.
     pub fn policy(&self) -> Policy {
         let asked = self.definition().playbook.on_failure.policy(&self.input, &Value::Null);
         asked.expect("an input made from the schema asks for a policy that exists")
+    }
+
+    /// The playbook, and what is special about its input.
+    pub fn title(&self) -> String {
+        if self.variant.is_empty() { self.playbook.clone() } else { format!("{} ({})", self.playbook, self.variant) }
     }
 
     /// The playbook, linked.
@@ -141,6 +163,19 @@ fn infrastructure() -> anyhow::Result<Actions> {
     let store = Store::open(&folder.path().join("store"), store::Options::default())?;
     let deps = infrastructure_contractor::Deps::new(sections, &["127.0.0.0/8".to_owned()], store)?;
     Ok(infrastructure_contractor::actions(&deps))
+}
+
+fn name(definition: &Definition) -> &str {
+    &definition.playbook.name.value
+}
+
+/// The playbook of a run beside the one under test, and its action, with those of the contractor.
+fn beside(mut specs: Vec<ActionSpec>, files: &[(String, String)]) -> (Vec<ActionSpec>, Vec<(String, String)>) {
+    let any = json!({"type": "object"});
+    specs.push(ActionSpec { name: "stand_by", undo: Undo::Yes, input: any.clone(), output: any });
+    let mut files = files.to_vec();
+    files.push(("bystander.yaml".to_owned(), include_str!("playbooks/bystander.yaml").to_owned()));
+    (specs, files)
 }
 
 struct Specs<'s>(&'s [ActionSpec]);

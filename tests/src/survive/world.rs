@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use store::InventoryChange;
 
-use super::{Fault, FaultKind, example};
+use super::{Fault, FaultKind, example, variants, witness::Witness};
 
 /// What there is; it survives the process.
 #[derive(Clone, Default)]
@@ -25,28 +25,23 @@ struct Inner {
     objects: BTreeSet<String>,
     /// Attempts that will not go well, by step instance, `undo ` before it for its undo.
     faults: BTreeMap<String, Vec<(FaultKind, u32)>>,
-    repeats: bool,
-    acts: u64,
+    /// The attempt that made each object.
+    makers: BTreeMap<String, u32>,
 }
 
 impl World {
     /// An empty one in which these things go wrong.
-    pub fn new(faults: &[Fault], repeats: bool) -> Self {
+    pub fn new(faults: &[Fault]) -> Self {
         let mut by_step: BTreeMap<String, Vec<_>> = BTreeMap::new();
         for fault in faults {
             by_step.entry(name(&fault.step, fault.undo)).or_default().push((fault.kind, fault.times));
         }
-        Self { inner: Arc::new(Mutex::new(Inner { faults: by_step, repeats, ..Inner::default() })) }
+        Self { inner: Arc::new(Mutex::new(Inner { faults: by_step, ..Inner::default() })) }
     }
 
     /// What there is now.
     pub fn objects(&self) -> BTreeSet<String> {
         self.inner().objects.clone()
-    }
-
-    /// How often something was done to it.
-    pub fn acts(&self) -> u64 {
-        self.inner().acts
     }
 
     /// The operator mends what made undos fail.
@@ -64,7 +59,7 @@ impl World {
         let faults = inner.faults.get_mut(&name(step, undo))?;
         let (kind, times) = faults.first_mut()?;
         let kind = *kind;
-        if kind != FaultKind::Fail {
+        if !kind.is_permanent() {
             *times -= 1;
             if *times == 0 {
                 faults.remove(0);
@@ -73,16 +68,17 @@ impl World {
         Some(kind)
     }
 
-    fn change(&self, step: &str, make: bool) {
+    /// Makes the object of a step; says so when the same attempt has made it before, for it should have looked.
+    fn make(&self, step: &str, attempt: u32) -> bool {
         let mut inner = self.inner();
-        for _ in 0..if inner.repeats { 2 } else { 1 } {
-            inner.acts += 1;
-            if make {
-                inner.objects.insert(step.to_owned());
-            } else {
-                inner.objects.remove(step);
-            }
-        }
+        let maker = inner.makers.insert(step.to_owned(), attempt);
+        inner.objects.insert(step.to_owned()) || maker != Some(attempt)
+    }
+
+    fn take_away(&self, step: &str) {
+        let mut inner = self.inner();
+        inner.objects.remove(step);
+        inner.makers.remove(step);
     }
 }
 
@@ -94,8 +90,12 @@ fn name(step: &str, undo: bool) -> String {
 pub struct Fake {
     /// The real action's surface.
     pub spec: ActionSpec,
+    /// Laid over its made-up output.
+    pub output: Value,
     /// What it changes.
     pub world: World,
+    /// Who watches.
+    pub witness: Witness,
 }
 
 impl Fake {
@@ -103,9 +103,13 @@ impl Fake {
         match fault {
             None | Some(FaultKind::Conflict) => Ok(()),
             Some(FaultKind::Fail) => Err(StepError::fail("it is not possible")),
+            Some(FaultKind::FailLate) => {
+                self.change(cx, undo);
+                Err(StepError::fail("it is not possible any more"))
+            }
             Some(FaultKind::Retry) => Err(StepError::retry("it did not work")),
             Some(FaultKind::LostReply) => {
-                self.world.change(&cx.step, !undo && self.spec.undo != Undo::Nothing);
+                self.change(cx, undo);
                 Err(StepError::retry("the reply was lost"))
             }
             Some(FaultKind::Wait) => Err(StepError::wait("it is not ready", Duration::from_secs(7))),
@@ -115,30 +119,47 @@ impl Fake {
         }
     }
 
+    /// What the action does to the world; not idempotent, so that whoever repeats it blindly is found out.
+    fn change(&self, cx: &StepContext, undo: bool) {
+        if undo {
+            self.world.take_away(&cx.step);
+        } else if self.spec.undo != Undo::Nothing && !self.world.make(&cx.step, cx.attempt) {
+            self.witness.accuse(format!("step {}, attempt {}, is repeated without a look", cx.step, cx.attempt));
+        }
+    }
+
+    fn key(&self, cx: &StepContext) -> String {
+        format!("{}/{}", if self.spec.undo == Undo::Nothing { "seen" } else { "object" }, cx.step)
+    }
+
     fn done(&self, cx: &StepContext, fault: Option<FaultKind>) -> Done<Value> {
-        let key = format!("object/{}", cx.step);
-        let value = json!({"step": cx.step});
+        let (key, value) = (self.key(cx), json!({"step": cx.step}));
         let change = match fault {
             Some(FaultKind::Conflict) => InventoryChange::update(key, u64::MAX, value),
             _ => InventoryChange::put(key, value),
         };
         let effects = Effects { inventory: vec![change], ..Effects::default() };
-        Done { output: example::of(&self.spec.output, &cx.step), effects }
+        let mut output = example::of(&self.spec.output, &cx.step);
+        variants::patch(&mut output, &self.output);
+        Done { output, effects }
+    }
+
+    async fn act(&self, cx: &StepContext) -> Result<Done<Value>, StepError> {
+        let fault = self.world.fault(&cx.step, false);
+        // Long enough for others to be at work at the same time.
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        self.suffer(cx, fault, false).await?;
+        self.change(cx, false);
+        cx.checkpoint(json!({"made": cx.step})).await?;
+        Ok(self.done(cx, fault))
     }
 }
 
 impl AnyAction for Fake {
-    fn run<'a>(&'a self, cx: &'a StepContext, _: &'a Value) -> BoxFuture<'a, Result<Done<Value>, StepError>> {
+    fn run<'a>(&'a self, cx: &'a StepContext, input: &'a Value) -> BoxFuture<'a, Result<Done<Value>, StepError>> {
         Box::pin(async move {
-            let fault = self.world.fault(&cx.step, false);
-            // Long enough for others to be at work at the same time.
-            tokio::time::sleep(Duration::from_millis(30)).await;
-            self.suffer(cx, fault, false).await?;
-            if self.spec.undo != Undo::Nothing {
-                self.world.change(&cx.step, true);
-            }
-            cx.checkpoint(json!({"made": cx.step})).await?;
-            Ok(self.done(cx, fault))
+            let _at_work = self.witness.enter(cx, false, input, &self.world.objects());
+            self.act(cx).await
         })
     }
 
@@ -149,16 +170,17 @@ impl AnyAction for Fake {
     fn undo<'a>(
         &'a self,
         cx: &'a StepContext,
-        _: &'a Value,
+        input: &'a Value,
         _: Option<&'a Value>,
     ) -> BoxFuture<'a, Result<Effects, StepError>> {
         Box::pin(async move {
+            let _at_work = self.witness.enter(cx, true, input, &self.world.objects());
             let fault = self.world.fault(&cx.step, true);
             tokio::time::sleep(Duration::from_millis(30)).await;
             self.suffer(cx, fault, true).await?;
-            self.world.change(&cx.step, false);
-            let change = InventoryChange::delete(format!("object/{}", cx.step));
-            Ok(Effects { inventory: vec![change], ..Effects::default() })
+            self.change(cx, true);
+            let inventory = vec![InventoryChange::delete(self.key(cx))];
+            Ok(Effects { inventory, ..Effects::default() })
         })
     }
 

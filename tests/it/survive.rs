@@ -1,0 +1,38 @@
+//! The bounded part of `cargo survive`: every playbook through every failure, with fakes behind the driver's ports.
+
+use std::collections::BTreeSet;
+
+use tests::survive::{Subject, recorded, trial};
+
+/// Random cases for each playbook; `cargo survive` has more.
+const RANDOM: u64 = 20;
+
+#[test]
+fn every_playbook_survives_every_failure() {
+    let subjects = Subject::every().unwrap();
+    assert_eq!(trial::unreached(&subjects).unwrap(), BTreeSet::new(), "every step is put to the test");
+    let mut told = Vec::new();
+    let mut cases = 0;
+    for subject in &subjects {
+        let tried = trial::of(subject, 0..RANDOM).unwrap();
+        cases += tried.cases();
+        let failures = tried.failures.iter();
+        told.extend(failures.map(|it| format!("{} ({}): {}\n    {}", tried.title, it.group, it.reason, it.story)));
+    }
+    assert!(told.is_empty(), "{} of {cases} cases:\n{}", told.len(), told.join("\n"));
+}
+
+#[test]
+fn every_shipped_playbook_has_recorded_journals() {
+    let subjects = Subject::shipped().unwrap();
+    assert_eq!(recorded::forgotten(&recorded::folder(), &subjects).unwrap(), BTreeSet::new());
+}
+
+#[test]
+fn recorded_journals_of_every_version_still_replay() {
+    let subjects = Subject::shipped().unwrap();
+    let specs: Vec<_> = subjects.into_iter().flat_map(|subject| subject.specs).collect();
+    for file in std::fs::read_dir(recorded::folder()).unwrap() {
+        recorded::replay(&file.unwrap().path(), &specs).unwrap_or_else(|error| panic!("{error:#}"));
+    }
+}
