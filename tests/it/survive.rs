@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tests::survive::{Subject, recorded, trial};
+use tests::survive::{Subject, machine, recorded, trial};
 
 /// Random cases for each playbook; `cargo survive` has more.
 const RANDOM: u64 = 20;
@@ -20,6 +20,11 @@ fn every_playbook_survives_every_failure() {
         told.extend(failures.map(|it| format!("{} ({}): {}\n    {}", tried.title, it.group, it.reason, it.story)));
     }
     assert!(told.is_empty(), "{} of {cases} cases:\n{}", told.len(), told.join("\n"));
+}
+
+#[test]
+fn runs_survive_whatever_happens_in_whatever_order() {
+    machine::play_all(1, 200).unwrap_or_else(|story| panic!("{story}"));
 }
 
 #[test]

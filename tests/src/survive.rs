@@ -6,16 +6,19 @@
 //! playbook's steps, so that a new playbook gets them for free.
 //!
 //! What this proves is about engine, driver and playbooks: the [`witness`] sees that they keep their promises to the
-//! actions, and the world that they leave nothing behind. That the actions keep theirs is for `deeds` to prove, which
-//! runs the real ones against the simulators, and that the whole does, for `rounds` with processes that are killed.
+//! actions, and the world that they leave nothing behind. That the actions keep theirs is for [`deeds`] to prove, which
+//! runs the real ones against the simulators, and that the whole does, for [`rounds`] with processes that are killed.
 
 pub mod cases;
 pub mod deeds;
 pub mod example;
+pub mod gate;
 pub mod journal;
 mod judge;
+pub mod machine;
 pub mod play;
 pub mod recorded;
+pub mod rounds;
 pub mod subject;
 pub mod trial;
 pub mod variants;

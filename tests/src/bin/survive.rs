@@ -9,7 +9,7 @@ use std::{
 
 use clap::Parser;
 use tests::survive::{
-    Subject, deeds, recorded,
+    Subject, deeds, machine, recorded, rounds,
     trial::{self, Tried},
 };
 
@@ -19,12 +19,18 @@ struct Options {
     /// The first seed of the random cases.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How many random cases for each playbook.
-    #[arg(long, default_value_t = 200)]
-    cases: u64,
+    /// How many random cases for each playbook, 200 if not said; with `--real` how many rounds, 10 if not said.
+    #[arg(long)]
+    cases: Option<u64>,
     /// Only playbooks with this in their name.
     #[arg(long, default_value = "")]
     playbook: String,
+    /// Instead of fakes: real daemons, nats-server and lab, killed at random instants.
+    #[arg(long, conflicts_with_all = ["deeds", "playbook"])]
+    real: bool,
+    /// With `--real`: how often a daemon is killed in the first 20 ms after its start, 40 times for each round if not said.
+    #[arg(long)]
+    starts: Option<u64>,
     /// Instead of fakes: the real actions against the lab in this process, through the life of a cluster.
     #[arg(long)]
     deeds: bool,
@@ -54,6 +60,9 @@ fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<bool> {
     if options.record {
         return record(&recorded::folder(), out);
     }
+    if options.real {
+        return kill(options, out);
+    }
     if options.deeds {
         return live(options, out);
     }
@@ -62,7 +71,7 @@ fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<bool> {
     anyhow::ensure!(!subjects.is_empty(), "no playbook has `{}` in its name", options.playbook);
     let (mut cases, started, mut failures) = (0, Instant::now(), 0);
     for subject in &subjects {
-        let tried = trial::of(subject, options.seed..options.seed.saturating_add(options.cases));
+        let tried = trial::of(subject, options.seed..options.seed.saturating_add(options.cases.unwrap_or(200)));
         let tried = tried.map_err(anyhow::Error::msg)?;
         tell(&tried, out)?;
         cases += tried.cases();
@@ -71,6 +80,16 @@ fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<bool> {
     for step in trial::unreached(&subjects).map_err(anyhow::Error::msg)? {
         writeln!(out, "FAILED no case reaches {step}")?;
         failures += 1;
+    }
+    let stories = u32::try_from(options.cases.unwrap_or(200)).unwrap_or(u32::MAX).saturating_mul(10);
+    if options.playbook.is_empty() {
+        let began = Instant::now();
+        if let Err(story) = machine::play_all(options.seed, stories) {
+            writeln!(out, "FAILED state machine: {story}")?;
+            failures += 1;
+        }
+        writeln!(out, "state machine: {stories} stories, {:.1} s", began.elapsed().as_secs_f64())?;
+        cases += stories as usize;
     }
     let seconds = started.elapsed().as_secs_f64();
     let rate = cases as f64 / seconds * 60.0;
@@ -89,6 +108,33 @@ fn tell(tried: &Tried, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(out, "{title}: {steps} steps, {} cases, {:.1} s", tried.cases(), took.as_secs_f64())?;
     groups.iter().try_for_each(|(group, count)| writeln!(out, "    {count:5}  {group}"))
+}
+
+/// Real daemons, killed.
+fn kill(options: &Options, out: &mut dyn Write) -> anyhow::Result<bool> {
+    let rounds = options.cases.unwrap_or(10);
+    let starts = options.starts.unwrap_or(rounds * 40);
+    let (mut kills, mut kills_at_start, started) = (0, 0, Instant::now());
+    let mut told = Ok(());
+    let survived = rounds::play(rounds::Options { seed: options.seed, rounds, starts }, &mut |round| {
+        kills += round.kills;
+        kills_at_start += round.kills_at_start;
+        told = told_round(round, out);
+    });
+    told?;
+    if let Err(error) = &survived {
+        writeln!(out, "FAILED with --seed {}: {error:#}", options.seed)?;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    writeln!(out, "{kills} kills at work, {kills_at_start} in the first 20 ms after a start, in {seconds:.1} s")?;
+    Ok(survived.is_ok())
+}
+
+fn told_round(round: &rounds::Round, out: &mut dyn Write) -> io::Result<()> {
+    let rounds::Round { number, kills, kills_at_start, took } = round;
+    let seconds = took.as_secs_f64();
+    writeln!(out, "round {number}: {kills} kills at work, {kills_at_start} right after a start, {seconds:.1} s")?;
+    out.flush()
 }
 
 /// The real actions against the lab.

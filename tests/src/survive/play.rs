@@ -265,14 +265,14 @@ impl Stage<'_> {
 }
 
 /// Wall-clock time that goes with tokio's paused time and on through all lives.
-struct PausedClock {
+pub(super) struct PausedClock {
     base: Timestamp,
     started: Instant,
     latest: Arc<Mutex<Timestamp>>,
 }
 
 impl PausedClock {
-    fn new(latest: Arc<Mutex<Timestamp>>) -> Self {
+    pub(super) fn new(latest: Arc<Mutex<Timestamp>>) -> Self {
         let base = *latest.lock().unwrap_or_else(PoisonError::into_inner);
         Self { base, started: Instant::now(), latest }
     }
@@ -292,7 +292,7 @@ impl Clock for PausedClock {
 }
 
 /// Every message goes out as it is.
-struct Messages;
+pub(super) struct Messages;
 
 impl Hooks for Messages {
     fn outgoing(&self, happened: &Happened<'_>) -> Result<Vec<Outgoing>, Failure> {

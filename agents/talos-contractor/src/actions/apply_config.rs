@@ -23,7 +23,7 @@ use talos::{
 
 use crate::{
     failure::{reached, read},
-    inventory::{self, Cluster, ConfigHistory, Node, json as record},
+    inventory::{self, Cluster, ClusterState, ConfigHistory, Node, json as record},
     machine_config::{self, Hardware},
     reach::{self, Deps, known_cluster, known_node},
     told, waiting,
@@ -90,6 +90,7 @@ impl Action for ApplyConfig {
 
     async fn undo(&self, cx: &StepContext, input: &Input, _: Option<&Output>) -> Result<Effects, StepError> {
         let mut effects = Effects::default();
+        let cluster = inventory::cluster(&cx.store, &input.cluster).map_err(read)?;
         let key = inventory::node_key(&input.cluster, &input.node);
         let Some(node) = cx.store.get::<Node>(&key).map_err(read)? else { return Ok(effects) };
         // The machine is given back wiped if it can be reached; its owner destroys it either way.
@@ -99,6 +100,10 @@ impl Action for ApplyConfig {
             if let Err(error) = client.reset(&options).await {
                 tracing::info!(node = %input.node, %error, "the node could not be reset");
             }
+        }
+        // A cluster that stands would keep the node as one that is not ready; one in the making goes as a whole.
+        if let Some(cluster) = cluster.filter(|cluster| cluster.value.state == ClusterState::Active) {
+            super::delete_node::delete(&self.0, cx, &cluster.value, &input.node).await?;
         }
         effects.inventory.push(InventoryChange::delete(inventory::config_key(&input.cluster, &input.node)));
         let name = inventory::machine_config_name(&input.cluster, &input.node);

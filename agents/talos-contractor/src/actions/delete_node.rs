@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::{
     failure::asked,
+    inventory::Cluster,
     kubernetes,
     reach::{Deps, known_cluster},
 };
@@ -38,16 +39,22 @@ impl Action for DeleteNode {
 
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
         let cluster = known_cluster(cx, &input.cluster)?.value;
-        let api = Api::<Node>::all(kubernetes::connect(&self.0, &cx.store, &cluster).await?);
-        match api.delete(input.node.as_str(), &DeleteParams::default()).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Done::new(Output {})),
-            Err(error) => Err(asked(&format!("deleting node {}", input.node), &error)),
-            Ok(_) => Ok(Done::new(Output {})),
-        }
+        delete(&self.0, cx, &cluster, &input.node).await?;
+        Ok(Done::new(Output {}))
     }
 
     async fn preview(&self, _: &PreviewContext, input: &Value) -> Result<Vec<Change>, StepError> {
         let object = format!("Kubernetes node {}", input["node"].as_str().unwrap_or("?"));
         Ok(vec![Change { verb: "delete".to_owned(), object, details: [].into(), destroys: true }])
+    }
+}
+
+/// Deletes the Kubernetes node, if it is there.
+pub(super) async fn delete(deps: &Deps, cx: &StepContext, cluster: &Cluster, node: &NodeName) -> Result<(), StepError> {
+    let api = Api::<Node>::all(kubernetes::connect(deps, &cx.store, cluster).await?);
+    match api.delete(node.as_str(), &DeleteParams::default()).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) => Err(asked(&format!("deleting node {node}"), &error)),
+        Ok(_) => Ok(()),
     }
 }

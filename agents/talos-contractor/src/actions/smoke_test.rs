@@ -24,6 +24,8 @@ use crate::{
 
 const NAME: &str = "smoke";
 const SLICE: Duration = Duration::from_secs(60);
+/// How long to wait for an earlier namespace to be gone.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs something on the cluster.
 pub struct SmokeTest(pub Deps);
@@ -56,6 +58,12 @@ impl Action for SmokeTest {
         let cluster = known_cluster(cx, &input.cluster)?.value;
         let client = kubernetes::connect(&self.0, &cx.store, &cluster).await?;
         let namespace = namespace(cx);
+        // An attempt that was cut off may have come as far as taking it away; nothing can be made in it until it is gone.
+        let found = Api::<Namespace>::all(client.clone()).get_opt(&namespace).await;
+        let found = found.map_err(|error| asked("reading the smoke test's namespace", &error))?;
+        if found.is_some_and(|found| found.metadata.deletion_timestamp.is_some()) {
+            return Err(StepError::wait("the namespace of an earlier smoke test is being removed", PAUSE));
+        }
         manifest::apply(&client, &objects(&namespace, &self.0.addons().smoke_image, input.storage)?).await?;
         let pods = Api::<Pod>::namespaced(client.clone(), &namespace);
         let ready = timeout(SLICE, await_condition(pods.clone(), NAME, is_ready())).await;

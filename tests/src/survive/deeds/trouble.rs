@@ -22,6 +22,8 @@ pub struct Trouble {
 #[derive(Default)]
 struct Plan {
     twice: bool,
+    /// Steps that have run once more.
+    repeated: BTreeSet<String>,
     undo_twice: bool,
     failing: BTreeSet<String>,
     failing_once: Option<BTreeSet<String>>,
@@ -78,6 +80,11 @@ impl Trouble {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn repeats(&self, step: &str) -> bool {
+        let mut plan = self.plan();
+        plan.twice && plan.repeated.insert(step.to_owned())
+    }
+
     fn fails(&self, step: &str) -> bool {
         let mut plan = self.plan();
         let first = plan.failing_once.as_mut().is_some_and(|failed| failed.insert(step.to_owned()));
@@ -100,8 +107,8 @@ impl AnyAction for Troubled {
                 cx.cancelled.cancelled().await;
             }
             let mut done = self.action.run(cx, input).await?;
-            if self.trouble.plan().twice {
-                // What the first one would have committed is lost with its reply.
+            if self.trouble.repeats(&cx.step) {
+                // What the first one would have committed is lost with its reply. The second may have to wait.
                 done = self.action.run(cx, input).await?;
             }
             if self.trouble.fails(&cx.step) {

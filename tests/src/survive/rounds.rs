@@ -1,0 +1,224 @@
+//! Real daemons, a real nats-server and the lab, and `SIGKILL` at random instants.
+//!
+//! In each round a cluster is asked for and taken away again while the daemons are killed, now and then while they are
+//! still starting. Then every store opens, what was acknowledged has its run, every run has ended, there was one VM per node, and
+//! the datacenter is as before.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use cortexctl::{
+    client::{Client, Submission},
+    watch,
+};
+use messages::{
+    query::{FlowView, Listing},
+    subject::Party,
+};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{
+    demo,
+    world::{World, WorldOptions},
+};
+
+/// No flow of a round takes longer, however often its contractors die.
+const PATIENCE: Duration = Duration::from_secs(240);
+/// Kills fall into this time after a request.
+const WORK: Duration = Duration::from_secs(6);
+/// Kills of a starting daemon fall into this time after its start.
+const START: Duration = Duration::from_millis(20);
+
+/// What is tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Of everything random.
+    pub seed: u64,
+    /// How many clusters live and die.
+    pub rounds: u64,
+    /// How often a daemon is killed in the first 20 ms after its start.
+    pub starts: u64,
+}
+
+/// What happened in a round.
+#[derive(Clone, Debug, Default)]
+pub struct Round {
+    /// Its number.
+    pub number: u64,
+    /// Daemons killed at work.
+    pub kills: usize,
+    /// Daemons killed right after their start.
+    pub kills_at_start: usize,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Plays all rounds in one world.
+///
+/// # Errors
+/// What did not survive, with the seed in the words of the caller.
+pub fn play(options: Options, tell: &mut dyn FnMut(&Round)) -> anyhow::Result<()> {
+    // A second installation fails, and the first is the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let folder = tempfile::tempdir()?;
+    let world = World::start(folder.path(), &WorldOptions { seed: options.seed, ..WorldOptions::default() })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let operator = runtime.block_on(world.operator())?;
+    let random = StdRng::seed_from_u64(options.seed);
+    let mut stage = Stage { world, runtime, operator, random, round: Round::default() };
+    let told = stage.play(options, tell);
+    let logs = told.is_err().then(|| [stage.world.infrastructure.log(), stage.world.talos.log()]);
+    told.with_context(|| logs.map(|logs| logs.map(|log| crate::world::tail(&log)).join("\n")).unwrap_or_default())
+}
+
+struct Stage {
+    world: World,
+    runtime: tokio::runtime::Runtime,
+    operator: Client,
+    random: StdRng,
+    round: Round,
+}
+
+impl Stage {
+    fn play(&mut self, options: Options, tell: &mut dyn FnMut(&Round)) -> anyhow::Result<()> {
+        let before = self.snapshot()?;
+        for number in 1..=options.rounds {
+            let began = Instant::now();
+            self.round = Round { number, ..Round::default() };
+            self.life(&format!("round-{number}")).with_context(|| format!("round {number}"))?;
+            let left = demo::leftovers(&before, &self.snapshot()?);
+            ensure!(left.is_empty(), "round {number} leaves {}", left.join(", "));
+            self.round.took = began.elapsed();
+            tell(&self.round);
+        }
+        if options.starts > 0 {
+            let began = Instant::now();
+            self.round = Round { number: options.rounds + 1, ..Round::default() };
+            self.starts(options.starts).context("killed while starting")?;
+            self.round.took = began.elapsed();
+            tell(&self.round);
+        }
+        Ok(())
+    }
+
+    /// A cluster is made and taken away while its contractors die.
+    fn life(&mut self, name: &str) -> anyhow::Result<()> {
+        let request = json!({
+            "request_type": "provision_cluster", "cluster_name": name, "pattern": "edge", "worker_nodes": 1,
+            "service_account_key": "ecdsa-p256",
+        });
+        let made = self.through_kills("provision_cluster", &request)?;
+        ensure!(made.state == "succeeded", "{name} is {}: {}", made.state, made.reason.unwrap_or_default());
+        self.one_machine_per_node(name)?;
+        let mut gone = json!({ "cluster_name": name });
+        let plan = self.runtime.block_on(self.operator.plan(Party::Infrastructure, "decommission_request", &gone))?;
+        gone["approval"] = json!({ "plan_hash": plan.plan_hash });
+        let gone = self.through_kills("decommission_request", &gone)?;
+        ensure!(gone.state == "succeeded", "the end of {name} is {}: {}", gone.state, gone.reason.unwrap_or_default());
+        self.nothing_unfinished()
+    }
+
+    /// Asks for something and kills what does it, once, twice or three times.
+    fn through_kills(&mut self, name: &str, body: &Value) -> anyhow::Result<FlowView> {
+        let flow = Uuid::now_v7();
+        match self.runtime.block_on(self.operator.submit(Party::Infrastructure, name, flow, body))? {
+            Submission::Accepted(_) => {}
+            Submission::AwaitsApproval { .. } => bail!("{name} waits for approval"),
+        }
+        for _ in 0..self.random.random_range(1..=3) {
+            std::thread::sleep(WORK.mul_f64(self.random.random()));
+            let victims: &[bool] = match self.random.random_range(0..3) {
+                0 => &[true],
+                1 => &[false],
+                _ => &[true, false],
+            };
+            for talos in victims {
+                self.kill(*talos)?;
+            }
+            self.world.wait_ready()?;
+        }
+        self.follow(flow).with_context(|| format!("{name}, acknowledged as flow {flow}"))
+    }
+
+    fn kill(&mut self, talos: bool) -> anyhow::Result<()> {
+        let victim = if talos { &mut self.world.talos } else { &mut self.world.infrastructure };
+        victim.kill();
+        self.round.kills += 1;
+        victim.start(false)?;
+        while self.random.random_bool(0.4) {
+            std::thread::sleep(START.mul_f64(self.random.random()));
+            victim.kill();
+            self.round.kills_at_start += 1;
+            victim.start(false)?;
+        }
+        Ok(())
+    }
+
+    /// Daemons that are killed again and again before they are ready; in between they must become it.
+    fn starts(&mut self, kills: u64) -> anyhow::Result<()> {
+        for number in 1..=kills {
+            let victim = if number % 2 == 0 { &mut self.world.talos } else { &mut self.world.infrastructure };
+            victim.kill();
+            victim.start(false)?;
+            std::thread::sleep(START.mul_f64(self.random.random()));
+            victim.kill();
+            self.round.kills_at_start += 1;
+            victim.start(false)?;
+            if number % 20 == 0 {
+                self.world.wait_ready().with_context(|| format!("after {number} kills"))?;
+            }
+        }
+        self.world.wait_ready()?;
+        self.nothing_unfinished()
+    }
+
+    fn follow(&self, flow: Uuid) -> anyhow::Result<FlowView> {
+        self.runtime.block_on(async {
+            let told = async {
+                let tail = watch::events_from_now(&self.operator).await?;
+                let (_, view) = watch::follow(&self.operator, flow, tail, |_| {}).await?;
+                view.context("it needs an operator")
+            };
+            tokio::time::timeout(PATIENCE, told).await.context("it does not end")?
+        })
+    }
+
+    fn one_machine_per_node(&self, cluster: &str) -> anyhow::Result<()> {
+        let nodes = self.rows(Party::Talos, "nodes.list", json!({ "cluster": cluster }))?;
+        let snapshot = self.snapshot()?;
+        let vms = snapshot["vms"].as_object().context("a snapshot has VMs")?;
+        let mut machines: Vec<_> = vms.values().filter_map(|vm| vm["name"].as_str()).collect();
+        let mut nodes: Vec<_> = nodes.iter().filter_map(|node| node["node"].as_str()).collect();
+        machines.sort_unstable();
+        nodes.sort_unstable();
+        ensure!(nodes.len() == 2 && machines == nodes, "the nodes are {nodes:?}, the VMs {machines:?}");
+        Ok(())
+    }
+
+    fn nothing_unfinished(&self) -> anyhow::Result<()> {
+        for party in [Party::Infrastructure, Party::Talos] {
+            let clusters = self.rows(party, "clusters.list", json!({}))?;
+            ensure!(clusters.is_empty(), "{party} still knows {clusters:?}");
+            let runs: Vec<Value> =
+                self.runtime.block_on(self.operator.query(party, "runs.list", json!({ "limit": 10_000 })))?;
+            let is_over = |run: &Value| {
+                matches!(run["state"].as_str(), Some("succeeded" | "undone" | "kept" | "cancelled"))
+                    || run["playbook"] == "check-clusters"
+            };
+            let at_work: Vec<_> = runs.iter().filter(|run| !is_over(run)).collect();
+            ensure!(at_work.is_empty(), "{party} still has at work: {at_work:?}");
+        }
+        Ok(())
+    }
+
+    fn rows(&self, party: Party, query: &str, input: Value) -> anyhow::Result<Vec<Value>> {
+        let listing: Listing = self.runtime.block_on(self.operator.query(party, query, input))?;
+        Ok(listing.rows.into_iter().map(|row| json!(row)).collect())
+    }
+
+    fn snapshot(&self) -> anyhow::Result<Value> {
+        self.runtime.block_on(self.world.snapshot())
+    }
+}
