@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use tests::survive::{Subject, machine, recorded, trial};
+use tests::survive::{Subject, deeds, machine, recorded, trial};
 
 /// Random cases for each playbook; `cargo survive` has more.
-const RANDOM: u64 = 20;
+const RANDOM: u64 = 10;
+/// Every so many steps and commits are put to the test; `cargo survive -- --deeds` takes all.
+const EVERY: usize = 8;
 
 #[test]
 fn every_playbook_survives_every_failure() {
@@ -25,6 +27,16 @@ fn every_playbook_survives_every_failure() {
 #[test]
 fn runs_survive_whatever_happens_in_whatever_order() {
     machine::play_all(1, 200).unwrap_or_else(|story| panic!("{story}"));
+}
+
+#[test]
+fn the_real_actions_leave_nothing_behind_that_was_taken_back() {
+    let mut told = Vec::new();
+    let life = deeds::live(deeds::Options { every: EVERY, seed: 1 }, &mut |tried| {
+        told.extend(tried.failures.iter().map(|failure| format!("{}: {failure}", tried.playbook)));
+    });
+    assert!(told.is_empty(), "{}", told.join("\n"));
+    life.unwrap();
 }
 
 #[test]

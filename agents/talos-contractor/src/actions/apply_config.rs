@@ -20,6 +20,7 @@ use talos::{
     pki::Role,
     proto::talos::resource::definitions::{block::DiskSpec, network::LinkStatusSpec},
 };
+use tokio::time::{sleep, timeout};
 
 use crate::{
     failure::{reached, read},
@@ -31,6 +32,9 @@ use crate::{
 
 /// How long the node is given to come back with its own certificate.
 const SWITCH: Duration = Duration::from_secs(8 * 60);
+/// How long a node is given to go down for its reset, and how often it is looked at meanwhile.
+const RESET: Duration = Duration::from_secs(90);
+const LOOK: Duration = Duration::from_millis(200);
 /// Smaller disks cannot hold Talos, bytes.
 const SMALLEST_DISK: u64 = 5 << 30;
 
@@ -103,6 +107,7 @@ impl Action for ApplyConfig {
         }
         // A cluster that stands would keep the node as one that is not ready; one in the making goes as a whole.
         if let Some(cluster) = cluster.filter(|cluster| cluster.value.state == ClusterState::Active) {
+            self.left(cx, &node.value).await?;
             super::delete_node::delete(&self.0, cx, &cluster.value, &input.node).await?;
         }
         effects.inventory.push(InventoryChange::delete(inventory::config_key(&input.cluster, &input.node)));
@@ -127,6 +132,17 @@ impl ApplyConfig {
         let factory = &self.0.settings().image_factory;
         let config = machine_config::generate(factory, cluster, node, &hardware, &bundle)?;
         self.done(cx, node, &config, Vec::new()).map(Some)
+    }
+
+    /// Waits until a node that is being reset speaks for the cluster no more: its kubelet would make the node again.
+    async fn left(&self, cx: &StepContext, node: &Node) -> Result<(), StepError> {
+        let gone = async {
+            while self.0.node(&cx.store, node, Role::Reader).await.is_ok() {
+                sleep(LOOK).await;
+            }
+        };
+        let still = || StepError::retry(format!("{} still runs {RESET:?} after its reset", node.hostname));
+        timeout(RESET, gone).await.map_err(|_| still())
     }
 
     fn done(
