@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use tests::survive::{Subject, deeds, machine, recorded, trial};
 
 /// Random cases for each playbook; `cargo survive` has more.
-const RANDOM: u64 = 10;
+const RANDOM: u64 = 5;
 /// Every so many steps and commits are put to the test; `cargo survive -- --deeds` takes all.
-const EVERY: usize = 8;
+const EVERY: usize = 12;
 
 #[test]
 fn every_playbook_survives_every_failure() {
@@ -26,7 +26,7 @@ fn every_playbook_survives_every_failure() {
 
 #[test]
 fn runs_survive_whatever_happens_in_whatever_order() {
-    machine::play_all(1, 200).unwrap_or_else(|story| panic!("{story}"));
+    machine::play_all(1, 100).unwrap_or_else(|story| panic!("{story}"));
 }
 
 #[test]

@@ -35,6 +35,8 @@ const SWITCH: Duration = Duration::from_secs(8 * 60);
 /// How long a node is given to go down for its reset, and how often it is looked at meanwhile.
 const RESET: Duration = Duration::from_secs(90);
 const LOOK: Duration = Duration::from_millis(200);
+/// After so many looks in a row a node in maintenance mode is one that has not taken its configuration.
+const IDLE: u32 = 10;
 /// Smaller disks cannot hold Talos, bytes.
 const SMALLEST_DISK: u64 = 5 << 30;
 
@@ -80,6 +82,8 @@ impl Action for ApplyConfig {
         let (_, bundle) = reach::bundle(&cx.store, &input.cluster)?;
         let factory = &self.0.settings().image_factory;
         let config = machine_config::generate(factory, &cluster, &node, &hardware, &bundle)?;
+        // From here on the node may have the cluster's keys, whatever becomes of the answer.
+        cx.checkpoint(json!({ "configuration": "sent" })).await?;
         let applied = client.apply_configuration(&config.to_yaml(), ApplyMode::Auto).await.map_err(reached)?;
         cx.progress("configuration taken; waiting for the node to come back with its own certificate");
         waiting::for_node(&self.0, cx, &node, Role::Reader, SWITCH).await?;
@@ -98,7 +102,12 @@ impl Action for ApplyConfig {
         let key = inventory::node_key(&input.cluster, &input.node);
         let Some(node) = cx.store.get::<Node>(&key).map_err(read)? else { return Ok(effects) };
         // The machine is given back wiped if it can be reached; its owner destroys it either way.
-        if let Ok(client) = self.0.node(&cx.store, &node.value, Role::Admin).await {
+        let client = match &cx.last_checkpoint {
+            // It may be booting, and would come back with the cluster's keys.
+            Some(_) => self.back(cx, &node.value).await,
+            None => self.0.node(&cx.store, &node.value, Role::Admin).await.ok(),
+        };
+        if let Some(client) = client {
             let partitions = vec!["STATE".to_owned(), "EPHEMERAL".to_owned()];
             let options = ResetOptions { graceful: false, reboot: true, partitions };
             if let Err(error) = client.reset(&options).await {
@@ -132,6 +141,26 @@ impl ApplyConfig {
         let factory = &self.0.settings().image_factory;
         let config = machine_config::generate(factory, cluster, node, &hardware, &bundle)?;
         self.done(cx, node, &config, Vec::new()).map(Some)
+    }
+
+    /// A node that was sent its configuration, once it is up; none if it stays away, or stays in maintenance mode.
+    async fn back(&self, cx: &StepContext, node: &Node) -> Option<Client> {
+        let mut idle = 0;
+        let look = async {
+            loop {
+                if let Ok(client) = self.0.node(&cx.store, node, Role::Admin).await {
+                    return Some(client);
+                }
+                // It takes a moment from the answer until it leaves maintenance mode.
+                let waits = self.0.connector().maintenance(node.ip, None).await.is_ok();
+                idle = if waits { idle + 1 } else { 0 };
+                if idle > IDLE {
+                    return None;
+                }
+                sleep(LOOK).await;
+            }
+        };
+        timeout(RESET, look).await.ok().flatten()
     }
 
     /// Waits until a node that is being reset speaks for the cluster no more: its kubelet would make the node again.
