@@ -93,7 +93,10 @@ fn bad_requests() -> Vec<(Letter, &'static str)> {
         (Letter { time: Timestamp::now() - SignedDuration::from_hours(8 * 24), ..sound() }, "the message is stale"),
         (Letter { source: "/operator/ada".into(), ..sound() }, "is not pinned for this source"),
         (Letter { source: "/somebody".into(), ..sound() }, "no key is pinned for source /somebody"),
-        (Letter { altered: Some(|_, body| body.extend_from_slice(b" ")), ..sound() }, "the signature does not fit"),
+        (
+            Letter { altered: Some(|_, body| body.extend_from_slice(b" ")), ..sound() },
+            "the signature does not match subject, headers and body",
+        ),
         (
             Letter {
                 altered: Some(|headers, _| {
@@ -101,7 +104,7 @@ fn bad_requests() -> Vec<(Letter, &'static str)> {
                 }),
                 ..sound()
             },
-            "the signature does not fit",
+            "the signature does not match subject, headers and body",
         ),
     ]
 }
@@ -138,7 +141,10 @@ fn bad_requests_are_put_aside_with_reasons_and_the_next_good_one_is_taken() {
 #[test]
 fn a_handoff_of_another_incarnation_or_from_the_wrong_contractor_changes_nothing() {
     let scenario = Scenario::start(&WorldOptions::default());
-    let made = scenario.ask("provision_cluster", &good()).unwrap();
+    let request = json!({
+        "request_type": "provision_cluster", "cluster_name": "edge", "pattern": "edge", "worker_nodes": 2,
+    });
+    let made = scenario.ask("provision_cluster", &request).unwrap();
     assert_eq!(made.state, "succeeded", "{}", told(&made));
     let before = scenario.snapshot();
 
@@ -154,6 +160,7 @@ fn a_handoff_of_another_incarnation_or_from_the_wrong_contractor_changes_nothing
     let unasked = removed(&clusters.rows[0]["cluster_uid"]);
     let mut unproven = earlier.clone();
     unproven.as_object_mut().unwrap().remove("cluster_uid");
+    let fewer = json!({ "handoff_type": "scale_request", "cluster_name": "edge", "pool": "worker", "count": 1 });
     let handoff = |name: &str, source: &str, body: &Value| {
         Letter::new(&format!("cortex.handoff.infrastructure.{name}"), source, body)
     };
@@ -164,6 +171,7 @@ fn a_handoff_of_another_incarnation_or_from_the_wrong_contractor_changes_nothing
         (handoff("cluster_removed", "/talos", &earlier).signed(&talos), "an earlier cluster's uid"),
         (handoff("cluster_removed", "/talos", &unproven).signed(&talos), "/cluster_uid"),
         (handoff("cluster_removed", "/talos", &unasked).signed(&talos), "nobody asked to be taken away"),
+        (handoff("scale_request", "/talos", &fewer).signed(&talos), "fewer nodes need a request"),
         // The broker would not let it through; a broker that does is not believed either.
         (handoff("node_removed", "/infrastructure", &stranger).signed(&infrastructure), "/infrastructure may not send"),
     ];

@@ -24,7 +24,7 @@ type Verdict = Result<Sense, Vec<Violation>>;
 pub fn accept(sections: &Sections, message: &Message, store: &Reader) -> Verdict {
     match (message.family, message.name.as_str()) {
         (Family::Request, "provision_cluster") => provision(sections, &read(message)?, store),
-        (_, "scale_request") => scale(&read(message)?, store),
+        (family, "scale_request") => scale(&read(message)?, family, store),
         (Family::Request, "decommission_request") => decommission(&read(message)?, store),
         (Family::Handoff, "cluster_ready" | "nodes_ready") => known(message, store),
         (Family::Handoff, "node_removed") => node_removed(&read(message)?, store),
@@ -42,7 +42,7 @@ fn provision(sections: &Sections, request: &ProvisionCluster, store: &Reader) ->
     if violations.is_empty() { Ok(Sense::default()) } else { Err(violations) }
 }
 
-fn scale(request: &ScaleRequest, store: &Reader) -> Verdict {
+fn scale(request: &ScaleRequest, family: Family, store: &Reader) -> Verdict {
     let cluster = meant(store, &request.cluster_name, request.cluster_uid)?;
     if cluster.state == ClusterState::Leaving {
         return Err(vec![violation("/cluster_name", "state", "a cluster that stays", "one that is being taken away")]);
@@ -65,7 +65,13 @@ fn scale(request: &ScaleRequest, store: &Reader) -> Verdict {
     let machines = store.scan::<Vm>("vm/").map_err(|error| unreadable(&error))?;
     let own = |vm: &Vm| vm.machine.cluster == request.cluster_name && vm.machine.pool == request.pool;
     let current = machines.iter().filter(|row| own(&row.value)).count();
-    Ok(Sense { needs_consent: usize::try_from(request.count).is_ok_and(|count| count < current) })
+    let shrinks = usize::try_from(request.count).is_ok_and(|count| count < current);
+    if shrinks && family == Family::Handoff {
+        // Nobody consented to it, and a count that was computed before the pool grew would take nodes away.
+        let expected = format!("at least {current}: fewer nodes need a request, whose plan somebody approves");
+        return Err(vec![violation("/count", "consent", &expected, "fewer")]);
+    }
+    Ok(Sense { needs_consent: shrinks })
 }
 
 fn decommission(request: &DecommissionRequest, store: &Reader) -> Verdict {
