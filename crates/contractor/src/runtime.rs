@@ -99,26 +99,10 @@ pub async fn run(agent: Arc<dyn Agent>, common: &Common, store: Store, stop: Can
     });
 
     let mut tasks = Tasks::new(stop.clone());
-    let mut troubles = Vec::new();
-    for lane in [Lane::Handoff, Lane::Event] {
-        let (trouble, told) = watch::channel(None);
-        troubles.push(told);
-        let publisher =
-            Publisher { store: store.clone(), bus: bus.clone(), key: Arc::new(clone_key(&key)?), lane, trouble };
-        tasks.spawn("publisher", publisher.run(stop.clone()));
-    }
+    let mut troubles = spawn_publishers(&mut tasks, &store, &bus, &key)?;
+    troubles.extend(spawn_receivers(&mut tasks, &bus, &intake));
     tasks.spawn("audit", audit::tell_heads(store.clone(), herald.clone(), agent.party(), stop.clone()));
     tasks.spawn("flow keeper", keeper.run(flows, stop.clone()));
-    let party = agent.party();
-    let consumers =
-        [(streams::REQUESTS, streams::requests_of(party)), (streams::HANDOFFS, streams::handoffs_of(party))];
-    for (stream, durable) in consumers {
-        let (trouble, told) = watch::channel(None);
-        troubles.push(told);
-        let (bus, intake) = (bus.clone(), Arc::clone(&intake));
-        let receiver = Receiver { bus, intake, stream: stream.to_owned(), durable, trouble };
-        tasks.spawn("receiver", receiver.run(stop.clone()));
-    }
     for (name, work) in agent.background(place, stop.clone()) {
         tasks.spawn(name, work);
     }
@@ -142,6 +126,40 @@ pub async fn run(agent: Arc<dyn Agent>, common: &Common, store: Store, stop: Can
     }
     store.close().await;
     ended
+}
+
+/// Why a lane or a consumer stands still; for `/healthz`.
+type Trouble = watch::Receiver<Option<String>>;
+
+/// One publisher for each lane of the outbox.
+fn spawn_publishers(tasks: &mut Tasks, store: &Store, bus: &Bus, key: &KeyPair) -> Result<Vec<Trouble>, String> {
+    let mut troubles = Vec::new();
+    for lane in [Lane::Handoff, Lane::Event] {
+        let (trouble, told) = watch::channel(None);
+        troubles.push(told);
+        let key = Arc::new(clone_key(key)?);
+        let publisher = Publisher { store: store.clone(), bus: bus.clone(), key, lane, trouble };
+        let stop = tasks.stop.clone();
+        tasks.spawn("publisher", publisher.run(stop));
+    }
+    Ok(troubles)
+}
+
+/// One receiver for each of the contractor's consumers.
+fn spawn_receivers(tasks: &mut Tasks, bus: &Bus, intake: &Arc<Intake>) -> Vec<Trouble> {
+    let party = intake.agent.party();
+    let consumers =
+        [(streams::REQUESTS, streams::requests_of(party)), (streams::HANDOFFS, streams::handoffs_of(party))];
+    let mut troubles = Vec::new();
+    for (stream, durable) in consumers {
+        let (trouble, told) = watch::channel(None);
+        troubles.push(told);
+        let (bus, intake) = (bus.clone(), Arc::clone(intake));
+        let receiver = Receiver { bus, intake, stream: stream.to_owned(), durable, trouble };
+        let stop = tasks.stop.clone();
+        tasks.spawn("receiver", receiver.run(stop));
+    }
+    troubles
 }
 
 /// The agent's built-in playbooks, replaced or joined by those of the configured folder; checked.
@@ -294,7 +312,7 @@ async fn watch_health(
     health: watch::Sender<Health>,
     store: Store,
     bus: Bus,
-    outbox: Vec<watch::Receiver<Option<String>>>,
+    told: Vec<Trouble>,
     stop: CancellationToken,
 ) -> Result<(), String> {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
@@ -307,7 +325,7 @@ async fn watch_health(
         if let Some(reason) = store.failure() {
             return Err(format!("{reason}; when there is room and the disk is sound, start the daemon again"));
         }
-        let mut troubles: Vec<String> = outbox.iter().filter_map(|trouble| trouble.borrow().clone()).collect();
+        let mut troubles: Vec<String> = told.iter().filter_map(|trouble| trouble.borrow().clone()).collect();
         match &*bus.link().borrow() {
             Link::Up => {}
             Link::Down => troubles.push("the bus is not connected".into()),
