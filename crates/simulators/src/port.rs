@@ -31,13 +31,15 @@ pub fn holder(address: SocketAddr) -> Option<String> {
     let socket = sockets.lines().skip(1).find_map(|line| listening(line, address))?;
     let link = format!("socket:[{socket}]");
     for process in fs::read_dir("/proc").ok()?.flatten() {
+        // `self` and its like stand there, too.
+        let Some(id) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let Ok(files) = fs::read_dir(process.path().join("fd")) else { continue };
         if files
             .flatten()
             .any(|file| fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == link.as_str()))
         {
             let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            return Some(format!("{} (process {})", name.trim(), process.file_name().to_string_lossy()));
+            return Some(format!("{} (process {id})", name.trim()));
         }
     }
     None
