@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -18,67 +18,10 @@ use serde_json::{Value, json};
 use tests::{binaries, nats::NatsServer, world::WorldOptions};
 use uuid::Uuid;
 
-use crate::scenario::Scenario;
-
-/// What a call came to.
-struct Told {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Told {
-    /// Its standard output as JSON; it must have gone well.
-    fn json(&self) -> Value {
-        self.ok();
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
-    }
-
-    #[track_caller]
-    fn ok(&self) -> &Self {
-        self.ended(0)
-    }
-
-    #[track_caller]
-    fn ended(&self, code: i32) -> &Self {
-        assert_eq!(self.code, code, "\nstdout: {}\nstderr: {}", self.out, self.err);
-        self
-    }
-
-    #[track_caller]
-    fn says(&self, words: &[&str]) -> &Self {
-        for word in words {
-            assert!(self.out.contains(word), "{word:?} is not in\n{}\nstderr: {}", self.out, self.err);
-        }
-        self
-    }
-
-    #[track_caller]
-    fn warns(&self, words: &[&str]) -> &Self {
-        for word in words {
-            assert!(self.err.contains(word), "{word:?} is not in\n{}", self.err);
-        }
-        self
-    }
-}
-
-type Environment = [(String, String)];
-
-fn call(arguments: &[&str], environment: &Environment, input: &str) -> Told {
-    let mut child = Command::new(binaries::path("cortexctl").unwrap())
-        .args(arguments)
-        .envs(environment.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // Whoever does not read its input may have closed it.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    let output = child.wait_with_output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Told { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
-}
+use crate::{
+    command::{Environment, Told, call},
+    scenario::Scenario,
+};
 
 /// The request body of Moxxie's own description.
 const MOXXIE: &str = r#"{

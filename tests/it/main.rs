@@ -5,6 +5,7 @@ mod architecture;
 mod broker;
 mod bus;
 mod canary;
+mod command;
 mod cortexctl;
 mod deploy;
 mod failure;

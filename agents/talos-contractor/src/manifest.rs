@@ -180,6 +180,8 @@ mod tests {
     #[tokio::test]
     async fn a_file_with_another_digest_is_refused_and_both_are_named() {
         const TEXT: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: n}\n";
+        // A second installation fails, and the first is the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}/x.yaml", listener.local_addr().unwrap());
         let router = axum::Router::new().route("/x.yaml", axum::routing::get(|| async { TEXT }));
