@@ -92,6 +92,14 @@ fn bad_requests() -> Vec<(Letter, &'static str)> {
         ),
         (Letter { time: Timestamp::now() - SignedDuration::from_hours(8 * 24), ..sound() }, "the message is stale"),
         (Letter { source: "/operator/ada".into(), ..sound() }, "is not pinned for this source"),
+        (
+            Letter {
+                source: format!("/operator/{}", "a".repeat(40_000)),
+                changed: vec![("Nats-Msg-Id", "long".into())],
+                ..sound()
+            },
+            "ce-source must be a path such as",
+        ),
         (Letter { source: "/somebody".into(), ..sound() }, "no key is pinned for source /somebody"),
         (
             Letter { altered: Some(|_, body| body.extend_from_slice(b" ")), ..sound() },

@@ -55,9 +55,9 @@ fn of_event(run: &Opened, event: &Event) -> Option<Deed> {
 }
 
 /// A message that was refused: who claims to have sent it, where, and why not.
-pub(crate) fn refused(claimed: Option<&str>, subject: &str, refusal: &Refusal) -> Deed {
+pub(crate) fn refused(claimed: Option<String>, subject: &str, refusal: &Refusal) -> Deed {
     Deed {
-        who: claimed.unwrap_or("nobody named").to_owned(),
+        who: claimed.unwrap_or_else(|| "nobody named".to_owned()),
         did: "message_refused".to_owned(),
         object: Some(subject.to_owned()),
         outcome: Some(refusal.message.clone()),

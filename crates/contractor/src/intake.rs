@@ -377,8 +377,7 @@ impl Intake {
             let letter = self.herald.dead_letter(Uuid::new_v5(&base, b"letter"), &letter);
             commit.outgoing.push(letter.map_err(|failure| NotNow(failure.message))?);
         }
-        let claimed = raw.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("ce-source"));
-        commit.audit.push(audit::refused(claimed.map(|(_, source)| source.as_str()), &raw.subject, &refusal));
+        commit.audit.push(audit::refused(raw.claimed_source(), &raw.subject, &refusal));
         // A message whose sender is believed is remembered, so that it is refused once.
         commit.inbox = message.map(inbox_key);
         self.commit(commit).await?;

@@ -56,6 +56,9 @@ pub enum Error {
     },
 }
 
+/// Bytes of `ce-source` and of `ce-id`.
+const LONGEST_NAME: usize = 256;
+
 /// Headers by lower-case name. Values are as on the wire.
 pub type Headers = BTreeMap<String, String>;
 
@@ -128,11 +131,17 @@ impl Envelope {
             return Err(Error::OtherType { expected: subject.ce_type() });
         }
         let source = required("ce-source")?;
-        if !source.starts_with('/') {
-            return Err(Error::Malformed { name: "ce-source", expected: "a path such as /operator/ada" });
+        // Both become keys and are told to others: a longer one would fit into no record of its refusal.
+        if !source.starts_with('/') || source.len() > LONGEST_NAME {
+            let expected = "a path such as /operator/ada, at most 256 bytes";
+            return Err(Error::Malformed { name: "ce-source", expected });
+        }
+        let id = required("ce-id")?;
+        if id.len() > LONGEST_NAME {
+            return Err(Error::Malformed { name: "ce-id", expected: "at most 256 bytes, such as a UUID" });
         }
         Ok(Self {
-            id: required("ce-id")?,
+            id,
             source,
             kind,
             time: required("ce-time")?

@@ -42,14 +42,21 @@ pub struct Raw {
 impl Raw {
     /// `ce-source/ce-id`, as far as the headers say; else its place in the stream.
     pub fn message_id(&self) -> String {
-        let header = |name: &str| {
-            let found = self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
-            found.map(|(_, value)| value.chars().take(200).collect::<String>())
-        };
-        match (header("ce-source"), header("ce-id")) {
+        match (self.claimed_source(), self.shortened("ce-id")) {
             (Some(source), Some(id)) => format!("{source}/{id}"),
             _ => format!("{}:{}", self.stream, self.sequence),
         }
+    }
+
+    /// Who the headers say sent it; nobody has proven that yet.
+    pub fn claimed_source(&self) -> Option<String> {
+        self.shortened("ce-source")
+    }
+
+    /// A header, cut to a length that fits into every record.
+    fn shortened(&self, name: &str) -> Option<String> {
+        let found = self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.chars().take(200).collect())
     }
 }
 
