@@ -113,6 +113,28 @@ fn a_bus_that_was_not_set_up_differs_and_is_made_by_its_admin_only() {
     assert!(config.contains("sync_interval: always"), "{config}");
 }
 
+#[test]
+fn a_server_that_does_not_sync_every_write_differs() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = NatsServer::start_monitored(folder.path()).unwrap();
+    let monitor = format!("127.0.0.1:{}", server.listen().port() + 1);
+    call(&["bus", "init"], &environment(&server, Identity::Admin), "").ok();
+    let check = |server: &NatsServer| {
+        call(&["bus", "check", "--monitor", &monitor, "-o", "json"], &environment(server, Identity::Operator), "")
+    };
+    assert_eq!(check(&server).ok().json(), json!([]));
+
+    let config = server.setup().config.clone();
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("sync_interval: always", "sync_interval: \"2m\"")).unwrap();
+    server.start_again().unwrap();
+    let differences: Value = serde_json::from_str(&check(&server).ended(4).out).unwrap();
+    let [difference] = differences.as_array().unwrap().as_slice() else { panic!("{differences}") };
+    assert_eq!((&difference["setting"], &difference["actual"]), (&json!("sync_interval"), &json!("120s")));
+    let nobody = call(&["bus", "check", "--monitor", "127.0.0.1:1"], &environment(&server, Identity::Operator), "");
+    nobody.ended(1).warns(&["monitoring at 127.0.0.1:1"]);
+}
+
 fn environment(server: &NatsServer, identity: Identity) -> Vec<(String, String)> {
     let setup = server.setup();
     vec![

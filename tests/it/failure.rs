@@ -108,6 +108,14 @@ fn what_a_failed_flow_keeps_is_there_until_it_is_decommissioned() {
     let view = scenario.flow(failed.flow);
     let ends: Vec<&str> = view.runs.iter().map(|run| run.state.as_str()).collect();
     assert_eq!(ends, ["succeeded", "kept"], "{view:#?}");
+    for at in [Party::Infrastructure, Party::Talos] {
+        let asked = scenario.operator.query::<Value>(at, "clusters.list", json!({}));
+        let known = scenario.runtime.block_on(asked).unwrap();
+        assert_eq!(known["rows"][0]["state"], "failed", "no longer in the making at {at}: {known}");
+    }
+    let grow = json!({ "handoff_type": "scale_request", "cluster_name": "one", "pool": "worker", "count": 2 });
+    let refused = scenario.submit("scale_request", &grow).unwrap_err().to_string();
+    assert!(refused.contains("one whose making failed"), "{refused}");
 
     lift(&scenario);
     let gone = scenario.ask_with_consent("decommission_request", json!({ "cluster_name": "one" })).unwrap();

@@ -119,20 +119,25 @@ pub struct NatsServer {
 impl NatsServer {
     /// Starts one on a free port of loopback, with everything it keeps below `folder`. Streams are not made yet.
     pub fn start(folder: &Path) -> anyhow::Result<Self> {
-        Self::start_somewhere(folder, false)
+        Self::start_somewhere(folder, &|_| {})
     }
 
     /// Like [`start`](Self::start), and clients must show a certificate besides their nkey.
     pub fn start_verifying(folder: &Path) -> anyhow::Result<Self> {
-        Self::start_somewhere(folder, true)
+        Self::start_somewhere(folder, &|options| options.verify_clients = true)
     }
 
-    fn start_somewhere(folder: &Path, verify_clients: bool) -> anyhow::Result<Self> {
+    /// Like [`start`](Self::start), and its monitoring answers on the loopback port next to its own.
+    pub fn start_monitored(folder: &Path) -> anyhow::Result<Self> {
+        Self::start_somewhere(folder, &|options| options.monitor_port = options.listen.port().checked_add(1))
+    }
+
+    fn start_somewhere(folder: &Path, change: &dyn Fn(&mut server_config::Options)) -> anyhow::Result<Self> {
         let mut last = None;
         // A port that was free a moment ago may be taken by somebody else.
         for _ in 0..5 {
             let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-            match Self::start_with(folder, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), verify_clients) {
+            match Self::start_with(folder, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), change) {
                 Ok(server) => return Ok(server),
                 Err(error) => last = Some(error),
             }
@@ -142,17 +147,22 @@ impl NatsServer {
 
     /// Starts one at a given address.
     pub fn start_at(folder: &Path, listen: SocketAddr) -> anyhow::Result<Self> {
-        Self::start_with(folder, listen, false)
+        Self::start_with(folder, listen, &|_| {})
     }
 
-    fn start_with(folder: &Path, listen: SocketAddr, verify_clients: bool) -> anyhow::Result<Self> {
-        let options = server_config::Options {
+    fn start_with(
+        folder: &Path,
+        listen: SocketAddr,
+        change: &dyn Fn(&mut server_config::Options),
+    ) -> anyhow::Result<Self> {
+        let mut options = server_config::Options {
             listen,
             names: Vec::new(),
             monitor_port: None,
             store_folder: folder.join("jetstream"),
-            verify_clients,
+            verify_clients: false,
         };
+        change(&mut options);
         let setup = server_config::generate(folder, &options)?;
         let mut server = Self { binary: find_or_install()?, setup, listen, child: None };
         server.start_again()?;
@@ -212,6 +222,11 @@ impl NatsServer {
     /// Where clients connect.
     pub fn url(&self) -> String {
         format!("tls://{}", self.listen)
+    }
+
+    /// Where clients connect.
+    pub fn listen(&self) -> SocketAddr {
+        self.listen
     }
 
     /// Key files, CA and configuration.

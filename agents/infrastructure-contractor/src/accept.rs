@@ -44,8 +44,13 @@ fn provision(sections: &Sections, request: &ProvisionCluster, store: &Reader) ->
 
 fn scale(request: &ScaleRequest, family: Family, store: &Reader) -> Verdict {
     let cluster = meant(store, &request.cluster_name, request.cluster_uid)?;
-    if cluster.state == ClusterState::Leaving {
-        return Err(vec![violation("/cluster_name", "state", "a cluster that stays", "one that is being taken away")]);
+    let unfit = match cluster.state {
+        ClusterState::Provisioning | ClusterState::Active => None,
+        ClusterState::Failed => Some("one whose making failed"),
+        ClusterState::Leaving => Some("one that is being taken away"),
+    };
+    if let Some(got) = unfit {
+        return Err(vec![violation("/cluster_name", "state", "a cluster that stays", got)]);
     }
     match cluster.pools.get(&request.pool) {
         Some(pool) if pool.spec.role == Role::ControlPlane => {

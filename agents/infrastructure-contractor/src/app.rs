@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use contractor::{
     action::Actions,
-    agent::{Agent, Answering, Message, Query, Sense},
+    agent::{Agent, Answering, Left, Message, Query, Sense},
     cli::{Daemon, Finding},
     config::Config,
 };
@@ -12,9 +12,9 @@ use engine::plan::Plan;
 use messages::{schema::Violation, subject::Party};
 use proxmox::targets::AllowedTargets;
 use serde_json::Value;
-use store::{Reader, Store};
+use store::{InventoryChange, Reader, Store};
 
-use crate::{Deps, accept, actions, check, config::Sections, deps, foresight, playbooks, queries};
+use crate::{Deps, accept, actions, check, config::Sections, deps, foresight, inventory, playbooks, queries};
 
 /// What `main` names.
 pub struct App;
@@ -65,6 +65,10 @@ impl Agent for Infrastructure {
 
     fn queries(&self) -> Vec<Query> {
         queries::all(&self.deps)
+    }
+
+    fn left(&self, what: Left<'_>, store: &Reader) -> Vec<InventoryChange> {
+        inventory::left(what, store)
     }
 
     fn handed_over(&self, plan: &Plan) -> Option<(Party, String, Value)> {

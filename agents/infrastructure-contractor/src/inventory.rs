@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use contractor::agent::Left;
 use jiff::Timestamp;
 use messages::{
     handoff::ClusterStatus,
@@ -11,7 +12,10 @@ use messages::{
 use proxmox::config::Mac;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use store::{InventoryChange, Reader};
 use uuid::Uuid;
+
+use crate::reservation;
 
 /// Key of a cluster.
 pub fn cluster_key(name: &ClusterName) -> String {
@@ -46,6 +50,19 @@ pub fn quarantined_address_key(address: IpAddr) -> String {
 /// Key of an image's checksum, hashed once or given.
 pub fn checksum_key(image: &Image) -> String {
     format!("image/{}/{}", image.schematic, image.talos_version)
+}
+
+/// What the inventory says of a cluster whose making failed and was kept: not that it is still being made.
+pub fn left(what: Left<'_>, store: &Reader) -> Vec<InventoryChange> {
+    let Left::ByFlow(flow) = what else { return Vec::new() };
+    let Some(name) = flow.cluster.as_deref().and_then(|name| name.parse::<ClusterName>().ok()) else {
+        return Vec::new();
+    };
+    let key = cluster_key(&name);
+    let known = store.get::<Cluster>(&key).ok().flatten().map(|found| found.value);
+    let unfinished = known.filter(|it| it.flow == flow.flow && it.state == ClusterState::Provisioning);
+    let failed = unfinished.map(|it| Cluster { state: ClusterState::Failed, ..it });
+    failed.map(|it| InventoryChange::put(key, reservation::json(&it))).into_iter().collect()
 }
 
 /// `cluster/<name>`: a cluster that has machines or is getting or losing them.
@@ -86,6 +103,8 @@ pub enum ClusterState {
     Provisioning,
     /// It is healthy, monitored and protected.
     Active,
+    /// Its making failed, and what there is of it was kept.
+    Failed,
     /// It is being taken away.
     Leaving,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use contractor::agent::{Asked, Query};
 use messages::{
-    query::{Listing, Refusal, RefusalKind},
+    query::{Listing, PoolView, Refusal, RefusalKind},
     request::Role,
 };
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ use crate::{
 /// All of them.
 pub fn all(deps: &Deps) -> Vec<Query> {
     let deps = || deps.clone();
-    let (list, show, status, vms, quarantine, lift) = (deps(), deps(), deps(), deps(), deps(), deps());
+    let (list, show, status, pools, vms, quarantine, lift) = (deps(), deps(), deps(), deps(), deps(), deps(), deps());
     vec![
         Query::read("clusters.list", move |_| ready(clusters(&list))),
         Query::read("clusters.show", move |asked| ready(cluster(&show, &asked))),
@@ -26,6 +26,7 @@ pub fn all(deps: &Deps) -> Vec<Query> {
             let deps = status.clone();
             async move { cluster_status(&deps, &asked).await }
         }),
+        Query::read("pools.list", move |asked| ready(pools_of(&pools, &asked))),
         Query::read("vms.list", move |asked| ready(machines(&vms, &asked))),
         Query::read("quarantine.list", move |_| ready(quarantined(&quarantine))),
         Query::command("quarantine.lift", move |asked| {
@@ -109,6 +110,23 @@ async fn cluster_status(deps: &Deps, asked: &Asked) -> Answer {
         "vms": rows,
         "remark": remark,
     }))
+}
+
+/// What a `scale_request` counts from.
+fn pools_of(deps: &Deps, asked: &Asked) -> Answer {
+    let (cluster, machines) = find(deps, asked)?;
+    let rows = cluster.pools.into_iter().map(|(name, pool)| {
+        let present = machines.iter().filter(|vm| vm.machine.pool == name).count();
+        let view = PoolView {
+            role: pool.spec.role,
+            count: pool.spec.count,
+            machines: u32::try_from(present).unwrap_or(u32::MAX),
+            generation: pool.generation,
+            pool: name,
+        };
+        fields(crate::reservation::json(&view))
+    });
+    listing(rows.collect())
 }
 
 fn machines(deps: &Deps, asked: &Asked) -> Answer {

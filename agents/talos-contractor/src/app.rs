@@ -4,26 +4,20 @@ use std::{net::IpAddr, sync::Arc};
 
 use contractor::{
     action::Actions,
-    agent::{Agent, Answering, Message, Query, Sense, Workplace},
+    agent::{Agent, Answering, Background, Left, Message, Query, Sense},
     cli::{Daemon, Finding},
     config::{Common, Config},
+    counterpart::Counterpart,
+    triggers::by_condition,
 };
-use engine::library::{Library, World};
 use ipnet::IpNet;
 use messages::{schema::Violation, subject::Party};
-use store::{Reader, Store};
+use store::{InventoryChange, Reader, Store};
 use talos::api::AllowedTargets;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
-    actions::actions,
-    background::{self, By, firings},
-    playbooks::playbooks,
-    pressure::Pressure,
-    queries::queries,
-    reach::Deps,
-    sense,
-    settings::Sections,
+    actions::actions, background, inventory, playbooks::playbooks, pressure::Pressure, queries::queries, reach::Deps,
+    sense, settings::Sections,
 };
 
 /// The daemon, as its `main` names it.
@@ -94,36 +88,24 @@ impl Agent for Talos {
         queries(&self.deps, &self.store)
     }
 
-    fn background(&self, at: Workplace, stop: CancellationToken) -> Vec<(&'static str, Answering<'static, ()>)> {
+    fn left(&self, what: Left<'_>, store: &Reader) -> Vec<InventoryChange> {
+        inventory::left(what, store)
+    }
+
+    fn conditions(&self) -> &'static [&'static str] {
+        background::CONDITIONS
+    }
+
+    fn background(&self, place: Background) -> Vec<(&'static str, Answering<'static, ()>)> {
+        let Background { at, playbooks, bus, stop } = place;
         let keys = background::keep_keys(at.clone(), self.deps.settings().service_account_keys, stop.clone());
         let mut work: Vec<(&'static str, Answering<'static, ()>)> = vec![("key pool", Box::pin(keys))];
-        for firing in self.firings() {
-            let (at, stop) = (at.clone(), stop.clone());
-            work.push(match firing.by {
-                By::Schedule(cron) => {
-                    ("schedule", Box::pin(background::follow_schedule(at, firing.playbook, cron, stop)))
-                }
-                By::Pressure { hold, cool_down } => {
-                    let pressure = Pressure::new(firing.playbook, hold, cool_down);
-                    ("pressure", Box::pin(background::follow_pressure(at, self.deps.clone(), pressure, stop)))
-                }
-            });
+        for (playbook, hold, cool_down) in by_condition(&playbooks, background::UNSCHEDULABLE_PODS) {
+            let infrastructure = Counterpart::new(bus.clone(), Party::Infrastructure);
+            let pressure = Pressure::new(playbook, hold, cool_down, infrastructure);
+            let follow = background::follow_pressure(at.clone(), self.deps.clone(), pressure, stop.clone());
+            work.push(("pressure", Box::pin(follow)));
         }
         work
-    }
-}
-
-impl Talos {
-    /// What the shipped playbooks start by besides messages.
-    fn firings(&self) -> Vec<background::Firing> {
-        let actions = self.actions();
-        let world = World { catalog: &actions, messages: &contractor::runtime::message_schema };
-        match Library::load(&playbooks(), &world) {
-            Ok(library) => firings(library.iter().map(|definition| &definition.playbook)),
-            Err(problems) => {
-                tracing::error!(%problems, "the shipped playbooks do not load");
-                Vec::new()
-            }
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use contractor::agent::Left;
 use jiff::Timestamp;
 use messages::{
     handoff::NetworkFacts,
@@ -201,6 +202,19 @@ pub fn nodes(store: &Reader, cluster: &ClusterName) -> Result<Vec<Versioned<Node
 pub fn clusters(store: &Reader) -> Result<Vec<Versioned<Cluster>>, ReadError> {
     let entries = store.scan("cluster/")?;
     Ok(entries.into_iter().map(|entry| Versioned { revision: entry.revision, value: entry.value }).collect())
+}
+
+/// What the inventory says of a cluster whose making failed and was kept: not that it is still being made.
+pub fn left(what: Left<'_>, store: &Reader) -> Vec<InventoryChange> {
+    let Left::ByRun(run) = what else { return Vec::new() };
+    let made_by_it = run.input.get("handoff_type") == Some(&"vm_provisioned".into())
+        && run.input.get("purpose").is_none_or(|purpose| purpose == "create");
+    let name = run.subject.as_deref().and_then(|name| name.parse::<ClusterName>().ok());
+    let Some(name) = name.filter(|_| made_by_it) else { return Vec::new() };
+    let known = cluster(store, &name).ok().flatten().map(|found| found.value);
+    let unfinished = known.filter(|it| it.state == ClusterState::Bootstrapping);
+    let failed = unfinished.map(|it| Cluster { state: ClusterState::Failed, ..it });
+    failed.map(|it| InventoryChange::put(cluster_key(&name), json(&it))).into_iter().collect()
 }
 
 /// Writes a cluster over the revision that was read.

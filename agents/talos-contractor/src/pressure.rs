@@ -5,36 +5,61 @@ use std::{
     time::Duration,
 };
 
-use contractor::{action::StepError, agent::Workplace};
+use contractor::{
+    action::StepError,
+    agent::Workplace,
+    counterpart::Counterpart,
+    triggers::{Cause, fire},
+};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, api::ListParams};
-use messages::name::ClusterName;
+use messages::{name::ClusterName, query::PoolView};
 use serde_json::json;
 use store::{Commit, InventoryChange, Reader};
 
 use crate::{
-    background::{Cause, UNSCHEDULABLE_PODS, fire},
+    background::UNSCHEDULABLE_PODS,
     failure::{asked, chain, read},
     inventory::{self, ClusterState, Fired},
     kubernetes,
     reach::Deps,
 };
 
+/// Who knows the pools of a cluster, with their generations: infrastructure-contractor.
+pub trait Pools: Send + Sync {
+    /// All pools of a cluster.
+    ///
+    /// # Errors
+    /// One sentence that says why they are not known.
+    fn of(&self, cluster: &ClusterName) -> impl Future<Output = Result<Vec<PoolView>, String>> + Send;
+}
+
+impl Pools for Counterpart {
+    async fn of(&self, cluster: &ClusterName) -> Result<Vec<PoolView>, String> {
+        let told = self.ask("pools.list", &json!({ "cluster": cluster })).await.map_err(|error| error.to_string())?;
+        let rows = told.get("rows").cloned().unwrap_or_default();
+        serde_json::from_value(rows).map_err(|error| format!("the pools have another shape: {error}"))
+    }
+}
+
 /// What a playbook that starts by pressure knows between two looks.
-pub struct Pressure {
+pub struct Pressure<P> {
     playbook: String,
+    /// Asked when it is about to fire: a count is meant for the generation that it was computed from.
+    pools: P,
     hold: SignedDuration,
     cool_down: SignedDuration,
     /// Since when each cluster has been under pressure without a break. A restart begins to count anew.
     since: BTreeMap<ClusterName, Timestamp>,
 }
 
-impl Pressure {
+impl<P: Pools> Pressure<P> {
     /// Starts `playbook` when pods have found no room for `hold`, and not again before `cool_down` is over.
-    pub fn new(playbook: impl Into<String>, hold: Duration, cool_down: Duration) -> Self {
+    pub fn new(playbook: impl Into<String>, hold: Duration, cool_down: Duration, pools: P) -> Self {
         let signed = |duration| SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
-        Self { playbook: playbook.into(), hold: signed(hold), cool_down: signed(cool_down), since: BTreeMap::new() }
+        let (hold, cool_down) = (signed(hold), signed(cool_down));
+        Self { playbook: playbook.into(), pools, hold, cool_down, since: BTreeMap::new() }
     }
 
     /// Looks once at every cluster that stands. When it last fired for which is kept in the store, together with the run.
@@ -55,13 +80,20 @@ impl Pressure {
             if !self.is_due(begin, fired, now) {
                 continue;
             }
+            let pools = match self.pools.of(&cluster).await {
+                Ok(pools) => pools,
+                Err(reason) => {
+                    tracing::warn!(%cluster, reason, "pods wait for room, but what their pools hold is not known");
+                    continue;
+                }
+            };
             let row = InventoryChange::put(key, inventory::json(&Fired { at: now }));
             let with = Commit { inventory: vec![row], ..Commit::default() };
             let cause = Cause {
                 playbook: &self.playbook,
                 name: format!("{UNSCHEDULABLE_PODS}/{cluster}/{begin}"),
                 cluster: Some(&cluster),
-                input: json!({ "cluster_name": cluster }),
+                input: json!({ "cluster_name": cluster, "pools": pools }),
                 with,
             };
             if fire(at, cause).await {
@@ -113,9 +145,17 @@ async fn clusters_under_pressure(deps: &Deps, store: &Reader) -> Result<Vec<(Clu
 mod tests {
     use super::*;
 
+    struct Nobody;
+
+    impl Pools for Nobody {
+        async fn of(&self, _: &ClusterName) -> Result<Vec<PoolView>, String> {
+            Err("nobody is asked".to_owned())
+        }
+    }
+
     #[test]
     fn it_is_due_after_the_hold_and_after_the_rest() {
-        let pressure = Pressure::new("p", Duration::from_secs(60), Duration::from_secs(600));
+        let pressure = Pressure::new("p", Duration::from_secs(60), Duration::from_secs(600), Nobody);
         let at = |second: i64| Timestamp::from_second(1_000_000 + second).unwrap();
         assert!(!pressure.is_due(at(0), None, at(59)));
         assert!(pressure.is_due(at(0), None, at(60)));

@@ -12,7 +12,7 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::{connect::Bus, link::Link, publish::headers_of};
+use crate::{connect::Bus, link::Link, publish::headers_of, tail::timestamp};
 
 /// Messages that wait here at most; more would be redelivered while they wait (reliability.md 3).
 const BATCH: usize = 8;
@@ -29,11 +29,17 @@ pub struct Deliveries {
     bus: Bus,
     stream: String,
     durable: String,
-    pull: Option<pull::Stream>,
+    pull: Option<Pull>,
     link: watch::Receiver<Link>,
     delay: Duration,
     /// Told why nothing comes, while the consumer cannot be used.
     trouble: Option<watch::Sender<Option<String>>>,
+}
+
+/// An open pull, with when its stream was made.
+struct Pull {
+    messages: pull::Stream,
+    stream_created: Timestamp,
 }
 
 /// Why a consumer cannot be used.
@@ -64,6 +70,8 @@ pub struct Delivery {
     pub body: Bytes,
     /// The stream.
     pub stream: String,
+    /// When the stream was made. A stream that was deleted and made again counts from 1 again.
+    pub stream_created: Timestamp,
     /// Its place in the stream.
     pub sequence: u64,
     /// When the stream took it.
@@ -100,6 +108,15 @@ impl Bus {
         deliveries.pull = Some(deliveries.open().await?);
         Ok(deliveries)
     }
+
+    /// When a stream was made.
+    ///
+    /// # Errors
+    /// What the server said instead, in one line.
+    pub async fn created(&self, stream: &str) -> Result<Timestamp, String> {
+        let found = self.ask(stream, self.jetstream.get_stream(stream)).await.map_err(|error| error.to_string())?;
+        timestamp(found.cached_info().created).ok_or_else(|| "the stream's time of creation is out of range".to_owned())
+    }
 }
 
 impl Deliveries {
@@ -129,10 +146,10 @@ impl Deliveries {
             }
             let Some(pull) = self.pull.as_mut() else { continue };
             // The client itself pulls again after a lost connection.
-            match pull.next().await {
+            match pull.messages.next().await {
                 Some(Ok(message)) => {
                     self.delay = FIRST_DELAY;
-                    match delivery(&self.bus, message) {
+                    match delivery(&self.bus, message, pull.stream_created) {
                         Some(delivery) => return delivery,
                         None => tracing::warn!(stream = self.stream, "a message without stream data was skipped"),
                     }
@@ -162,14 +179,16 @@ impl Deliveries {
         }
     }
 
-    async fn open(&self) -> Result<pull::Stream, ConsumeError> {
+    async fn open(&self) -> Result<Pull, ConsumeError> {
         let failed =
             |reason: String| ConsumeError { stream: self.stream.clone(), durable: self.durable.clone(), reason };
+        let stream_created = self.bus.created(&self.stream).await.map_err(failed)?;
         let found: Result<PullConsumer, _> =
             self.bus.ask(&self.stream, self.bus.jetstream.get_consumer_from_stream(&self.durable, &self.stream)).await;
         let consumer = found.map_err(|error| failed(error.to_string()))?;
         let pull = consumer.stream().max_messages_per_batch(BATCH).expires(EXPIRES).heartbeat(HEARTBEAT);
-        pull.messages().await.map_err(|error| failed(error.to_string()))
+        let messages = pull.messages().await.map_err(|error| failed(error.to_string()))?;
+        Ok(Pull { messages, stream_created })
     }
 
     async fn pause(&mut self) {
@@ -214,11 +233,11 @@ impl Delivery {
     }
 }
 
-fn delivery(bus: &Bus, message: async_nats::jetstream::Message) -> Option<Delivery> {
+fn delivery(bus: &Bus, message: async_nats::jetstream::Message, stream_created: Timestamp) -> Option<Delivery> {
     let info = message.info().ok()?;
     let (stream, sequence) = (info.stream.to_owned(), info.stream_sequence);
     let attempt = u64::try_from(info.delivered).unwrap_or(1).max(1);
-    let published = Timestamp::from_nanosecond(info.published.unix_timestamp_nanos()).ok()?;
+    let published = timestamp(info.published)?;
     // Splitting takes the reply subject out of the message.
     let reply = message.reply.clone()?;
     let (message, acker) = message.split();
@@ -227,6 +246,7 @@ fn delivery(bus: &Bus, message: async_nats::jetstream::Message) -> Option<Delive
         headers: headers_of(message.headers.as_ref()),
         body: message.payload,
         stream,
+        stream_created,
         sequence,
         published,
         attempt,

@@ -140,7 +140,7 @@ impl Tail {
     }
 }
 
-fn timestamp(time: async_nats::datetime::DateTime) -> Option<Timestamp> {
+pub(crate) fn timestamp(time: async_nats::datetime::DateTime) -> Option<Timestamp> {
     Timestamp::from_nanosecond(time.unix_timestamp_nanos()).ok()
 }
 

@@ -2,6 +2,8 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
+use bus::Bus;
+use engine::{event::Opened, library::Library};
 use messages::{
     catalogue::Family,
     envelope::Envelope,
@@ -10,10 +12,10 @@ use messages::{
     subject::{Party, Subject},
 };
 use serde_json::Value;
-use store::{Reader, Store};
+use store::{InventoryChange, Reader, Store};
 use tokio_util::sync::CancellationToken;
 
-use crate::{action::Actions, driver::Driver, herald::Herald};
+use crate::{action::Actions, driver::Driver, flows::FlowRecord, herald::Herald};
 
 /// A future that an agent hands out.
 pub type Answering<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -35,8 +37,19 @@ pub trait Agent: Send + Sync + 'static {
     /// What it answers about its inventory, beside the queries that every contractor answers.
     fn queries(&self) -> Vec<Query>;
 
-    /// What it does besides answering messages: schedules, conditions. Each runs until `stop`.
-    fn background(&self, _at: Workplace, _stop: CancellationToken) -> Vec<(&'static str, Answering<'static, ()>)> {
+    /// The conditions that its background work watches, for playbooks to start by.
+    fn conditions(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// What it does besides answering messages and following schedules. Each runs until `stop`.
+    fn background(&self, _place: Background) -> Vec<(&'static str, Answering<'static, ()>)> {
+        Vec::new()
+    }
+
+    /// What the inventory says of what a flow or run made that failed, where nothing is taken back. Changes without
+    /// preconditions.
+    fn left(&self, _what: Left<'_>, _store: &Reader) -> Vec<InventoryChange> {
         Vec::new()
     }
 
@@ -54,7 +67,29 @@ pub struct Sense {
     pub needs_consent: bool,
 }
 
-/// What background work of an agent may use.
+/// Who failed and left what was made as it is: by the failure policy `keep`, or because it was cancelled.
+#[derive(Clone, Copy, Debug)]
+pub enum Left<'a> {
+    /// A flow that this contractor keeps.
+    ByFlow(&'a FlowRecord),
+    /// A run.
+    ByRun(&'a Opened),
+}
+
+/// What background work is given.
+#[derive(Clone)]
+pub struct Background {
+    /// Where it works.
+    pub at: Workplace,
+    /// The playbooks that are loaded.
+    pub playbooks: Library,
+    /// To ask the other contractor.
+    pub bus: Bus,
+    /// When it ends.
+    pub stop: CancellationToken,
+}
+
+/// What work of an agent may use beside its actions.
 #[derive(Clone)]
 pub struct Workplace {
     /// Everything the contractor remembers.

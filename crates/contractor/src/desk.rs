@@ -194,7 +194,7 @@ impl Desk {
         let kept = kept.map(|playbook| (format!("loaded {}", playbook.name.value), playbook.text.clone()));
         let texts: Vec<(String, String)> = kept.chain(files.clone()).collect();
         let actions = self.agent.actions();
-        let world = World { catalog: &actions, messages: &message_schema };
+        let world = World { catalog: &actions, messages: &message_schema, conditions: self.agent.conditions() };
         let problems = Library::load(&texts, &world).err().map_or_else(Vec::new, |problems| problems.0);
         let ours = problems.iter().map(ToString::to_string).filter(|text| files.keys().any(|name| text.contains(name)));
         Ok(json!({ "problems": ours.collect::<Vec<_>>() }))
@@ -245,6 +245,7 @@ impl Desk {
             headers: call.headers.clone(),
             body: call.body.clone(),
             stream: String::new(),
+            stream_created: Timestamp::UNIX_EPOCH,
             sequence: 0,
             published: Timestamp::now(),
             judged_at: Timestamp::now(),

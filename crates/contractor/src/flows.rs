@@ -1,6 +1,6 @@
 //! Flows: what somebody asked for, over all runs with its correlation id. The contractor that took the request keeps them.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use engine::event::Failure;
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    agent::Workplace,
+    agent::{Agent, Left, Workplace},
     cancel,
     driver::CommandError,
     herald::{Context, Herald},
@@ -147,6 +147,8 @@ pub fn pending_key(flow: Uuid) -> String {
 pub struct Keeper {
     /// Store, driver and herald.
     pub at: Workplace,
+    /// Whose flows.
+    pub agent: Arc<dyn Agent>,
     /// What is forgotten when.
     pub retention: Retention,
     /// Runs without a flow record are archived this long after they ended.
@@ -266,8 +268,12 @@ impl Keeper {
             State::Failed | State::Open => "flow_failed",
         };
         let event = record.event(&self.at.herald, name, None).map_err(|failure| failure.message)?;
+        let mut inventory = vec![InventoryChange::update(key(flow), found.revision, record.to_value())];
+        if state != State::Succeeded {
+            inventory.extend(self.agent.left(Left::ByFlow(&record), &reader));
+        }
         let commit = Commit {
-            inventory: vec![InventoryChange::update(key(flow), found.revision, record.to_value())],
+            inventory,
             outgoing: vec![event],
             archive: runs.iter().filter(|run| !run.archived).map(|run| run.run).collect(),
             ..Commit::default()

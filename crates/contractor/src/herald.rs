@@ -208,6 +208,9 @@ fn told(event: &Event, after: &Report) -> Option<(&'static str, RunEvent)> {
             let name = if retry_at.is_some() { "step_retrying" } else { "step_failed" };
             Some((name, failed_event(after, step, *attempt, error, *retry_at)))
         }
+        Event::UndoStarted { step, attempt, .. } => {
+            Some(("step_undo_started", RunEvent { attempt: Some(*attempt), ..step_event(after, step) }))
+        }
         Event::UndoSucceeded { step, .. } => Some(("step_undone", step_event(after, step))),
         Event::UndoFailed { step, attempt, error, retry_at, .. } => {
             Some(("step_undo_failed", failed_event(after, step, *attempt, error, *retry_at)))
@@ -223,11 +226,9 @@ fn told(event: &Event, after: &Report) -> Option<(&'static str, RunEvent)> {
             Outcome::Kept => "run_kept",
             Outcome::Cancelled => "run_cancelled",
         }),
-        Event::Expanded { .. }
-        | Event::Checkpointed { .. }
-        | Event::UndoStarted { .. }
-        | Event::CancelRequested { .. }
-        | Event::UndoRequested { .. } => None,
+        Event::CancelRequested { by, .. } => Some(("run_cancelling", asked_event(after, by))),
+        Event::UndoRequested { by, .. } => Some(("run_undoing", asked_event(after, by))),
+        Event::Expanded { .. } | Event::Checkpointed { .. } => None,
     }
 }
 
@@ -241,6 +242,11 @@ fn turned(before: Option<&Report>, after: &Report) -> Option<(&'static str, RunE
         _ => return None,
     };
     changed.then(|| (name, run_event(after)))
+}
+
+/// What somebody asked of a run; `by` is a source or the id of a message.
+fn asked_event(report: &Report, by: &str) -> RunEvent {
+    RunEvent { reason: Some(format!("asked by {by}")), ..run_event(report) }
 }
 
 fn run_event(report: &Report) -> RunEvent {

@@ -61,6 +61,7 @@ impl Receiver {
             headers: delivery.headers.clone(),
             body: delivery.body.clone(),
             stream: delivery.stream.clone(),
+            stream_created: delivery.stream_created,
             sequence: delivery.sequence,
             published: delivery.published,
             judged_at: Timestamp::now(),

@@ -1,18 +1,19 @@
 //! Plans over both contractors: what a message would do here, and what the other one would do with what it is handed.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bus::Bus;
 use engine::{
     hash,
     plan::{Change, Plan},
 };
-use messages::query::{Answer, PlanStep, PlanView, PlannedChange, Refusal, RefusalKind};
+use messages::query::{PlanStep, PlanView, PlannedChange, Refusal, RefusalKind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
     agent::Agent,
+    counterpart::{Counterpart, Unanswered},
     driver::{Driver, PlanError},
     intake::chain,
 };
@@ -44,19 +45,13 @@ impl Planner {
             return Ok(view);
         };
         let question = json!({ "family": "handoff", "type": kind, "body": body, "flow": flow });
-        let subject = format!("cortex.query.{to}.plan");
-        let bytes = question.to_string().into_bytes().into();
-        let asked = self.bus.request(&subject, &Default::default(), bytes, Duration::from_secs(20)).await;
-        let told = asked
-            .map_err(|error| error.to_string())
-            .and_then(|reply| serde_json::from_slice::<Answer>(&reply.body).map_err(|error| error.to_string()));
-        match told {
-            Ok(Answer::Ok(value)) => match serde_json::from_value::<PlanView>(value) {
+        match Counterpart::new(self.bus.clone(), to).ask("plan", &question).await {
+            Ok(value) => match serde_json::from_value::<PlanView>(value) {
                 Ok(then) => view.then.push(then),
                 Err(error) => view.remarks.push(format!("{to}-contractor's part has another shape: {error}")),
             },
-            Ok(Answer::Error(refusal)) => return Err(refusal),
-            Err(reason) => view.remarks.push(format!("{to}-contractor's part is not known: {reason}")),
+            Err(Unanswered::Refused(refusal)) => return Err(refusal),
+            Err(silent @ Unanswered::Silent { .. }) => view.remarks.push(silent.to_string()),
         }
         view.needs_approval |= view.then.iter().any(|then| then.needs_approval);
         let parts: Vec<&str> = view.then.iter().map(|then| then.plan_hash.as_str()).collect();

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    agent::{Agent, Workplace},
+    agent::{Agent, Background, Workplace},
     audit,
     cli::Finding,
     config::Common,
@@ -31,12 +31,13 @@ use crate::{
     driver::{Driver, Parts, SystemClock, plan_only},
     flows::Keeper,
     herald::{Context, Herald},
+    hooks::AgentHooks,
     http::{self, Health},
     inbound::Receiver,
     intake::{Gate, Intake, chain},
     outbound::Publisher,
     planner::Planner,
-    telemetry,
+    telemetry, triggers,
     trust::Trust,
 };
 
@@ -68,11 +69,12 @@ pub async fn run(agent: Arc<dyn Agent>, common: &Common, store: Store, stop: Can
         actions: agent.actions(),
         playbooks: library.clone(),
         clock: Arc::new(SystemClock),
-        hooks: Arc::new(herald.clone()),
+        hooks: Arc::new(AgentHooks { herald: herald.clone(), agent: Arc::clone(&agent), store: store.reader() }),
     })
     .await
     .map_err(|error| chain(&error))?;
 
+    let playbooks = library.clone();
     let intake = Arc::new(Intake {
         agent: Arc::clone(&agent),
         gate: Gate { party: agent.party(), trust: trust(common) },
@@ -86,6 +88,7 @@ pub async fn run(agent: Arc<dyn Agent>, common: &Common, store: Store, stop: Can
     let place = Workplace { store: store.clone(), herald: herald.clone(), driver: driver.clone() };
     let keeper = Keeper {
         at: place.clone(),
+        agent: Arc::clone(&agent),
         retention: common.store.retention(),
         archive_after: common.store.archive_after.to_std(),
     };
@@ -103,7 +106,10 @@ pub async fn run(agent: Arc<dyn Agent>, common: &Common, store: Store, stop: Can
     troubles.extend(spawn_receivers(&mut tasks, &bus, &intake));
     tasks.spawn("audit", audit::tell_heads(store.clone(), herald.clone(), agent.party(), stop.clone()));
     tasks.spawn("flow keeper", keeper.run(flows, stop.clone()));
-    for (name, work) in agent.background(place, stop.clone()) {
+    for (playbook, schedule) in triggers::by_schedule(&playbooks) {
+        tasks.spawn("schedule", triggers::follow_schedule(place.clone(), playbook, schedule, stop.clone()));
+    }
+    for (name, work) in agent.background(Background { at: place, playbooks, bus: bus.clone(), stop: stop.clone() }) {
         tasks.spawn(name, work);
     }
     let stopping = stop.clone();
@@ -181,7 +187,7 @@ pub fn load_playbooks(agent: &dyn Agent, common: &Common) -> Result<Library, Str
     }
     let files: Vec<(String, String)> = files.into_iter().collect();
     let actions = agent.actions();
-    let world = World { catalog: &actions, messages: &message_schema };
+    let world = World { catalog: &actions, messages: &message_schema, conditions: agent.conditions() };
     Library::load(&files, &world).map_err(|problems| problems.to_string())
 }
 

@@ -1,6 +1,6 @@
 //! What queries show of runs, flows and playbooks.
 
-use engine::{library::Definition, report::Report};
+use engine::{library::Definition, playbook::schedule::Schedule, report::Report};
 use messages::query::{FlowView, PlaybookView, RunView, StepView};
 use serde::Serialize;
 use serde_json::Value;
@@ -88,12 +88,12 @@ pub fn playbook(definition: &Definition, contractor: &str, with_text: bool) -> P
     let playbook = &definition.playbook;
     let trigger = playbook.trigger.as_ref().and_then(|trigger| {
         let named = [
-            ("request", &trigger.request),
-            ("handoff", &trigger.handoff),
-            ("event", &trigger.event),
-            ("cron", &trigger.cron),
+            ("request", trigger.request.as_deref()),
+            ("handoff", trigger.handoff.as_deref()),
+            ("cron", trigger.cron.as_ref().map(Schedule::as_str)),
+            ("condition", trigger.condition.as_deref()),
         ];
-        named.into_iter().find_map(|(kind, name)| name.as_ref().map(|name| format!("{kind} {name}")))
+        named.into_iter().find_map(|(kind, name)| name.map(|name| format!("{kind} {name}")))
     });
     PlaybookView {
         playbook: playbook.name.value.clone(),

@@ -40,6 +40,8 @@ pub struct World<'w> {
     pub catalog: &'w dyn Catalog,
     /// JSON Schema of a message's body; none when there is no such type.
     pub messages: &'w dyn Fn(MessageKind, &str) -> Option<Value>,
+    /// The conditions that the contractor watches.
+    pub conditions: &'w [&'w str],
 }
 
 impl Library {
@@ -91,7 +93,7 @@ impl Definition {
             playbooks.push(Playbook::parse(name, text)?);
         }
         let root = playbooks.first().map(|playbook| playbook.name.value.clone());
-        let world = World { catalog, messages: &|_, _| Some(Value::Bool(true)) };
+        let world = World { catalog, messages: &|_, _| Some(Value::Bool(true)), conditions: &[] };
         let mut linked = link::link(playbooks, &world, &mut problems);
         root.and_then(|root| linked.remove(&root)).ok_or(Problems(problems))
     }
@@ -237,7 +239,11 @@ mod tests {
         let message = json!({"type": "object", "properties": {"cluster": {}, "nodes": {"type": "array",
             "items": {"type": "object", "properties": {"host": {}}}}}, "required": ["cluster"],
             "additionalProperties": false});
-        let world = World { catalog: &actions(), messages: &|_, name| (name == "wanted").then(|| message.clone()) };
+        let world = World {
+            catalog: &actions(),
+            messages: &|_, name| (name == "wanted").then(|| message.clone()),
+            conditions: &["hot"],
+        };
         Library::load(&files, &world).map_err(|problems| problems.to_string())
     }
 
@@ -323,6 +329,9 @@ output: { id: \"${steps.look.id}\" }
                 "15:9: step `look` needs itself, directly or through others",
             ),
             ("call: inner", "action: vm.destroy", "15:9: step `look` cannot be taken back: name the `commit_point`"),
+            ("request: wanted", "condition: hott", "4:10: nobody watches a condition `hott`; did you mean `hot`?"),
+            ("request: wanted", "cron: \"0 0 30 2 *\"", "4:18: no day fits this schedule"),
+            ("request: wanted", "event: wanted", "4:12: unknown field `event`, expected one of"),
             ("size(nodes) > 0", "size(nodes >", "4:35: `size(nodes >` is not an expression"),
             (
                 "cluster: \"${steps",

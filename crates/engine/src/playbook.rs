@@ -2,6 +2,7 @@
 
 mod on_failure;
 mod read;
+pub mod schedule;
 
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::schedule::Schedule;
 pub use self::{on_failure::OnFailure, read::schema};
 use crate::{
     event::LockMode,
@@ -73,10 +75,8 @@ pub struct Trigger {
     pub request: Option<String>,
     /// A handoff of this type.
     pub handoff: Option<String>,
-    /// An event of this type.
-    pub event: Option<String>,
-    /// A schedule, five cron fields, UTC.
-    pub cron: Option<String>,
+    /// A schedule.
+    pub cron: Option<Schedule>,
     /// A condition that the contractor watches, by name.
     pub condition: Option<String>,
     /// How long the condition must hold.

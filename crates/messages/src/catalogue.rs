@@ -295,6 +295,8 @@ pub const RUN_EVENTS: &[(&str, &str)] = &[
     ("run_cancelled", "A run was cancelled."),
     ("run_paused", "A run failed and waits for an operator."),
     ("run_stuck", "An undo failed for good; an operator must look."),
+    ("run_cancelling", "Somebody asked to stop a run; its failure policy follows."),
+    ("run_undoing", "Somebody asked to take a run back, perhaps after it succeeded."),
     ("run_resumed", "An operator resumed a run."),
     ("step_started", "An attempt at a step began."),
     ("step_succeeded", "A step succeeded."),
@@ -302,6 +304,7 @@ pub const RUN_EVENTS: &[(&str, &str)] = &[
     ("step_retrying", "An attempt failed; another follows."),
     ("step_waiting", "A step waits for the world."),
     ("step_skipped", "A step's condition was false."),
+    ("step_undo_started", "An attempt to take a step back began."),
     ("step_undone", "A step was taken back."),
     ("step_undo_failed", "Taking a step back failed."),
 ];

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::schema::Violation;
+use crate::{name::PoolName, request::Role, schema::Violation};
 
 /// The outer form of every answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -283,6 +283,21 @@ pub struct PlaybookView {
 pub struct Listing {
     /// Rows as objects with the same fields.
     pub rows: Vec<BTreeMap<String, Value>>,
+}
+
+/// A pool as infrastructure-contractor keeps it: what a `scale_request` counts from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PoolView {
+    /// Its name.
+    pub pool: PoolName,
+    /// What its nodes are.
+    pub role: Role,
+    /// How many nodes are wanted.
+    pub count: u32,
+    /// How many machines there are.
+    pub machines: u32,
+    /// Grows with every change of the count; a `scale_request` that names another is refused.
+    pub generation: u64,
 }
 
 #[cfg(test)]

@@ -112,6 +112,7 @@ const QUERIES: &[Service] = &[
     query(BOTH, "flows.list", "Flows, newest first.", &[]),
     query(BOTH, "flows.show", "One flow with the contractor's runs and their steps.", &[FLOW]),
     query(TALOS, "nodes.list", "Nodes of the clusters.", &[ONE_CLUSTER]),
+    query(INFRASTRUCTURE, "pools.list", "The pools of a cluster: wanted, present, generation.", &[CLUSTER]),
     query(
         BOTH,
         "plan",

@@ -88,7 +88,10 @@ impl Subject {
             specs.iter().map(|spec| ActionSpec { input: json!({"type": "object"}), ..spec.clone() }).collect();
         let (specs, files) = beside(specs, files);
         let catalog = Specs(&specs);
-        let library = Library::load(&files, &World { catalog: &catalog, messages })?;
+        let library = Library::load(
+            &files,
+            &World { catalog: &catalog, messages, conditions: talos_contractor::background::CONDITIONS },
+        )?;
         let subject = |definition: &Arc<Definition>, variant: Variant| {
             let mut input = definition.input.as_ref().map_or_else(|| json!({}), |schema| example::of(schema, ""));
             variants::patch(&mut input, &variant.input);

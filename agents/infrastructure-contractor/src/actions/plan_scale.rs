@@ -76,6 +76,10 @@ impl Action for PlanScale {
                 let reason = format!("cluster {} is not ready yet", found.value.name);
                 return Err(StepError::wait(reason, Duration::from_secs(5)));
             }
+            ClusterState::Failed => {
+                let reason = format!("cluster {}'s making failed, and what there is of it was kept", found.value.name);
+                return Err(StepError::fail(reason).with_hint("decommission it and make it again"));
+            }
             ClusterState::Leaving => {
                 return Err(StepError::fail(format!("cluster {} is being taken away", found.value.name)));
             }

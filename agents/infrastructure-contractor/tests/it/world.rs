@@ -84,7 +84,7 @@ impl World {
         let store = Store::open(&folder.path().join("store"), store::Options::default()).unwrap();
         let deps = Deps::new(sections, &["127.0.0.0/8".to_owned()], store.clone()).unwrap();
         let actions = actions(&deps);
-        let checked = Checked { catalog: &actions, messages: &message_schema };
+        let checked = Checked { catalog: &actions, messages: &message_schema, conditions: &[] };
         let library = Library::load(&playbooks::shipped(), &checked).unwrap_or_else(|problems| panic!("{problems}"));
         let hooks = Recorder::default();
         let emitted = hooks.emitted.clone();

@@ -2,7 +2,11 @@
 
 use contractor::action::{Action, Done, Effects, StepContext, StepError};
 use engine::catalog::Undo;
-use messages::name::{ClusterName, PoolName};
+use messages::{
+    name::{ClusterName, PoolName},
+    query::PoolView,
+    request::Role,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -24,6 +28,8 @@ pub struct PlanScaleUp(pub Deps);
 #[serde(deny_unknown_fields)]
 pub struct Input {
     pub cluster: ClusterName,
+    /// Its pools, as infrastructure-contractor counts them.
+    pub pools: Vec<PoolView>,
     /// Above this many nodes the pool is left as it is.
     #[serde(default = "most")]
     pub most: u32,
@@ -43,6 +49,8 @@ pub struct Output {
     pub pool: Option<PoolName>,
     /// How many nodes it should have.
     pub count: u32,
+    /// The pool's generation that the count was computed from.
+    pub generation: Option<u64>,
     /// Why, for the operator.
     pub reason: String,
 }
@@ -61,15 +69,15 @@ impl Action for PlanScaleUp {
             nodes_of(&cx.store, &input.cluster)?.into_iter().filter(|node| !node.is_control_plane()).collect();
         // One change at a time: nodes that come or go may change the answer.
         let settled = workers.iter().all(|node| node.state == NodeState::Ready);
-        let smallest = smallest_pool(&workers);
-        let count = smallest.as_ref().map_or(0, |(_, count)| count + 1);
-        let reason = format!("{waiting} pods are unschedulable");
+        let smallest = smallest_pool(&input.pools, &workers);
+        let count = smallest.map_or(0, |pool| pool.count + 1);
         let output = Output {
             needed: waiting > 0 && settled && smallest.is_some() && count <= input.most,
             cluster_uid: cluster.uid,
-            pool: smallest.map(|(pool, _)| pool),
+            pool: smallest.map(|pool| pool.pool.clone()),
             count,
-            reason: reason.clone(),
+            generation: smallest.map(|pool| pool.generation),
+            reason: format!("{waiting} pods are unschedulable"),
         };
         let mut effects = Effects::default();
         if output.needed {
@@ -80,10 +88,14 @@ impl Action for PlanScaleUp {
     }
 }
 
-fn smallest_pool(workers: &[Node]) -> Option<(PoolName, u32)> {
-    let mut counts = std::collections::BTreeMap::<&PoolName, u32>::new();
-    for pool in workers.iter().filter_map(|node| node.pool.as_ref()) {
-        *counts.entry(pool).or_default() += 1;
-    }
-    counts.into_iter().min_by_key(|(_, count)| *count).map(|(pool, count)| (pool.clone(), count))
+/// The pool of workers with the fewest nodes, among those that have what they should: as many machines as are wanted,
+/// every one of them a node here.
+fn smallest_pool<'p>(pools: &'p [PoolView], workers: &[Node]) -> Option<&'p PoolView> {
+    let nodes_in = |pool: &PoolView| workers.iter().filter(|node| node.pool.as_ref() == Some(&pool.pool)).count();
+    let settled = |pool: &&PoolView| {
+        pool.role == Role::Worker
+            && pool.machines == pool.count
+            && usize::try_from(pool.count).is_ok_and(|count| count == nodes_in(pool))
+    };
+    pools.iter().filter(settled).min_by_key(|pool| pool.count)
 }

@@ -23,6 +23,7 @@ use store::{Commit, Outgoing, Store};
 use talos::api::AllowedTargets;
 use talos_contractor::{
     actions::actions,
+    background::CONDITIONS,
     inventory, kubernetes,
     playbooks::playbooks,
     reach::Deps,
@@ -113,7 +114,7 @@ impl Bench {
 
 async fn driver(store: &Store, deps: &Deps, hooks: Recorder, more: &[(&str, &str)]) -> Driver {
     let actions = actions(deps);
-    let checked = Checked { catalog: &actions, messages: &message_schema };
+    let checked = Checked { catalog: &actions, messages: &message_schema, conditions: CONDITIONS };
     let mut files = playbooks();
     files.extend(more.iter().map(|(file, text)| ((*file).to_owned(), (*text).to_owned())));
     let library = Library::load(&files, &checked).unwrap_or_else(|problems| panic!("{problems}"));

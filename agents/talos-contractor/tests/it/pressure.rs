@@ -6,9 +6,14 @@ use contractor::{agent::Workplace, herald::Herald};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, runtime::wait::await_condition};
-use messages::subject::Party;
-use store::RunQuery;
-use talos_contractor::{inventory, manifest, pressure::Pressure};
+use messages::{name::ClusterName, query::PoolView, request::Role, subject::Party};
+use serde_json::json;
+use store::{Commit, RunQuery, Store, Versioned};
+use talos_contractor::{
+    inventory::{self, NodeState},
+    manifest,
+    pressure::{Pools, Pressure},
+};
 
 use crate::{bench::CLUSTER, world::World};
 
@@ -24,13 +29,40 @@ spec:
   containers: [{ name: one, image: "registry.example/one:1", resources: { requests: { cpu: "64" } } }]
 "#;
 
-fn pressure() -> Pressure {
-    Pressure::new(PLAYBOOK, Duration::from_secs(60), Duration::from_secs(600))
+/// Infrastructure-contractor's answer about the pools of the cluster.
+struct Told;
+
+impl Pools for Told {
+    async fn of(&self, _: &ClusterName) -> Result<Vec<PoolView>, String> {
+        let pool = |pool: &str, role, count, generation| PoolView {
+            pool: pool.parse().unwrap(),
+            role,
+            count,
+            machines: count,
+            generation,
+        };
+        Ok(vec![pool("cp", Role::ControlPlane, 1, 1), pool("worker", Role::Worker, 2, 7)])
+    }
+}
+
+fn pressure() -> Pressure<Told> {
+    Pressure::new(PLAYBOOK, Duration::from_secs(60), Duration::from_secs(600), Told)
 }
 
 fn runs(world: &World) -> usize {
     let runs = world.bench.store.reader().runs(&RunQuery::default()).unwrap();
     runs.iter().filter(|run| run.summary.playbook == PLAYBOOK).count()
+}
+
+/// Nothing is asked for while nodes come or go.
+async fn settle(store: &Store) {
+    let nodes = inventory::nodes(&store.reader(), &CLUSTER.parse().unwrap()).unwrap();
+    let ready = |mut node: Versioned<inventory::Node>| {
+        node.value.state = NodeState::Ready;
+        inventory::put_node(&node)
+    };
+    let inventory = nodes.into_iter().map(ready).collect();
+    store.commit(Commit { inventory, ..Commit::default() }).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,6 +72,7 @@ async fn it_fires_after_the_hold_once_per_rest_and_a_restart_forgets_nothing() {
     let herald = Herald::new(Party::Talos, tokio::sync::mpsc::unbounded_channel().0);
     let at = Workplace { store: store.clone(), herald, driver: world.bench.driver.clone() };
     let client = world.bench.client().await;
+    settle(store).await;
     let mut first = pressure();
     manifest::apply(&client, &manifest::objects(GREEDY).unwrap()).await.unwrap();
     let pods = Api::<Pod>::namespaced(client, "default");
@@ -53,6 +86,9 @@ async fn it_fires_after_the_hold_once_per_rest_and_a_restart_forgets_nothing() {
     assert_eq!(runs(&world), 0, "it has to last");
     first.look(&at, deps, begin + MINUTE).await;
     assert_eq!(runs(&world), 1);
+    world.bench.driver.idle().await;
+    let [asked] = world.bench.handoffs("scale_request").try_into().unwrap();
+    assert_eq!((&asked["pool"], &asked["count"], &asked["generation"]), (&json!("worker"), &json!(3), &json!(7)));
     let row = store.reader().get::<inventory::Fired>(&inventory::trigger_key(&CLUSTER.parse().unwrap(), PLAYBOOK));
     assert_eq!(row.unwrap().unwrap().value.at, begin + MINUTE);
 

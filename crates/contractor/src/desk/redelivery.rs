@@ -21,12 +21,16 @@ impl Desk {
         let body = BASE64_STANDARD
             .decode(body)
             .map_err(|error| Refusal::new(RefusalKind::Invalid, format!("argument `body`: {error}")))?;
+        let stream: String = argument(asked, "stream")?;
+        let stream_created = self.bus.created(&stream).await;
+        let stream_created = stream_created.map_err(|reason| Refusal::new(RefusalKind::Unavailable, reason))?;
         let raw = Raw {
             signed_subject: subject.clone(),
             subject,
             headers,
             body: body.into(),
-            stream: argument(asked, "stream")?,
+            stream,
+            stream_created,
             sequence: argument(asked, "sequence")?,
             published,
             judged_at: published,

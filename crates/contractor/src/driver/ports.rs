@@ -9,7 +9,7 @@ use engine::{
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::Value;
-use store::{Commit, CommitError, Committed, Outgoing, ReadError, Reader, RunQuery, RunRow, Store};
+use store::{Commit, CommitError, Committed, InventoryChange, Outgoing, ReadError, Reader, RunQuery, RunRow, Store};
 use uuid::Uuid;
 
 use crate::action::DomainEvent;
@@ -106,6 +106,12 @@ pub struct Happened<'a> {
 pub trait Hooks: Send + Sync + 'static {
     /// The messages that commit together with it. An error (say, a handoff that its own schema refuses) stops the run.
     fn outgoing(&self, happened: &Happened<'_>) -> Result<Vec<Outgoing>, Failure>;
+
+    /// Changes of the inventory that commit together with it. They come without preconditions: a run's end is not
+    /// refused because of them.
+    fn inventory(&self, _happened: &Happened<'_>) -> Vec<InventoryChange> {
+        Vec::new()
+    }
 
     /// It is durable now; the outbox has news.
     fn committed(&self, _happened: &Happened<'_>) {}

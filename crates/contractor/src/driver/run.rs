@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use engine::{
-    event::{Event, Failure, Opened},
+    event::{Event, Failure},
     report::{Emission, EmissionKind, Report, Status},
     run::{Attempt, AttemptEnd, Command, Effect, Entry, How, RunState},
 };
@@ -22,7 +22,7 @@ use super::{
     row,
 };
 use crate::{
-    action::{DomainEvent, Effects, StepContext, StepError},
+    action::{Effects, StepContext, StepError},
     audit,
 };
 
@@ -359,8 +359,15 @@ impl RunTask {
         }
         let report = after.report();
         let before = self.published.borrow().clone();
-        let told = (before.as_ref(), effects.events.as_slice(), emissions);
-        let outgoing = match outgoing(&self.shared, after.opened(), &report, &events, told) {
+        let happened = Happened {
+            run: after.opened(),
+            before: Some(&before),
+            after: &report,
+            events: &events,
+            emissions,
+            domain: &effects.events,
+        };
+        let outgoing = match self.shared.parts.hooks.outgoing(&happened) {
             Ok(outgoing) => outgoing,
             // Telling about the journal itself is never worth stopping for.
             Err(failure) if effects.events.is_empty() && emissions.is_empty() => {
@@ -369,6 +376,8 @@ impl RunTask {
             }
             Err(failure) => return Err(Refused::Never(failure)),
         };
+        let mut inventory = effects.inventory;
+        inventory.extend(self.shared.parts.hooks.inventory(&happened));
         let mut run = row::append(after.opened(), self.state.events(), &events, &report);
         let handed_over: Vec<&str> =
             emissions.iter().filter(|of| of.kind == EmissionKind::Handoff).map(|of| of.name.as_str()).collect();
@@ -377,7 +386,7 @@ impl RunTask {
         }
         let commit = Commit {
             run: Some(run),
-            inventory: effects.inventory,
+            inventory,
             secrets: effects.secrets,
             outgoing,
             audit: audit::of_run(after.opened(), &events),
@@ -482,17 +491,4 @@ impl Start {
     fn event(&self, at: Timestamp) -> Event {
         if self.undo { self.attempt.undo_started(at) } else { self.attempt.started(at) }
     }
-}
-
-type Told<'t> = (&'t Report, &'t [DomainEvent], &'t [Emission]);
-
-fn outgoing(
-    shared: &Shared,
-    run: &Opened,
-    after: &Report,
-    events: &[Event],
-    (before, domain, emissions): Told<'_>,
-) -> Result<Vec<store::Outgoing>, Failure> {
-    let happened = Happened { run, before: Some(before), after, events, emissions, domain };
-    shared.parts.hooks.outgoing(&happened)
 }

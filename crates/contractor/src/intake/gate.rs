@@ -31,9 +31,11 @@ pub struct Raw {
     pub body: Bytes,
     /// The stream that it came from; empty for a call.
     pub stream: String,
+    /// When that stream was made.
+    pub stream_created: Timestamp,
     /// Its place there; 0 for a call.
     pub sequence: u64,
-    /// When that stream took it.
+    /// When the stream took it, or the call came.
     pub published: Timestamp,
     /// The time by which its age is judged: now, unless an operator brings it again.
     pub judged_at: Timestamp,
@@ -151,9 +153,10 @@ impl Gate {
     }
 }
 
-/// A bare request has the id of its place in the stream, so that a redelivery is recognised.
+/// A bare request has the id of its place in the stream, so that a redelivery is recognised: UUIDv5, below the
+/// namespace for URLs, of `stream:creation time of the stream:sequence`, the time as RFC 3339 in UTC.
 fn anonymous(raw: &Raw, subject: &Subject) -> Envelope {
-    let place = format!("{}:{}:{}", raw.stream, raw.published, raw.sequence);
+    let place = format!("{}:{}:{}", raw.stream, raw.stream_created, raw.sequence);
     let id = if raw.sequence > 0 { Uuid::new_v5(&Uuid::NAMESPACE_URL, place.as_bytes()) } else { Uuid::now_v7() };
     Envelope { id: id.to_string(), source: "/anonymous".into(), time: raw.published, ..imagined(subject) }
 }

@@ -106,7 +106,7 @@ impl Bench {
         let store = open(&self.folder.path().join("store"));
         let actions = Actions::default().with(Act(self.world.clone()));
         let files: Vec<_> = playbooks.iter().map(|text| ("p.yaml".to_owned(), (*text).to_owned())).collect();
-        let world = World { catalog: &actions, messages: &|_, _| Some(json!(true)) };
+        let world = World { catalog: &actions, messages: &|_, _| Some(json!(true)), conditions: &[] };
         let playbooks = Library::load(&files, &world).unwrap_or_else(|problems| panic!("{problems}"));
         let parts = Parts {
             journal: Arc::new(store.clone()),

@@ -149,11 +149,7 @@ impl Linker<'_, '_> {
     fn input(&mut self, playbook: &Playbook) -> Option<Value> {
         let mut of_message = None;
         if let Some(trigger) = &playbook.trigger {
-            for (kind, name) in [
-                (MessageKind::Request, &trigger.request),
-                (MessageKind::Handoff, &trigger.handoff),
-                (MessageKind::Event, &trigger.event),
-            ] {
+            for (kind, name) in [(MessageKind::Request, &trigger.request), (MessageKind::Handoff, &trigger.handoff)] {
                 let Some(name) = name else { continue };
                 match (self.world.messages)(kind, name) {
                     Some(schema) => of_message = of_message.or(Some(schema)),
@@ -164,7 +160,18 @@ impl Linker<'_, '_> {
                 }
             }
         }
+        self.condition(playbook);
         playbook.input.clone().or(of_message)
+    }
+
+    /// One that nobody watches would never start anything.
+    fn condition(&mut self, playbook: &Playbook) {
+        let Some(trigger) = &playbook.trigger else { return };
+        let watched = self.world.conditions;
+        if let Some(named) = trigger.condition.as_deref().filter(|named| !watched.contains(named)) {
+            let meant = similar(named, watched.iter().copied());
+            self.problem(&playbook.file, trigger.place, format!("nobody watches a condition `{named}`"), meant);
+        }
     }
 
     fn problem(&mut self, file: &str, place: Place, message: impl Into<String>, suggestion: Option<String>) {

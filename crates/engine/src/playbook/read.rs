@@ -10,7 +10,7 @@ use serde_saphyr::Spanned;
 
 use super::{
     After, DEFAULT_DEADLINE, DEFAULT_TIMEOUT, Does, Emit, FanOut, OnFailure, Parallel, Placed, Playbook, Policy, Retry,
-    Step, Trigger,
+    Schedule, Step, Trigger,
 };
 use crate::{
     event::LockMode,
@@ -80,10 +80,9 @@ struct TriggerText {
     request: Option<String>,
     /// A handoff of this type.
     handoff: Option<String>,
-    /// An event of this type.
-    event: Option<String>,
     /// A schedule: five cron fields, UTC.
-    cron: Option<String>,
+    #[schemars(with = "Option<String>")]
+    cron: Option<Spanned<String>>,
     /// A condition that the contractor watches, by name.
     condition: Option<String>,
     /// How long the condition must hold before it fires.
@@ -279,21 +278,24 @@ impl Reader<'_> {
     fn trigger(&mut self, text: Spanned<TriggerText>) -> Trigger {
         let place = Place::from(&text);
         let it = text.value;
-        let sources = [&it.request, &it.handoff, &it.event, &it.cron, &it.condition];
-        if sources.iter().all(|source| source.is_none()) {
-            self.at(place, "a trigger names a `request`, `handoff`, `event`, `cron` or `condition`");
+        let sources = [it.request.is_some(), it.handoff.is_some(), it.cron.is_some(), it.condition.is_some()];
+        if !sources.contains(&true) {
+            self.at(place, "a trigger names a `request`, `handoff`, `cron` or `condition`");
         }
         Trigger {
             place,
             request: it.request,
             handoff: it.handoff,
-            event: it.event,
-            cron: it.cron,
+            cron: it.cron.and_then(|cron| self.schedule(&cron)),
             condition: it.condition,
             hold: self.duration(it.hold.as_ref(), Duration::ZERO),
             cool_down: self.duration(it.cool_down.as_ref(), Duration::ZERO),
             when: it.when.and_then(|when| self.expression(&when)),
         }
+    }
+
+    fn schedule(&mut self, text: &Spanned<String>) -> Option<Schedule> {
+        Schedule::parse(&text.value).map_err(|reason| self.problem(text, reason)).ok()
     }
 
     fn step(&mut self, text: Spanned<StepText>) -> Step {

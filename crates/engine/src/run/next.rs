@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::{
     MAX_EVENTS, MAX_VALUE, RunState, STOP_EVENTS, path,
+    settle::deadline,
     state::{Instance, Progress, Scope, StepState},
     values::Values,
 };
@@ -25,6 +26,9 @@ use crate::{
     playbook::{Parallel, Policy, Step},
     report::Emission,
 };
+
+/// An attempt that begins at its step's deadline still gets so long: there is always a last look.
+const LAST_LOOK: Duration = Duration::from_secs(30);
 
 /// What should be going on now.
 #[derive(Clone, Debug, Default)]
@@ -285,7 +289,11 @@ impl Decide<'_> {
     }
 
     fn start(&mut self, contract: &Contract, step: &Step, at: (&Instance, u32, String), how: How) {
-        let attempt = self.attempt(contract, step, at, how);
+        let deadline = deadline(at.0, step);
+        let mut attempt = self.attempt(contract, step, at, how);
+        if let Some(left) = deadline.map(|deadline| deadline.duration_since(self.now)) {
+            attempt.timeout = attempt.timeout.min(Duration::try_from(left).unwrap_or_default().max(LAST_LOOK));
+        }
         self.next.effects.push(Effect::Run(attempt));
     }
 

@@ -94,6 +94,9 @@ impl RunState {
             },
             AttemptEnd::Fail(error) => failed(error, None),
             AttemptEnd::Lost => failed(Failure::new("interrupted while the run was stopping"), None),
+            AttemptEnd::TimedOut if deadline(instance, what).is_some_and(|deadline| now >= deadline) => {
+                failed(gave_up(what, "the last attempt was still at it"), None)
+            }
             AttemptEnd::TimedOut => self.again(what, instance, (path, timed_out(what)), (now, &failed)),
             AttemptEnd::Retry(error) => self.again(what, instance, (path, error), (now, &failed)),
         })

@@ -1,9 +1,11 @@
 //! Each rule of the engine's semantics as a story: a playbook, what its actions do, and the journal that comes of it.
 
 use engine::{
+    event::Event,
     report::Status,
     run::{AttemptEnd, Command, Effect, MAX_EVENTS, outline, outline_foreseeing},
 };
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::simulation::{Script, Simulation, again, fail, load, wait};
@@ -173,6 +175,47 @@ steps:
         "open | a x1 | a started 1 | a failed: gave up after 1m: the inventory changed meanwhile
          | a undo 1 | a undone | undone",
     );
+}
+
+#[test]
+fn an_attempt_ends_with_its_steps_deadline_and_a_last_one_gets_time_to_look() {
+    let playbook = "
+playbook: p
+version: 1
+on_failure: keep
+steps:
+  - { id: a, action: look, retry: { attempts: 9, backoff: 1s..1s }, timeout: 4m, deadline: 5m }
+";
+    let mut simulation = Simulation::new(&load(&[playbook]), json!({}));
+    let at = |simulation: &mut Simulation, now: i64| {
+        simulation.now = Timestamp::from_second(now).unwrap();
+        loop {
+            match simulation.state.next(simulation.now).effects.remove(0) {
+                Effect::Record(events) => events.iter().for_each(|event| simulation.state.apply(event).unwrap()),
+                Effect::Run(attempt) => {
+                    simulation.state.apply(&attempt.started(simulation.now)).unwrap();
+                    return attempt.timeout.as_secs();
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let times_out = |simulation: &mut Simulation, now: i64| {
+        let now = Timestamp::from_second(now).unwrap();
+        let entry = simulation.state.settle("a", AttemptEnd::TimedOut, now).unwrap();
+        simulation.state.apply(entry.event()).unwrap();
+        entry.event().clone()
+    };
+    assert_eq!(at(&mut simulation, 0), 240);
+    assert!(matches!(times_out(&mut simulation, 240), Event::Failed { retry_at: Some(_), .. }));
+    assert_eq!(at(&mut simulation, 241), 59, "what is left until the deadline");
+    let Event::Failed { error, retry_at: None, .. } = times_out(&mut simulation, 300) else { panic!("it is over") };
+    assert_eq!(error.message, "gave up after 5m: the last attempt was still at it");
+
+    let mut late = Simulation::new(&load(&[playbook]), json!({}));
+    at(&mut late, 0);
+    times_out(&mut late, 240);
+    assert_eq!(at(&mut late, 299), 30, "enough for a look");
 }
 
 #[test]

@@ -39,7 +39,7 @@ impl Catalog for Actions {
 /// The first of `texts`, linked to the others.
 pub(crate) fn load(texts: &[&str]) -> Arc<Definition> {
     let files: Vec<_> = texts.iter().enumerate().map(|(at, text)| (format!("{at}.yaml"), (*text).to_owned())).collect();
-    let world = World { catalog: &Actions::default(), messages: &|_, _| Some(json!(true)) };
+    let world = World { catalog: &Actions::default(), messages: &|_, _| Some(json!(true)), conditions: &[] };
     let library = Library::load(&files, &world).unwrap_or_else(|problems| panic!("{problems}"));
     let first = texts[0].lines().find_map(|line| line.strip_prefix("playbook: ")).expect("a playbook has a name");
     library.get(first).expect("the library holds what it was given").clone()

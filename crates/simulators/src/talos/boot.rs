@@ -87,6 +87,8 @@ fn stored_config(boot: &Boot) -> Option<Arc<Config>> {
 /// Serves maintenance mode until a complete configuration was applied.
 async fn maintenance(boot: &Arc<Boot>) -> Arc<Config> {
     begin_phase(boot, "config", "runningMaintenance", "");
+    // Before the first call can come in: what it may do depends on the stage.
+    boot.set_stage(Stage::Maintenance);
     let stop = boot.stop.child_token();
     match apid::maintenance(boot, &stop).await {
         Ok(fingerprint) => {
@@ -99,7 +101,6 @@ async fn maintenance(boot: &Arc<Boot>) -> Arc<Config> {
         }
         Err(error) => boot.logs.kernel(&format!("the maintenance certificate cannot be made: {error}")),
     }
-    boot.set_stage(Stage::Maintenance);
     let mut configs = boot.config.subscribe();
     let config = loop {
         let current = configs.borrow_and_update().clone();

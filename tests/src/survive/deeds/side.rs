@@ -61,7 +61,11 @@ impl Side {
     pub fn start(store: Store, actions: &Actions, playbooks: &[(String, String)]) -> anyhow::Result<Self> {
         let trouble = Trouble::default();
         let actions = trouble.with(actions);
-        let checked = Checked { catalog: &actions, messages: &message_schema };
+        let checked = Checked {
+            catalog: &actions,
+            conditions: talos_contractor::background::CONDITIONS,
+            messages: &message_schema,
+        };
         let library = Library::load(playbooks, &checked).map_err(|problems| anyhow::anyhow!("{problems}"))?;
         let (emitted, death) = (Emitted::default(), Arc::default());
         let mut side = Self { store, trouble, actions, library, emitted, death, life: None };
