@@ -9,6 +9,7 @@ mod command;
 mod cortexctl;
 mod deploy;
 mod failure;
+mod fencing;
 mod hostile;
 mod kill;
 mod life;

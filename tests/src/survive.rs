@@ -12,6 +12,7 @@
 pub mod cases;
 pub mod deeds;
 pub mod example;
+pub mod fencing;
 pub mod gate;
 pub mod journal;
 mod judge;

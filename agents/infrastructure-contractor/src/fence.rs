@@ -5,6 +5,7 @@ use proxmox::{
     Error, VmId,
     config::VmConfig,
     error::{Kind, Missing},
+    qemu::VmStatus,
 };
 
 use crate::{
@@ -108,6 +109,8 @@ fn judge(machine: &Machine, host: String, config: VmConfig) -> Found {
 
 /// The machine's VM if it is there and proven; `None` if there is nothing. Otherwise the step fails, names what
 /// differs, and id and address are quarantined.
+///
+/// Proxmox has no call that proves and acts at once, so the proof is good for the next call only.
 pub(crate) async fn prove(deps: &Deps, machine: &Machine) -> Result<Option<Ours>, StepError> {
     match look(deps, machine).await.map_err(|error| failure::of(&error))? {
         Found::Ours(ours) => Ok(Some(ours)),
@@ -138,6 +141,17 @@ pub(crate) async fn hidden(deps: &Deps, machine: &Machine) -> StepError {
 pub(crate) async fn prove_present(deps: &Deps, machine: &Machine) -> Result<Ours, StepError> {
     let gone = || StepError::fail(format!("{} is not there any more", machine.title()));
     prove(deps, machine).await?.ok_or_else(gone)
+}
+
+/// How a proven VM is.
+pub(crate) async fn status(deps: &Deps, machine: &Machine, host: &str) -> Result<VmStatus, StepError> {
+    deps.proxmox.vm_status(host, VmId(machine.vmid)).await.map_err(|error| match error.kind {
+        // Its configuration could be read a moment ago, by the same right.
+        Kind::NotFound(Missing::Vm) | Kind::Permission { .. } => {
+            StepError::retry(format!("{} was there and is not any more: {error}", machine.title()))
+        }
+        _ => failure::of(&error),
+    })
 }
 
 /// Quarantines, and says what differs.

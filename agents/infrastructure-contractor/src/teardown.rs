@@ -1,4 +1,4 @@
-//! Taking a machine away: proof, then stop, then destroy; the proof is repeated before each.
+//! Taking a machine away: proof, then stop, then destroy; the proof is the call before each.
 
 use std::time::Duration;
 
@@ -40,16 +40,11 @@ pub(crate) async fn destroy(
         let digest = ours.config.digest();
         deps.proxmox.set_vm_config(&ours.host, vmid, &params, digest).await.map_err(failed)?;
     }
-    let status = deps.proxmox.vm_status(&ours.host, vmid).await;
-    match status {
-        Ok(status) if status.is_running() => {
-            cx.progress(format!("stopping {}", machine.title()));
-            let upid = deps.proxmox.stop_vm(&ours.host, vmid).await.map_err(failed)?;
-            wait(deps, &upid).await?;
-        }
-        Ok(_) => {}
-        Err(error) if error.is_missing_vm() => return Ok(()),
-        Err(error) => return Err(failed(error)),
+    if fence::status(deps, machine, &ours.host).await?.is_running() {
+        cx.progress(format!("stopping {}", machine.title()));
+        let Some(ours) = proven(deps, machine, consent).await? else { return Ok(()) };
+        let upid = deps.proxmox.stop_vm(&ours.host, vmid).await.map_err(failed)?;
+        wait(deps, &upid).await?;
     }
     let Some(ours) = proven(deps, machine, consent).await? else { return Ok(()) };
     cx.progress(format!("destroying {}", machine.title()));

@@ -111,9 +111,16 @@ impl Client {
         self.put::<serde_json::Value>(&vm_path(node, vmid, &["config"]), &params).await.map(drop)
     }
 
-    /// Grows a disk to `gib`; the same size is a success, a smaller one an error.
-    pub async fn resize_disk(&self, node: &str, vmid: VmId, slot: &str, gib: u64) -> Result<Option<Upid>> {
-        let params = Params::default().with("disk", slot).with("size", format!("{gib}G"));
+    /// Grows a disk to `gib`; the same size is a success, a smaller one an error. With `digest` as in
+    /// [`set_vm_config`](Self::set_vm_config).
+    pub async fn resize_disk(
+        &self,
+        node: &str,
+        vmid: VmId,
+        (slot, gib): (&str, u64),
+        digest: Option<&str>,
+    ) -> Result<Option<Upid>> {
+        let params = Params::default().with("disk", slot).with("size", format!("{gib}G")).with_some("digest", digest);
         self.put(&vm_path(node, vmid, &["resize"]), &params).await
     }
 
@@ -138,9 +145,11 @@ impl Client {
         self.post(&vm_path(node, vmid, &["status", "shutdown"]), &params).await
     }
 
-    /// Destroys a stopped VM with its disks, and purges it from jobs, pools, ACLs and HA.
+    /// Destroys a stopped VM with the disks in its configuration, and purges it from jobs, pools, ACLs and HA.
+    ///
+    /// Disks that only have its id in their names stay: another VM may use them.
     pub async fn destroy_vm(&self, node: &str, vmid: VmId) -> Result<Upid> {
-        let params = Params::default().with_flag("purge", true).with_flag("destroy-unreferenced-disks", true);
+        let params = Params::default().with_flag("purge", true);
         self.delete(&vm_path(node, vmid, &[]), &params).await
     }
 }

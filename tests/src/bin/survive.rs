@@ -9,7 +9,7 @@ use std::{
 
 use clap::Parser;
 use tests::survive::{
-    Subject, deeds, machine, recorded, rounds,
+    Subject, deeds, fencing, machine, recorded, rounds,
     trial::{self, Tried},
 };
 
@@ -37,6 +37,9 @@ struct Options {
     /// With `--deeds`: puts only every so many steps and commits to the test.
     #[arg(long, default_value_t = 1)]
     every: usize,
+    /// Instead: so many random histories in which strangers take over ids, names and tags of our machines.
+    #[arg(long, value_name = "HISTORIES", conflicts_with_all = ["real", "deeds", "playbook"])]
+    fencing: Option<u64>,
     /// Writes the journals of each playbook version that has none yet, and does nothing else.
     #[arg(long)]
     record: bool,
@@ -65,6 +68,9 @@ fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<bool> {
     }
     if options.deeds {
         return live(options, out);
+    }
+    if let Some(histories) = options.fencing {
+        return fence(options.seed, histories, out);
     }
     let subjects: Vec<_> =
         Subject::every()?.into_iter().filter(|subject| subject.playbook.contains(&options.playbook)).collect();
@@ -156,6 +162,21 @@ fn told_deeds(tried: &deeds::Tried, out: &mut dyn Write) -> io::Result<()> {
     failures.iter().try_for_each(|failure| writeln!(out, "FAILED {playbook}: {failure}"))?;
     writeln!(out, "{playbook}: {steps} steps, {runs} runs, {:.1} s", took.as_secs_f64())?;
     out.flush()
+}
+
+/// Strangers.
+fn fence(seed: u64, histories: u64, out: &mut dyn Write) -> anyhow::Result<bool> {
+    let tried = fencing::play(seed..seed.saturating_add(histories))?;
+    for (reason, count) in &tried.reasons {
+        writeln!(out, "{count:5}  {reason}")?;
+    }
+    if let Some(failing) = &tried.failure {
+        writeln!(out, "FAILED seed {}: {}", failing.seed, failing.complaints.join("\n    "))?;
+        writeln!(out, "    {}", failing.story)?;
+    }
+    let fencing::Tried { stories, runs, deeds, took, .. } = &tried;
+    writeln!(out, "{stories} histories, {runs} runs, {deeds} deeds of strangers in {:.1} s", took.as_secs_f64())?;
+    Ok(tried.failure.is_none())
 }
 
 /// Journals of each shipped playbook and version: later programs must still read them.

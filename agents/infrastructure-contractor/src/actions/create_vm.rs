@@ -100,6 +100,10 @@ impl Action for CreateVm {
                 }
                 Found::Unfinished { host, lock } => return Err(fence::unfinished(&machine, &host, &lock)),
                 Found::LookAlike(found) => return Err(look_alike::refuse(&self.0, &machine, &found).await),
+                // It was made for us, and somebody took away all that tells it, or took its place.
+                Found::Foreign { host, differences } if made || self.was_made(cx, &machine, &input.images).await? => {
+                    return Err(fence::refuse(&self.0, &machine, &host, &differences).await);
+                }
                 Found::Foreign { host, differences } => {
                     let words = ownership::in_words(&differences);
                     self.leave_id(cx, &mut machine, &format!("on {host}: {words}")).await?;
@@ -115,7 +119,7 @@ impl Action for CreateVm {
                     OwnTask::None => {}
                 },
                 Found::Absent => match self.make_alone(cx, &machine, &input.images).await {
-                    Ok(()) => {}
+                    Ok(()) => made = true,
                     Err(Unmade::Taken) if matches!(self.look(&machine).await?, Found::Absent) => {
                         self.leave_id(cx, &mut machine, "a guest that comes and goes").await?;
                     }
@@ -190,6 +194,15 @@ impl CreateVm {
             Some(upid) => self.0.proxmox.wait_for_task(&upid, PATIENCE).await.is_ok(),
             None => false,
         }
+    }
+
+    async fn was_made(
+        &self,
+        cx: &StepContext,
+        machine: &Machine,
+        images: &[AvailableImage],
+    ) -> Result<bool, StepError> {
+        Ok(matches!(self.own_task(cx, machine, images).await?, OwnTask::Made))
     }
 
     async fn own_task(
@@ -292,14 +305,15 @@ impl CreateVm {
         if let Some(lock) = ours.config.lock() {
             return Err(fence::unfinished(&machine, &ours.host, lock));
         }
-        machine.host = ours.host;
+        machine.host.clone_from(&ours.host);
         let gib = u64::from(machine.shape.disk_gib);
         let volumes = ours.config.volumes();
         let size = volumes.get(blueprint::SYSTEM_DISK).and_then(bytes).unwrap_or_default();
         if size < gib << 30 {
             let failed = |error| failure::of(&error);
             let vmid = VmId(machine.vmid);
-            let task = self.0.proxmox.resize_disk(&machine.host, vmid, blueprint::SYSTEM_DISK, gib).await;
+            let (disk, digest) = ((blueprint::SYSTEM_DISK, gib), ours.config.digest());
+            let task = self.0.proxmox.resize_disk(&machine.host, vmid, disk, digest).await;
             if let Some(upid) = task.map_err(failed)? {
                 self.0.proxmox.wait_for_task(&upid, PATIENCE).await.map_err(failed)?;
             }

@@ -43,16 +43,17 @@ impl Action for StartVm {
         let failed = |error| failure::of(&error);
         let ours = fence::prove_present(&self.0, &machine).await?;
         machine.host = ours.host;
-        let status = client.vm_status(&machine.host, vmid).await.map_err(failed)?;
-        if !status.is_running() {
+        if !fence::status(&self.0, &machine, &machine.host).await?.is_running() {
             cx.progress(format!("starting {}", machine.title()));
+            // A proof is good for the next call only, and that was the look at the status.
+            machine.host = fence::prove_present(&self.0, &machine).await?.host;
             let upid = client.start_vm(&machine.host, vmid).await.map_err(failed)?;
             match client.wait_for_task(&upid, PATIENCE).await {
                 Ok(_) => {}
                 Err(error) if error.kind == Kind::AlreadyRunning => {}
                 Err(error) => return Err(failed(error)),
             }
-            let now = client.vm_status(&machine.host, vmid).await.map_err(failed)?;
+            let now = fence::status(&self.0, &machine, &machine.host).await?;
             if !now.is_running() && now.is_ha_managed() {
                 let reason = format!("the HA manager has yet to start {}", machine.title());
                 return Err(StepError::wait(reason, Duration::from_secs(2)));
@@ -71,7 +72,9 @@ impl Action for StartVm {
         let Some(machine) = recall(&cx.store, &input.machine)? else { return Ok(Effects::default()) };
         let Some(ours) = fence::prove(&self.0, &machine).await? else { return Ok(Effects::default()) };
         let vmid = VmId(machine.vmid);
-        if client.vm_status(&ours.host, vmid).await.map_err(failed)?.is_running() {
+        if fence::status(&self.0, &machine, &ours.host).await?.is_running()
+            && let Some(ours) = fence::prove(&self.0, &machine).await?
+        {
             let upid = client.stop_vm(&ours.host, vmid).await.map_err(failed)?;
             client.wait_for_task(&upid, PATIENCE).await.map_err(failed)?;
         }

@@ -4,7 +4,6 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use contractor::action::{Action, Done, Effects, StepContext, StepError};
 use engine::catalog::Undo;
-use proxmox::VmId;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
@@ -21,7 +20,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{machine_event, recall_known, record};
 use crate::{
-    Deps, failure, fence,
+    Deps, fence,
     inventory::{Machine, MachineRef, VmState},
 };
 
@@ -75,8 +74,7 @@ impl WaitMaintenance {
     /// What Proxmox says of a machine that does not answer.
     async fn why_not(&self, machine: &Machine) -> Result<StepError, StepError> {
         let ours = fence::prove_present(&self.0, machine).await?;
-        let status = self.0.proxmox.vm_status(&ours.host, VmId(machine.vmid)).await;
-        let status = status.map_err(|error| failure::of(&error))?;
+        let status = fence::status(&self.0, machine, &ours.host).await?;
         let state = status.qmpstatus.as_deref().unwrap_or(&status.status);
         let reason = format!("{} does not answer at {}:{TALOS}; the VM is {state}", machine.hostname, machine.ip);
         Ok(match state {

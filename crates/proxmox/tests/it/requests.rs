@@ -270,7 +270,7 @@ async fn call_everything(client: &Client) {
     let _ =
         client.set_vm_config(node, vmid, &whole().options(), Some("0123456789012345678901234567890123456789")).await;
     let _ = client.set_vm_config(node, vmid, &protect, None).await;
-    let _ = client.resize_disk(node, vmid, "scsi0", 40).await;
+    let _ = client.resize_disk(node, vmid, ("scsi0", 40), None).await;
     let _ = client.vm_status(node, vmid).await;
     let _ = client.start_vm(node, vmid).await;
     let _ = client.stop_vm(node, vmid).await;

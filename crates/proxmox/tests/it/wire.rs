@@ -41,7 +41,7 @@ async fn delete_arguments_travel_in_the_query_without_a_body() {
     let client = Client::new(script.options()).unwrap();
     assert_eq!(client.destroy_vm("pve1", VmId(100)).await.unwrap().kind, "qmdestroy");
     let (_, request) = script.request().await;
-    assert!(request.starts_with("DELETE /api2/json/nodes/pve1/qemu/100?purge=1&destroy-unreferenced-disks=1 HTTP/1.1"));
+    assert!(request.starts_with("DELETE /api2/json/nodes/pve1/qemu/100?purge=1 HTTP/1.1"));
     assert!(!request.to_ascii_lowercase().contains("content-type"));
 }
 

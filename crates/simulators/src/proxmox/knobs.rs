@@ -33,6 +33,9 @@ pub struct VmSnapshot {
     pub disks: BTreeMap<String, String>,
     /// The configuration as it is stored.
     pub config: BTreeMap<String, String>,
+    /// Changes that take effect when the VM is switched off; a key that goes has an empty value.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub pending: BTreeMap<String, String>,
 }
 
 impl Proxmox {
@@ -209,5 +212,12 @@ fn vm_snapshot(vm: &super::vm::Vm) -> VmSnapshot {
             .map(|(k, v)| (k.to_owned(), v.to_owned()))
             .collect(),
         config: config.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        pending: vm
+            .pending
+            .set
+            .iter()
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .chain(vm.pending.delete.iter().map(|key| (key.clone(), String::new())))
+            .collect(),
     }
 }

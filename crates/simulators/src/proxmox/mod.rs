@@ -12,6 +12,7 @@ mod disks;
 mod drive;
 mod error;
 mod formats;
+mod hands;
 mod host;
 mod inert;
 mod knobs;
@@ -35,6 +36,7 @@ mod world;
 
 use std::{io, net::SocketAddr, sync::Arc};
 
+pub use hands::{HandMade, Heard};
 pub use host::Bridge;
 pub use inert::InertMachines;
 pub use knobs::{Snapshot, VmSnapshot};

@@ -25,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use super::{
     call::{self, Reply, Request},
     error::{ApiError, ApiResult},
+    hands,
     params::{Params, percent_decode},
     sim::Sim,
     upload,
@@ -179,6 +180,7 @@ async fn take(sim: &Arc<Sim>, parts: http::request::Parts, body: Incoming, path:
     }
     params.overlay(Params::from_form(uri.query().unwrap_or_default()));
     params.remove("_dc");
+    hands::tell(sim, identity.as_ref(), &method, &path);
     call::run(sim, identity, Request { method, path, params, upload: uploaded }).await
 }
 

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     access::Identity,
     auth::TicketKey,
+    hands::Listener,
     lock::{Held, LockName, Locks},
     task::{Task, Tasks, Upid},
     world::World,
@@ -42,6 +43,7 @@ pub(crate) struct Sim {
     pub(crate) message_in_body: bool,
     /// Told whenever a VM's power or a task changed.
     pub(crate) changed: Notify,
+    listener: Mutex<Option<Listener>>,
     /// Ends everything this simulator started.
     pub(crate) shutdown: CancellationToken,
     next_pid: AtomicU32,
@@ -72,6 +74,7 @@ impl Sim {
             fingerprint: parts.fingerprint,
             message_in_body: parts.message_in_body,
             changed: Notify::new(),
+            listener: Mutex::default(),
             shutdown: CancellationToken::new(),
             next_pid: AtomicU32::new(0x1A2B),
         })
@@ -84,6 +87,11 @@ impl Sim {
 
     pub(crate) fn tasks(&self) -> MutexGuard<'_, Tasks> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whoever is told of every call.
+    pub(crate) fn listener(&self) -> MutexGuard<'_, Option<Listener>> {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn new_pid(&self) -> u32 {

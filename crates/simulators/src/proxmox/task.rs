@@ -110,6 +110,10 @@ impl Tasks {
         task.end = Some(TaskEnd { at, status });
     }
 
+    pub(crate) fn forget_ended(&mut self) {
+        self.all.retain(|task| task.end.is_none());
+    }
+
     /// The node of these tasks lost power: the log has no last line that tells how they ended.
     pub(crate) fn kill_on(&mut self, host: &str, at: i64) {
         for task in self.all.iter_mut().filter(|task| task.upid.host == host && task.end.is_none()) {

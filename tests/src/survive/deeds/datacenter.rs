@@ -116,7 +116,8 @@ impl Footprint {
     }
 }
 
-fn compare(path: &str, before: &Value, now: &Value, found: &mut Vec<String>) {
+/// What differs between two values, by path.
+pub(in crate::survive) fn compare(path: &str, before: &Value, now: &Value, found: &mut Vec<String>) {
     match (before, now) {
         (Value::Object(old), Value::Object(new)) => {
             for key in old.keys().chain(new.keys().filter(|key| !old.contains_key(*key))) {
@@ -145,7 +146,11 @@ pub fn expect(report: &engine::report::Report, status: Status) -> anyhow::Result
     Ok(())
 }
 
-fn sections(lab: &Lab, folder: &Path) -> anyhow::Result<infrastructure_contractor::config::Sections> {
+/// infrastructure-contractor's part of a configuration for the lab.
+///
+/// # Errors
+/// If it is wrong.
+pub fn sections(lab: &Lab, folder: &Path) -> anyhow::Result<infrastructure_contractor::config::Sections> {
     let token = folder.join("token");
     std::fs::write(&token, lab.api_token())?;
     let at = |third, fourth| lab.subnet().address(third, fourth);

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, bail};
 use contractor::{
     action::Actions,
-    driver::{Driver, Happened, Hooks, Journal, NewRun, Parts, SystemClock},
+    driver::{Clock, Driver, Happened, Hooks, Journal, NewRun, Parts, SystemClock},
     runtime::message_schema,
 };
 use engine::{
@@ -39,6 +39,7 @@ pub struct Side {
     pub trouble: Trouble,
     actions: Actions,
     library: Library,
+    clock: Arc<dyn Clock>,
     emitted: Emitted,
     death: Arc<Death>,
     life: Option<(Runtime, Driver)>,
@@ -59,6 +60,19 @@ impl Side {
     /// # Errors
     /// If a playbook is wrong, or it does not start.
     pub fn start(store: Store, actions: &Actions, playbooks: &[(String, String)]) -> anyhow::Result<Self> {
+        Self::start_by(Arc::new(SystemClock), store, actions, playbooks)
+    }
+
+    /// The same by another clock.
+    ///
+    /// # Errors
+    /// See [`start`](Self::start).
+    pub fn start_by(
+        clock: Arc<dyn Clock>,
+        store: Store,
+        actions: &Actions,
+        playbooks: &[(String, String)],
+    ) -> anyhow::Result<Self> {
         let trouble = Trouble::default();
         let actions = trouble.with(actions);
         let checked = Checked {
@@ -68,7 +82,7 @@ impl Side {
         };
         let library = Library::load(playbooks, &checked).map_err(|problems| anyhow::anyhow!("{problems}"))?;
         let (emitted, death) = (Emitted::default(), Arc::default());
-        let mut side = Self { store, trouble, actions, library, emitted, death, life: None };
+        let mut side = Self { store, trouble, actions, library, clock, emitted, death, life: None };
         side.live()?;
         Ok(side)
     }
@@ -176,7 +190,7 @@ impl Side {
             journal: Arc::new(Mortal { store: self.store.clone(), death: self.death.clone() }),
             actions: self.actions.clone(),
             playbooks: self.library.clone(),
-            clock: Arc::new(SystemClock),
+            clock: self.clock.clone(),
             hooks: Arc::new(Recorder(self.emitted.clone())),
         };
         let driver = runtime.block_on(Driver::start(parts))?;
