@@ -69,6 +69,7 @@ impl World {
             cni: Cni::None,
             kube_proxy_image: None,
             coredns_image: Some("registry.k8s.io/coredns/coredns:v1.13.2".into()),
+            inventory: true,
         });
         let kubelets = nodes.iter().map(|node| {
             let found = control_plane.clone();
@@ -147,6 +148,7 @@ fn kubelet_options(node: &Node) -> KubeletOptions {
     let component = |name: &str| StaticPod {
         name: name.into(),
         image: format!("registry.k8s.io/{name}:v1.36.3"),
+        command: vec![format!("/usr/local/bin/{name}")],
         config_version: "1".into(),
     };
     let pods = ["kube-apiserver", "kube-controller-manager", "kube-scheduler"].map(component);

@@ -180,7 +180,8 @@ pub(crate) struct Event<'a> {
     pub(crate) component: &'a str,
 }
 
-fn nth_address(subnet: &str, n: u64) -> Option<String> {
+/// The nth address of a subnet.
+pub(crate) fn nth_address(subnet: &str, n: u64) -> Option<String> {
     match subnet.parse::<IpNet>().ok()? {
         IpNet::V4(net) => {
             let first = u32::from(net.network());

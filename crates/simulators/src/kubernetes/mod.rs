@@ -68,6 +68,14 @@ impl ControlPlane {
         bootstrap::apply(&self.cluster, manifests);
     }
 
+    /// The objects of every manifest that Talos renders from these settings, by the manifest's id.
+    pub fn bootstrap_objects(
+        identity: &ClusterIdentity,
+        manifests: &BootstrapManifests,
+    ) -> Vec<(&'static str, Vec<Value>)> {
+        bootstrap::rendered(identity, manifests)
+    }
+
     /// Starts an API server on `options.address` (port 0 picks one).
     ///
     /// # Errors

@@ -74,6 +74,8 @@ pub struct BootstrapManifests {
     pub kube_proxy_image: Option<String>,
     /// Image of CoreDNS; `None` when `cluster.coreDNS.disabled`.
     pub coredns_image: Option<String>,
+    /// Whether Talos keeps an inventory of what it applied, as since 1.13.
+    pub inventory: bool,
 }
 
 /// The `cluster.network.cni.name` of the machine configuration.
@@ -129,6 +131,8 @@ pub struct StaticPod {
     /// `kube-apiserver`, `kube-controller-manager` or `kube-scheduler`; the mirror pod is `<name>-<node>`.
     pub name: String,
     pub image: String,
+    /// The program and its arguments.
+    pub command: Vec<String>,
     /// Becomes the annotation `talos.dev/config-version` (talos.md section 8).
     pub config_version: String,
 }

@@ -12,7 +12,7 @@ use std::{
 use clap::{Parser, Subcommand};
 use serde_json::json;
 
-use super::{Cut, Direction, Harm, Lab, LabOptions, Proxy};
+use super::{Cut, Direction, Harm, Lab, LabOptions, Proxy, proxies};
 use crate::{
     faults::Fault,
     proxmox::{Storage, StorageKind, Version},
@@ -111,6 +111,9 @@ struct ProxyArguments {
     /// Which bytes are harmed
     #[arg(long, default_value = "down")]
     direction: Direction,
+    /// Where the harm can be changed over HTTP while it runs (the proxy is number 1)
+    #[arg(long, value_name = "ADDRESS")]
+    control: Option<SocketAddr>,
 }
 
 /// The whole program: logs to stderr as `RUST_LOG` says, answers to stdout.
@@ -142,9 +145,18 @@ pub async fn run(arguments: impl Iterator<Item = String>, out: &mut (dyn Write +
 }
 
 async fn run_proxy(arguments: &ProxyArguments, out: &mut (dyn Write + Send)) -> anyhow::Result<()> {
-    let ProxyArguments { listen, to, delay, cut, after_bytes, direction } = *arguments;
+    let ProxyArguments { listen, to, delay, cut, after_bytes, direction, control } = *arguments;
     let proxy = Proxy::start(listen, to, Harm { delay_ms: delay, cut, after_bytes, direction }).await?;
-    writeln!(out, "{}", json!({ "listen": proxy.address(), "to": to, "harm": proxy.harm() }))?;
+    let mut ready = json!({ "listen": proxy.address(), "to": to, "harm": proxy.harm() });
+    let proxies = proxies::Proxies::default();
+    proxies.add(proxy);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let _guard = stop.clone().drop_guard();
+    if let Some(control) = control {
+        let address = proxies::serve(control, proxies.clone(), stop).await?;
+        ready["control"] = format!("http://{address}").into();
+    }
+    writeln!(out, "{ready}")?;
     out.flush()?;
     ended().await?;
     Ok(())

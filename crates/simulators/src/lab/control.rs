@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::{Guests, Mirror};
+use super::{Guests, Mirror, proxies};
 use crate::{
     faults::{Fault, Rule},
     machine::Machines,
@@ -86,6 +86,7 @@ fn router(desk: Desk) -> Router {
         .route("/v1/quorum", post(quorum))
         .route("/v1/tickets", post(tickets))
         .with_state(desk)
+        .merge(proxies::router(proxies::Proxies::default()))
 }
 
 /// Turns whether something was there into an answer.

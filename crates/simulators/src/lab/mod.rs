@@ -5,6 +5,7 @@ mod control;
 mod guests;
 mod mirror;
 mod options;
+mod proxies;
 mod proxy;
 mod schematic;
 mod subnet;

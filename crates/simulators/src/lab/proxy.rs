@@ -15,6 +15,7 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::broadcast,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -63,8 +64,23 @@ pub enum Direction {
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    harm: Arc<Mutex<Harm>>,
+    target: SocketAddr,
+    way: Way,
     stop: CancellationToken,
+}
+
+/// What the proxy and its connections share.
+#[derive(Clone, Debug)]
+struct Way {
+    harm: Arc<Mutex<Harm>>,
+    /// Tells every open connection at once.
+    cuts: broadcast::Sender<Cut>,
+}
+
+impl Way {
+    fn harm(&self) -> Harm {
+        self.harm.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Proxy {
@@ -72,22 +88,40 @@ impl Proxy {
     pub async fn start(listen: SocketAddr, target: SocketAddr, harm: Harm) -> io::Result<Self> {
         let listener = port::listen(listen).await?;
         let address = listener.local_addr()?;
-        let (harm, stop) = (Arc::new(Mutex::new(harm)), CancellationToken::new());
-        tokio::spawn(accept(listener, target, harm.clone(), stop.clone()));
-        Ok(Self { address, harm, stop })
+        let way = Way { harm: Arc::new(Mutex::new(harm)), cuts: broadcast::channel(16).0 };
+        let stop = CancellationToken::new();
+        tokio::spawn(accept(listener, target, way.clone(), stop.clone()));
+        Ok(Self { address, target, way, stop })
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
+    /// Where connections go.
+    pub fn target(&self) -> SocketAddr {
+        self.target
+    }
+
+    /// Changes what it does, also to connections that are open.
     pub fn set_harm(&self, harm: Harm) {
-        *self.harm.lock().unwrap_or_else(PoisonError::into_inner) = harm;
+        *self.way.harm.lock().unwrap_or_else(PoisonError::into_inner) = harm;
     }
 
     /// What it does to connections now.
     pub fn harm(&self) -> Harm {
-        self.harm.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.way.harm()
+    }
+
+    /// How many connections are open through it.
+    pub fn connections(&self) -> usize {
+        self.way.cuts.receiver_count()
+    }
+
+    /// Does this to every open connection at once, whether data flows or not.
+    pub fn cut(&self, cut: Cut) {
+        // Without a connection there is nothing to cut.
+        let _ = self.way.cuts.send(cut);
     }
 }
 
@@ -97,17 +131,17 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, harm: Arc<Mutex<Harm>>, stop: CancellationToken) {
+async fn accept(listener: TcpListener, target: SocketAddr, way: Way, stop: CancellationToken) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => return,
         };
         let Ok((client, _)) = accepted else { continue };
-        let (harm, stop) = (harm.clone(), stop.child_token());
+        let (way, cuts, stop) = (way.clone(), way.cuts.subscribe(), stop.child_token());
         tokio::spawn(async move {
             tokio::select! {
-                result = forward(client, target, harm) => drop(result),
+                result = forward(client, target, &way.harm, cuts) => drop(result),
                 () = stop.cancelled() => {}
             }
         });
@@ -121,32 +155,60 @@ enum Ended {
     Cut(Cut),
 }
 
-async fn forward(client: TcpStream, target: SocketAddr, harm: Arc<Mutex<Harm>>) -> io::Result<()> {
+async fn forward(
+    client: TcpStream,
+    target: SocketAddr,
+    harm: &Mutex<Harm>,
+    mut cuts: broadcast::Receiver<Cut>,
+) -> io::Result<()> {
     let server = TcpStream::connect(target).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
+    let mut ordered = None;
     let ended = {
-        let up = pump(&mut from_client, &mut to_server, (&harm, Direction::Up));
-        let down = pump(&mut from_server, &mut to_client, (&harm, Direction::Down));
-        tokio::pin!(up, down);
-        let (first, was_up) = tokio::select! {
-            ended = &mut up => (ended?, true),
-            ended = &mut down => (ended?, false),
+        let both = async {
+            let up = pump(&mut from_client, &mut to_server, (harm, Direction::Up));
+            let down = pump(&mut from_server, &mut to_client, (harm, Direction::Down));
+            tokio::pin!(up, down);
+            let (first, was_up) = tokio::select! {
+                ended = &mut up => (ended?, true),
+                ended = &mut down => (ended?, false),
+            };
+            match first {
+                Ended::Quietly if was_up => down.await,
+                Ended::Quietly => up.await,
+                cut => Ok(cut),
+            }
         };
-        match first {
-            Ended::Quietly if was_up => down.await?,
-            Ended::Quietly => up.await?,
-            cut => cut,
+        tokio::select! {
+            ended = both => ended?,
+            Ok(cut) = cuts.recv() => {
+                ordered = Some(cut);
+                Ended::Cut(cut)
+            }
         }
     };
-    if let Ended::Cut(Cut::Reset) = ended {
-        for stream in [from_client.reunite(to_client).ok(), from_server.reunite(to_server).ok()].into_iter().flatten() {
-            stream.set_zero_linger()?;
+    match (ordered, ended) {
+        (_, Ended::Cut(Cut::Reset)) => {
+            let ends = [from_client.reunite(to_client).ok(), from_server.reunite(to_server).ok()];
+            ends.into_iter().flatten().try_for_each(|stream| stream.set_zero_linger())
         }
+        (Some(Cut::HalfClose), _) => {
+            to_client.shutdown().await?;
+            swallow(&mut [from_client, from_server]).await
+        }
+        (Some(Cut::BlackHole), _) => swallow(&mut [from_client, from_server]).await,
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// Reads what comes and passes nothing on, until the proxy goes.
+async fn swallow([client, server]: &mut [OwnedReadHalf; 2]) -> io::Result<()> {
+    let sink = |half| async move { tokio::io::copy(half, &mut tokio::io::sink()).await };
+    let _ = tokio::join!(sink(client), sink(server));
+    std::future::pending().await
 }
 
 async fn pump(
@@ -240,6 +302,21 @@ mod tests {
         stream.read_to_end(&mut got).await.unwrap();
         assert_eq!(got, b"hello", "the server saw five bytes and the end, and its echo came back");
         stream.write_all(b"still open").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_is_cut_when_told_and_later_ones_are_not() {
+        let (proxy, mut stream) = through(Harm::default()).await;
+        let mut bytes = [0; 11];
+        stream.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(proxy.connections(), 1);
+        proxy.cut(Cut::Reset);
+        let error = stream.read_to_end(&mut Vec::new()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        let mut fresh = TcpStream::connect(proxy.address()).await.unwrap();
+        fresh.write_all(b"hello again").await.unwrap();
+        fresh.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(&bytes, b"hello again");
     }
 
     #[tokio::test]

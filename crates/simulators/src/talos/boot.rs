@@ -111,7 +111,8 @@ async fn maintenance(boot: &Arc<Boot>) -> Arc<Config> {
             std::future::pending::<()>().await;
         }
     };
-    // The reply to the caller is still on its way.
+    // The call that brought it comes to its end, and its reply to the caller.
+    drop(boot.applying.lock().await);
     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     leave_maintenance(boot, &stop);
     config

@@ -306,13 +306,34 @@ impl Config {
         self.main.pointer("/cluster/allowSchedulingOnControlPlanes").and_then(Value::as_bool) == Some(true)
     }
 
+    /// The addresses of cluster DNS: the tenth of each service subnet.
+    pub(crate) fn dns_addresses(&self) -> Vec<String> {
+        let subnets = self.service_subnets();
+        let nets = subnets.iter().filter_map(|subnet| subnet.parse::<IpNet>().ok());
+        nets.filter_map(|net| net.hosts().nth(9)).map(|address| address.to_string()).collect()
+    }
+
+    /// The extra arguments of a component; a flag may have several values.
+    pub(crate) fn extra_arguments(&self, component: &str) -> BTreeMap<String, Vec<String>> {
+        let (pointer, kind) = match component {
+            "kubelet" => ("/machine/kubelet/extraArgs", "KubeletConfig"),
+            "kube-apiserver" => ("/cluster/apiServer/extraArgs", "KubeAPIServerConfig"),
+            "kube-controller-manager" => ("/cluster/controllerManager/extraArgs", "KubeControllerManagerConfig"),
+            _ => ("/cluster/scheduler/extraArgs", "KubeSchedulerConfig"),
+        };
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let values = |value: &Value| match value {
+            Value::Array(items) => items.iter().map(text).collect(),
+            single => vec![text(single)],
+        };
+        let other = || self.document(kind)?.get("extraArgs");
+        let given = self.main.pointer(pointer).or_else(other).and_then(Value::as_object);
+        given.into_iter().flatten().map(|(flag, value)| (flag.clone(), values(value))).collect()
+    }
+
     /// An extra argument of the kubelet.
     pub(crate) fn kubelet_argument(&self, name: &str) -> Option<String> {
-        let own = self.main.pointer("/machine/kubelet/extraArgs").and_then(|arguments| arguments.get(name));
-        let document = self.document("KubeletConfig");
-        let value = own.or_else(|| document?.get("extraArgs")?.get(name))?;
-        let single = value.as_array().and_then(|items| items.last()).unwrap_or(value);
-        Some(single.as_str().map_or_else(|| single.to_string(), str::to_owned))
+        self.extra_arguments("kubelet").remove(name)?.pop()
     }
 
     /// `rotate-server-certificates` in either of its two places.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use tokio_util::sync::CancellationToken;
 
 use super::config::{Config, MachineType, tag_of};
+use super::cosi::kinds;
 use super::etcd::{Cluster, Data};
 use super::node::Boot;
 use super::release::Line;
@@ -103,12 +104,29 @@ pub(crate) async fn control_plane(boot: Arc<Boot>) {
         let mut changes = boot.world.changes();
         tokio::select! {
             () = hold_virtual_addresses(&boot, &data, &server) => {}
+            () = api_server_changed(&boot) => {}
             () = async {
                 while boot.etcd.running().is_some() && changes.changed().await.is_ok() {}
             } => {}
         }
         drop(registered);
     }
+}
+
+/// Waits until the configuration asks for another API server: its static pod is replaced, and it starts anew.
+async fn api_server_changed(boot: &Boot) {
+    let section = |config: &Config| {
+        let own = config.main().pointer("/cluster/apiServer").cloned();
+        (own, config.document("KubeAPIServerConfig").cloned())
+    };
+    let mut configs = boot.config.subscribe();
+    let before = configs.borrow_and_update().as_deref().map(section);
+    while configs.changed().await.is_ok() {
+        if configs.borrow_and_update().as_deref().map(section) != before {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// An API server's entry in the world, gone when it goes.
@@ -187,11 +205,13 @@ fn api_server_names(boot: &Boot, config: &Config) -> (Vec<String>, Vec<IpAddr>) 
     (names, addresses)
 }
 
-fn manifests(config: &Config, line: Line) -> BootstrapManifests {
+/// What Talos installs into the cluster.
+pub(crate) fn manifests(config: &Config, line: Line) -> BootstrapManifests {
     BootstrapManifests {
         cni: if config.cni(line) == "flannel" { Cni::Flannel } else { Cni::None },
         kube_proxy_image: config.kube_proxy_image(line),
         coredns_image: config.coredns_image(),
+        inventory: line >= Line::V1_13,
     }
 }
 
@@ -241,6 +261,8 @@ pub(crate) async fn kubelet(boot: Arc<Boot>) {
     boot.state().kubelet = Some(Arc::clone(&kubelet));
     boot.services.set("kubelet", State::Running, "Started task kubelet (PID 2812) for container kubelet");
     let mut configs = boot.config.subscribe();
+    let version = || boot.cosi.version(kinds::KUBELET_SPECS, "kubelet");
+    let mut started_with = version();
     loop {
         let alive = boot.state().kubelet.is_some();
         if !alive {
@@ -256,10 +278,23 @@ pub(crate) async fn kubelet(boot: Arc<Boot>) {
                 if changed.is_err() {
                     return;
                 }
+                if std::mem::replace(&mut started_with, version()) != started_with {
+                    restart(&boot).await;
+                }
                 reconfigure(&boot, &kubelet);
             }
         }
     }
+}
+
+/// Stops the kubelet's service and starts it with its new image and arguments; the pods go on meanwhile.
+async fn restart(boot: &Boot) {
+    boot.services.set("kubelet", State::Stopping, "Sending SIGTERM to task kubelet (PID 2812, container kubelet)");
+    boot.world.work(1.0).await;
+    boot.services.set("kubelet", State::Finished, "Service finished successfully");
+    boot.services.set("kubelet", State::Preparing, "Running pre state");
+    boot.world.work(2.0).await;
+    boot.services.set("kubelet", State::Running, "Started task kubelet (PID 2890) for container kubelet");
 }
 
 /// A new configuration: labels, taints, versions and static pods follow without a reboot.
@@ -320,6 +355,7 @@ fn static_pods(boot: &Boot, config: &Config) -> Vec<StaticPod> {
             Some(StaticPod {
                 name: (*name).to_owned(),
                 image: config.image(name)?,
+                command: publish::static_pod_command(config, name),
                 config_version: version(*kind, name),
             })
         })

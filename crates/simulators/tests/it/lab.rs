@@ -93,6 +93,37 @@ async fn the_control_endpoint_turns_the_knobs() {
 }
 
 #[tokio::test]
+async fn fault_proxies_are_put_up_harmed_cut_and_taken_down_by_hand() {
+    let (lab, _api) = lab(false).await;
+    let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
+    let proxies = lab.control_url() + "/v1/proxies";
+    let post = async |path: &str, body: Value| client.post(proxies.clone() + path).json(&body).send().await.unwrap();
+    let listen = format!("{}:0", lab.subnet().address(0, 3));
+    let to = lab.mirror().url().strip_prefix("http://").unwrap().to_owned();
+    let made: Value = post("", json!({ "listen": listen, "to": to })).await.json().await.unwrap();
+    assert_eq!((&made["id"], &made["harm"]["cut"]), (&json!(1), &Value::Null));
+    let through = format!("http://{}/schematics/{EMPTY_SCHEMATIC}", made["listen"].as_str().unwrap());
+    let get = async || client.get(&through).timeout(Duration::from_secs(5)).send().await;
+    assert!(get().await.is_ok());
+    let harmed: Value = post("/1", json!({ "cut": "close", "after_bytes": 5 })).await.json().await.unwrap();
+    assert_eq!(harmed["harm"], json!({ "delay_ms": 0, "cut": "close", "after_bytes": 5, "direction": "down" }));
+    assert!(get().await.is_err(), "five bytes are no answer");
+    assert_eq!(post("/1", json!({ "cut": "explode" })).await.status(), 422);
+    assert!(post("/1", json!({})).await.status().is_success());
+    assert!(get().await.is_ok(), "harmless again");
+    let mut idle = tokio::net::TcpStream::connect(made["listen"].as_str().unwrap()).await.unwrap();
+    while client.get(proxies.clone() + "/1").send().await.unwrap().json::<Value>().await.unwrap()["connections"] == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(post("/1/cut", json!({ "cut": "close" })).await.status().is_success());
+    assert_eq!(tokio::io::AsyncReadExt::read(&mut idle, &mut [0]).await.unwrap(), 0);
+    assert_eq!(post("", json!({ "listen": listen, "to": "192.0.2.1:80" })).await.status(), 400, "loopback only");
+    assert!(client.delete(proxies.clone() + "/1").send().await.unwrap().status().is_success());
+    assert!(get().await.is_err());
+    assert_eq!(post("/1", json!({})).await.status(), 404);
+}
+
+#[tokio::test]
 async fn the_mirror_knows_schematics_that_were_registered() {
     let (lab, _api) = lab(false).await;
     let client = reqwest::Client::new();

@@ -67,6 +67,7 @@ impl World {
             cni,
             kube_proxy_image: Some("registry.k8s.io/kube-proxy:v1.36.2".into()),
             coredns_image: Some("registry.k8s.io/coredns/coredns:v1.13.2".into()),
+            inventory: true,
         });
     }
 
@@ -105,7 +106,8 @@ pub(crate) fn node(name: &str, address: IpAddr, control_plane: bool) -> KubeletO
         taints.push(Taint { key, value: String::new(), effect: "NoSchedule".into() });
         for component in ["kube-apiserver", "kube-controller-manager", "kube-scheduler"] {
             let image = format!("registry.k8s.io/{component}:v1.36.2");
-            static_pods.push(StaticPod { name: component.into(), image, config_version: "1".into() });
+            let command = vec![format!("/usr/local/bin/{component}")];
+            static_pods.push(StaticPod { name: component.into(), image, command, config_version: "1".into() });
         }
     }
     KubeletOptions {

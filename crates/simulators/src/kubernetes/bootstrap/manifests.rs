@@ -1,157 +1,122 @@
-//! The workloads that Talos applies at bootstrap, in the shapes that health checks look for (talos.md section 7).
+//! The manifests that Talos renders from its configuration: ids, objects and their order (talos.md section 8).
 
 use serde_json::{Value, json};
 
-use crate::kubernetes::cluster::Cluster;
-use crate::kubernetes::settings::ClusterIdentity;
+use super::addons;
+use crate::kubernetes::cluster::nth_address;
+use crate::kubernetes::settings::{BootstrapManifests, ClusterIdentity, Cni};
 
-type Manifest = (&'static str, Value);
+/// The table an object is kept in, and the object.
+pub(super) type Placed = (&'static str, Value);
 
-const DAEMON_SETS: &str = "daemonsets.apps";
+pub(super) const RBAC: &str = "rbac.authorization.k8s.io/v1";
+const ROLES: &str = "clusterroles.rbac.authorization.k8s.io";
+const BINDINGS: &str = "clusterrolebindings.rbac.authorization.k8s.io";
 
-fn account(name: &str) -> Manifest {
-    (
-        "serviceaccounts",
-        json!({
-        "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "kube-system"}}),
-    )
-}
-
-fn config(name: &str, data: Value) -> Manifest {
-    (
-        "configmaps",
-        json!({
-        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "kube-system"}, "data": data}),
-    )
-}
-
-/// The bindings that let kubelets join.
-pub(super) fn rbac() -> Vec<Manifest> {
-    let bind = |name: &str, role: &str, group: &str| {
+/// Every manifest by the id of its resource, sorted as Talos applies them.
+pub(super) fn render(identity: &ClusterIdentity, manifests: &BootstrapManifests) -> Vec<(&'static str, Vec<Placed>)> {
+    let mut all = vec![
+        ("00-kubelet-bootstrapping-token", token(identity).into_iter().collect()),
         (
-            "clusterrolebindings.rbac.authorization.k8s.io",
-            json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
-            "subjects": [{"kind": "Group", "name": group, "apiGroup": "rbac.authorization.k8s.io"}]}),
-        )
-    };
-    vec![
-        bind("system-bootstrap-node-bootstrapper", "system:node-bootstrapper", "system:bootstrappers:nodes"),
-        bind(
-            "system-bootstrap-approve-node-client-csr",
-            "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
-            "system:bootstrappers:nodes",
+            "01-csr-approver-role-binding",
+            vec![bind_groups(
+                "system-bootstrap-approve-node-client-csr",
+                "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+                &["system:bootstrappers:nodes"],
+            )],
         ),
-    ]
+        (
+            "01-csr-node-bootstrap",
+            vec![bind_groups(
+                "system-bootstrap-node-bootstrapper",
+                "system:node-bootstrapper",
+                &["system:bootstrappers:nodes", "system:nodes"],
+            )],
+        ),
+        (
+            "01-csr-renewal-role-binding",
+            vec![bind_groups(
+                "system-bootstrap-node-renewal",
+                "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
+                &["system:nodes"],
+            )],
+        ),
+    ];
+    if manifests.cni == Cni::Flannel {
+        all.push(("05-flannel", addons::flannel(identity)));
+    }
+    if let Some(image) = &manifests.kube_proxy_image {
+        all.push(("10-kube-proxy", addons::kube_proxy(identity, image)));
+    }
+    if let Some(image) = &manifests.coredns_image {
+        let address = nth_address(&identity.service_subnet, 10).unwrap_or_else(|| "10.96.0.10".into());
+        all.push(("11-core-dns", addons::core_dns(identity, image)));
+        all.push(("11-core-dns-svc", vec![addons::dns_service(&address)]));
+    }
+    all.push(("11-kube-config-in-cluster", vec![in_cluster(identity)]));
+    all.push(("11-talos-node-rbac-template", talos_nodes()));
+    all
 }
 
-/// Flannel, which writes the CNI configuration that makes nodes ready.
-pub(super) fn flannel(identity: &ClusterIdentity) -> Vec<Manifest> {
-    let labels = json!({"tier": "node", "k8s-app": "flannel"});
-    let network = json!({"Network": identity.pod_subnet, "Backend": {"Type": "vxlan", "Port": 4789}}).to_string();
-    let daemon_set = json!({
-        "apiVersion": "apps/v1", "kind": "DaemonSet",
-        "metadata": {"name": "kube-flannel", "namespace": "kube-system", "labels": labels},
-        "spec": {
-            "selector": {"matchLabels": labels},
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": {
-                    "hostNetwork": true, "serviceAccountName": "flannel", "priorityClassName": "system-node-critical",
-                    "tolerations": [{"effect": "NoSchedule", "operator": "Exists"}, {"effect": "NoExecute", "operator": "Exists"}],
-                    "initContainers": [{
-                        "name": "install-config", "image": "ghcr.io/siderolabs/flannel:0.28.8", "command": ["cp"],
-                        "args": ["-f", "/etc/kube-flannel/cni-conf.json", "/etc/cni/net.d/10-flannel.conflist"],
-                        "volumeMounts": [{"name": "cni", "mountPath": "/etc/cni/net.d"}]}],
-                    "containers": [{
-                        "name": "kube-flannel", "image": "ghcr.io/siderolabs/flannel:0.28.8",
-                        "command": ["/opt/bin/flanneld"], "args": ["--ip-masq", "--kube-subnet-mgr"],
-                        "resources": {"requests": {"cpu": "100m", "memory": "50Mi"}},
-                        "volumeMounts": [{"name": "flannel-cfg", "mountPath": "/etc/kube-flannel/"}]}],
-                    "volumes": [
-                        {"name": "cni", "hostPath": {"path": "/etc/cni/net.d"}},
-                        {"name": "flannel-cfg", "configMap": {"name": "kube-flannel-cfg"}}],
-                },
-            },
-        },
+/// The secret by which kubelets make themselves known; none without a token.
+fn token(identity: &ClusterIdentity) -> Option<Placed> {
+    let (id, secret) = identity.bootstrap_token.split_once('.')?;
+    let object = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "bootstrap.kubernetes.io/token",
+        "metadata": {"name": format!("bootstrap-token-{id}"), "namespace": "kube-system"},
+        "stringData": {
+            "token-id": id, "token-secret": secret, "usage-bootstrap-authentication": "true",
+            "auth-extra-groups": "system:bootstrappers:nodes"},
     });
-    vec![account("flannel"), config("kube-flannel-cfg", json!({"net-conf.json": network})), (DAEMON_SETS, daemon_set)]
+    Some(("secrets", object))
 }
 
-/// kube-proxy on every node.
-pub(super) fn kube_proxy(identity: &ClusterIdentity, image: &str) -> Vec<Manifest> {
-    let labels = json!({"tier": "node", "k8s-app": "kube-proxy"});
-    let selector = json!({"k8s-app": "kube-proxy"});
-    let daemon_set = json!({
-        "apiVersion": "apps/v1", "kind": "DaemonSet",
-        "metadata": {"name": "kube-proxy", "namespace": "kube-system", "labels": labels},
-        "spec": {
-            "selector": {"matchLabels": selector},
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": {
-                    "hostNetwork": true, "serviceAccountName": "kube-proxy", "priorityClassName": "system-node-critical",
-                    "tolerations": [{"effect": "NoSchedule", "operator": "Exists"}, {"effect": "NoExecute", "operator": "Exists"}],
-                    "containers": [{
-                        "name": "kube-proxy", "image": image, "command": ["/usr/local/bin/kube-proxy"],
-                        "args": [format!("--cluster-cidr={}", identity.pod_subnet), "--hostname-override=$(NODE_NAME)",
-                            "--proxy-mode=nftables"]}],
-                },
-            },
-        },
-    });
-    vec![account("kube-proxy"), (DAEMON_SETS, daemon_set)]
-}
-
-/// CoreDNS with its service at the tenth service address.
-pub(super) fn core_dns(cluster: &Cluster, image: &str) -> Vec<Manifest> {
-    let labels = json!({"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"});
-    let selector = json!({"k8s-app": "kube-dns"});
-    let corefile = format!(
-        ".:53 {{\n    errors\n    health\n    ready\n    kubernetes {} in-addr.arpa ip6.arpa\n    forward . /etc/resolv.conf\n    cache 30\n}}\n",
-        cluster.identity.dns_domain
+/// How what runs in the cluster finds the API server.
+fn in_cluster(identity: &ClusterIdentity) -> Placed {
+    let mounted = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let kubeconfig = format!(
+        "apiVersion: v1\nclusters:\n- cluster:\n    certificate-authority: {mounted}/ca.crt\n    server: {}\n  name: local\n\
+         contexts:\n- context:\n    cluster: local\n    user: service-account\n  name: local\ncurrent-context: local\n\
+         kind: Config\nusers:\n- name: service-account\n  user:\n    tokenFile: {mounted}/token\n",
+        identity.endpoint
     );
-    let deployment = json!({
-        "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"name": "coredns", "namespace": "kube-system", "labels": labels},
-        "spec": {
-            "replicas": 2, "selector": {"matchLabels": selector},
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}},
-            "template": {
-                "metadata": {"labels": selector},
-                "spec": {
-                    "serviceAccountName": "coredns", "priorityClassName": "system-cluster-critical", "dnsPolicy": "Default",
-                    "tolerations": [
-                        {"key": "node-role.kubernetes.io/control-plane", "operator": "Exists", "effect": "NoSchedule"},
-                        {"key": "node.cloudprovider.kubernetes.io/uninitialized", "operator": "Exists", "effect": "NoSchedule"}],
-                    "containers": [{
-                        "name": "coredns", "image": image, "args": ["-conf", "/etc/coredns/Corefile"],
-                        "resources": {"limits": {"memory": "170Mi"}, "requests": {"cpu": "100m", "memory": "70Mi"}},
-                        "ports": [
-                            {"name": "dns", "protocol": "UDP", "containerPort": 53},
-                            {"name": "dns-tcp", "protocol": "TCP", "containerPort": 53}],
-                        "volumeMounts": [{"name": "config-volume", "mountPath": "/etc/coredns", "readOnly": true}]}],
-                    "volumes": [{"name": "config-volume", "configMap": {"name": "coredns"}}],
-                },
-            },
-        },
-    });
-    let service = json!({
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": {
-            "name": "kube-dns", "namespace": "kube-system",
-            "labels": {"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"}},
-        "spec": {
-            "selector": selector, "clusterIP": cluster.service_address(10),
-            "ports": [
-                {"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
-                {"name": "metrics", "port": 9153, "protocol": "TCP"}]},
-    });
-    vec![
-        account("coredns"),
-        config("coredns", json!({"Corefile": corefile})),
-        ("deployments.apps", deployment),
-        ("services", service),
-    ]
+    config("kubeconfig-in-cluster", json!({"kubeconfig": kubeconfig}))
+}
+
+/// What Talos itself may read with a node's rights.
+fn talos_nodes() -> Vec<Placed> {
+    let labels = json!({"kubernetes.io/bootstrapping": "rbac-defaults"});
+    let (table, mut binding) = bind_groups("system:talos-nodes", "system:talos-nodes", &["system:nodes"]);
+    binding["metadata"]["labels"] = labels.clone();
+    binding["metadata"]["annotations"] = json!({"rbac.authorization.kubernetes.io/autoupdate": "true"});
+    let rules = json!([
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]}]);
+    vec![(table, binding), role("system:talos-nodes", labels, rules)]
+}
+
+pub(super) fn role(name: &str, labels: Value, rules: Value) -> Placed {
+    let metadata = json!({"name": name, "labels": labels});
+    (ROLES, json!({"apiVersion": RBAC, "kind": "ClusterRole", "metadata": metadata, "rules": rules}))
+}
+
+fn bind_groups(name: &str, role: &str, groups: &[&str]) -> Placed {
+    let subject = |group: &&str| json!({"kind": "Group", "name": group, "apiGroup": "rbac.authorization.k8s.io"});
+    bind(json!({"name": name}), role, groups.iter().map(subject).collect())
+}
+
+/// Lets a service account of `kube-system` do what a role says.
+pub(super) fn bind_account(metadata: Value, role: &str, account: &str) -> Placed {
+    bind(metadata, role, vec![json!({"kind": "ServiceAccount", "name": account, "namespace": "kube-system"})])
+}
+
+fn bind(metadata: Value, role: &str, subjects: Vec<Value>) -> Placed {
+    let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role});
+    let object = json!({
+        "apiVersion": RBAC, "kind": "ClusterRoleBinding", "metadata": metadata, "roleRef": role, "subjects": subjects});
+    (BINDINGS, object)
+}
+
+pub(super) fn config(name: &str, data: Value) -> Placed {
+    let metadata = json!({"name": name, "namespace": "kube-system"});
+    ("configmaps", json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}))
 }

@@ -1,14 +1,15 @@
 //! What is in a cluster before anybody asks: the API server's own objects, and what Talos applies at bootstrap.
 
+mod addons;
 mod manifests;
 mod roles;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::cluster::Cluster;
-use super::settings::{BootstrapManifests, Cni};
+use super::object::{name, namespace, set, text};
+use super::patch::{self, ownership::Writer, schema::Rules};
+use super::settings::{BootstrapManifests, ClusterIdentity};
 
 /// The namespaces, roles and classes that every API server makes sure of when it starts.
 pub(super) fn system_objects(cluster: &Cluster) {
@@ -63,34 +64,53 @@ fn api_services(cluster: &Cluster) {
     }
 }
 
+/// The name under which Talos keeps what it applied, and that of its field manager (talos.md section 8).
+const INVENTORY: &str = "talos-bootstrap-manifests-inventory";
+const MANAGER: Writer<'_> = Writer { manager: "talos", operation: "Apply", subresource: "" };
+
+/// The objects of every manifest that Talos renders, by the id of the manifest.
+pub(super) fn rendered(identity: &ClusterIdentity, manifests: &BootstrapManifests) -> Vec<(&'static str, Vec<Value>)> {
+    let all = manifests::render(identity, manifests).into_iter();
+    all.map(|(id, objects)| (id, objects.into_iter().map(|(_, object)| object).collect())).collect()
+}
+
 /// What Talos applies once the first API server answers; existing objects are left as they are.
 pub(super) fn apply(cluster: &Cluster, manifests: &BootstrapManifests) {
     system_objects(cluster);
-    bootstrap_token(cluster);
-    let mut all = manifests::rbac();
-    if manifests.cni == Cni::Flannel {
-        all.extend(manifests::flannel(&cluster.identity));
+    let mut applied = Map::new();
+    for (resource, mut object) in manifests::render(&cluster.identity, manifests).into_iter().flat_map(|(_, all)| all) {
+        applied.insert(inventory_key(&object), json!(""));
+        if manifests.inventory {
+            set(&mut object, &["metadata", "annotations", "config.k8s.io/owning-inventory"], json!(INVENTORY));
+        }
+        let owned = patch::apply::apply(Rules::Apply, &Value::Null, &object, MANAGER, false);
+        cluster.ensure(resource, owned.unwrap_or(object));
     }
-    if let Some(image) = &manifests.kube_proxy_image {
-        all.extend(manifests::kube_proxy(&cluster.identity, image));
-    }
-    if let Some(image) = &manifests.coredns_image {
-        all.extend(manifests::core_dns(cluster, image));
-    }
-    for (resource, object) in all {
-        cluster.ensure(resource, object);
+    if manifests.inventory {
+        let (resource, mut inventory) = manifests::config(INVENTORY, Value::Object(applied));
+        inventory["metadata"]["labels"] = json!({"cli-utils.sigs.k8s.io/inventory-id": INVENTORY});
+        cluster.ensure(resource, inventory);
     }
 }
 
-fn bootstrap_token(cluster: &Cluster) {
-    let Some((id, secret)) = cluster.identity.bootstrap_token.split_once('.') else { return };
-    let encode = |text: &str| json!(STANDARD.encode(text));
-    let object = json!({
-        "apiVersion": "v1", "kind": "Secret", "type": "bootstrap.kubernetes.io/token",
-        "metadata": {"name": format!("bootstrap-token-{id}"), "namespace": "kube-system"},
-        "data": {
-            "token-id": encode(id), "token-secret": encode(secret), "usage-bootstrap-authentication": encode("true"),
-            "auth-extra-groups": encode("system:bootstrappers:nodes")},
-    });
-    cluster.ensure("secrets", object);
+/// How an inventory names an object: namespace, name, group and kind, in which a colon stands as two underscores.
+fn inventory_key(object: &Value) -> String {
+    let group = text(object, "/apiVersion").rsplit_once('/').map_or("", |(group, _)| group);
+    let name = name(object).replace(':', "__");
+    format!("{}_{name}_{group}_{}", namespace(object), text(object, "/kind"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inventory_names_objects_as_the_tools_for_it_do() {
+        let role = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "system:coredns"}});
+        assert_eq!(inventory_key(&role), "_system__coredns_rbac.authorization.k8s.io_ClusterRole");
+        let account = json!({
+            "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "coredns", "namespace": "kube-system"}});
+        assert_eq!(inventory_key(&account), "kube-system_coredns__ServiceAccount");
+    }
 }

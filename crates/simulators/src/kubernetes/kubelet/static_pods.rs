@@ -37,7 +37,7 @@ fn mirror_name(options: &KubeletOptions, pod: &StaticPod) -> String {
 }
 
 fn hash(pod: &StaticPod) -> String {
-    short_hash(&json!([pod.name, pod.image, pod.config_version]))
+    short_hash(&json!([pod.name, pod.image, pod.command, pod.config_version]))
 }
 
 fn mirror_pod(options: &KubeletOptions, pod: &StaticPod, node: &Value) -> Value {
@@ -60,7 +60,7 @@ fn mirror_pod(options: &KubeletOptions, pod: &StaticPod, node: &Value) -> Value 
             "priority": 2_000_000_000, "enableServiceLinks": true,
             "tolerations": [{"effect": "NoExecute", "operator": "Exists"}],
             "containers": [{
-                "name": pod.name, "image": pod.image, "command": [format!("/usr/local/bin/{}", pod.name)],
+                "name": pod.name, "image": pod.image, "command": pod.command,
                 "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}}}],
         },
     })

@@ -260,6 +260,10 @@ impl MachineService for Api {
         single!(DiskStatsResponse { self.disk_statistics() })
     }
 
+    async fn packet_capture(&self, request: Request<m::PacketCaptureRequest>) -> Reply<Frames<Data>> {
+        Ok(Response::new(self.capture(request.get_ref())?))
+    }
+
     async fn netstat(&self, request: Request<m::NetstatRequest>) -> Reply<m::NetstatResponse> {
         single!(NetstatResponse { Self::sockets(self, request.get_ref()) })
     }

@@ -1,11 +1,13 @@
 //! The services behind apid: machined's and those beside it.
 
 mod apply;
+mod capture;
 mod cluster;
 mod containers;
 mod etcd;
 mod files;
 mod images;
+mod inspect;
 mod machine;
 mod monitoring;
 mod power;
@@ -18,6 +20,7 @@ use std::sync::Arc;
 
 use talos::proto::cluster::cluster_service_server::ClusterServiceServer;
 use talos::proto::cosi::resource::state_server::StateServer;
+use talos::proto::inspect::inspect_service_server::InspectServiceServer;
 use talos::proto::machine::image_service_server::ImageServiceServer;
 use talos::proto::machine::lifecycle_service_server::LifecycleServiceServer;
 use talos::proto::machine::machine_service_server::MachineServiceServer;
@@ -51,6 +54,7 @@ pub(crate) fn routes(boot: &Arc<Boot>) -> Routes {
         .add_service(ClusterServiceServer::new(api.clone()))
         .add_service(StorageServiceServer::new(api.clone()))
         .add_service(TimeServiceServer::new(api.clone()))
+        .add_service(InspectServiceServer::new(api.clone()))
         .add_service(ImageServiceServer::new(api.clone()))
         .add_service(LifecycleServiceServer::new(api))
         .add_service(StateServer::new(StateService::new(boot.cosi.clone())).max_encoding_message_size(MESSAGE_LIMIT))

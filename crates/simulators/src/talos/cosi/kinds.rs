@@ -84,6 +84,11 @@ kinds! {
     SCHEDULER_CONFIGS = "SchedulerConfigs.kubernetes.talos.dev", "controlplane", "k8s.SchedulerConfigSpec", "k8s.ControlPlaneSchedulerController";
     BOOTSTRAP_MANIFESTS_CONFIGS = "BootstrapManifestsConfigs.kubernetes.talos.dev", "controlplane", "k8s.BootstrapManifestsConfigSpec", "k8s.ControlPlaneBootstrapManifestsController";
 
+    KUBELET_CONFIGS = "KubeletConfigs.kubernetes.talos.dev", "k8s", "k8s.KubeletConfigSpec", "k8s.KubeletConfigController";
+    KUBELET_SPECS = "KubeletSpecs.kubernetes.talos.dev", "k8s", "k8s.KubeletSpecSpec", "k8s.KubeletSpecController";
+    MANIFESTS = "Manifests.kubernetes.talos.dev", "controlplane", "k8s.ManifestSpec", "k8s.ManifestController";
+    MANIFEST_STATUSES = "ManifestStatuses.kubernetes.talos.dev", "controlplane", "k8s.ManifestStatusSpec", "k8s.ManifestApplyController";
+
     ETCD_MEMBERS = "EtcdMembers.etcd.talos.dev", "etcd", "etcd.MemberSpec", "etcd.MemberController";
     ETCD_SPECS = "EtcdSpecs.etcd.talos.dev", "etcd", "etcd.SpecSpec", "etcd.SpecController";
     ETCD_CONFIGS = "EtcdConfigs.etcd.talos.dev", "etcd", "etcd.ConfigSpec", "etcd.ConfigController";
@@ -115,6 +120,10 @@ mod tests {
             EXTENSION_STATUSES,
             VERSIONS,
             STATIC_PODS,
+            KUBELET_CONFIGS,
+            KUBELET_SPECS,
+            MANIFESTS,
+            MANIFEST_STATUSES,
         ] {
             assert!(schema::definition(kind.name, Line::V1_14).is_some(), "{}", kind.name);
             assert!(schema::fields(kind.structure, Line::V1_14).count() > 0, "{}", kind.structure);

@@ -1,12 +1,16 @@
 //! Kubernetes as the node sees it: component configurations, static pods, the Node's state, KubePrism.
 
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
-use crate::kubernetes::Kubelet;
+use serde_json::{Map, Value, json};
+
+use super::static_pods;
+use crate::kubernetes::{ControlPlane, Kubelet};
 use crate::talos::config::Config;
 use crate::talos::cosi::kinds::{self, Kind};
 use crate::talos::join;
 use crate::talos::node::Boot;
+use crate::talos::release::Line;
 
 /// The control plane's static pods, each with the resource it is made from.
 pub(crate) const STATIC_PODS: [(&str, Kind); 3] = [
@@ -18,46 +22,55 @@ pub(crate) const STATIC_PODS: [(&str, Kind); 3] = [
 /// Publishes the configurations of the components; a change gives them a new version.
 pub(crate) fn control_plane(boot: &Boot) {
     let Some(config) = boot.active_config() else { return };
-    let address = boot.address().map(|address| address.to_string()).unwrap_or_default();
+    let extra = |name: &str| extra_arguments(boot, &config.extra_arguments(name));
     let api_server = json!({
         "image": config.image("kube-apiserver"), "controlPlaneEndpoint": config.endpoint(),
         "etcdServers": ["https://127.0.0.1:2379"], "localPort": join::API_PORT, "serviceCIDR": config.service_subnets(),
-        "advertisedAddress": "$(POD_IP)",
+        "advertisedAddress": "$(POD_IP)", "extraArgs": extra("kube-apiserver"),
     });
     let controller_manager = json!({
         "enabled": true, "image": config.image("kube-controller-manager"), "podCIDRs": config.pod_subnets(),
-        "serviceCIDRs": config.service_subnets(),
+        "serviceCIDRs": config.service_subnets(), "extraArgs": extra("kube-controller-manager"),
     });
-    let scheduler = json!({"enabled": true, "image": config.image("kube-scheduler")});
+    let scheduler = json!({
+        "enabled": true, "image": config.image("kube-scheduler"), "extraArgs": extra("kube-scheduler"),
+        "config": config.main().pointer("/cluster/scheduler/config"),
+    });
     for ((id, kind), spec) in STATIC_PODS.iter().zip([api_server, controller_manager, scheduler]) {
         boot.cosi.put(*kind, id, &spec);
         let version = boot.cosi.version(*kind, id).unwrap_or_default();
-        boot.cosi.put(kinds::STATIC_PODS, id, &static_pod(&config, id, &version, &address));
+        boot.cosi.put(kinds::STATIC_PODS, id, &static_pods::pod(&config, id, &version));
     }
-    let line = boot.release.line;
-    let proxy = config.kube_proxy_image(line);
-    let cni = config.cni(line);
-    let manifests = json!({
-        "string": "", "clusterDomain": config.dns_domain(), "podCIDRs": config.pod_subnets(),
-        "proxyEnabled": proxy.is_some(), "proxyImage": proxy, "coreDNSEnabled": config.coredns_image().is_some(),
-        "coreDNSImage": config.coredns_image(), "flannelEnabled": cni == "flannel", "cniName": cni,
-    });
-    boot.cosi.put(kinds::BOOTSTRAP_MANIFESTS_CONFIGS, "manifests", &manifests);
+    manifests(boot, &config);
 }
 
-fn static_pod(config: &Config, name: &str, version: &str, address: &str) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {
-            "name": name, "namespace": "kube-system",
-            "annotations": {"talos.dev/config-version": version},
-            "labels": {"k8s-app": name, "tier": "control-plane", "component": name},
-        },
-        "spec": {
-            "hostNetwork": true, "priorityClassName": "system-cluster-critical",
-            "containers": [{"name": name, "image": config.image(name), "env": [{"name": "POD_IP", "value": address}]}],
-        },
-    })
+/// The operator's arguments as the resources hold them: one value each until 1.12, lists since.
+pub(super) fn extra_arguments(boot: &Boot, extra: &BTreeMap<String, Vec<String>>) -> Value {
+    let value = |values: &Vec<String>| match boot.release.line {
+        Line::V1_12 => json!(values.join(",")),
+        _ => json!({"values": values}),
+    };
+    extra.iter().map(|(flag, values)| (flag.clone(), value(values))).collect::<Map<_, _>>().into()
+}
+
+/// Publishes what Talos applies to Kubernetes, and from which settings it was rendered.
+fn manifests(boot: &Boot, config: &Config) {
+    let line = boot.release.line;
+    let (proxy, dns) = (config.kube_proxy_image(line), config.coredns_image());
+    let cni = config.cni(line);
+    let settings = json!({
+        "string": config.endpoint(), "clusterDomain": config.dns_domain(), "podCIDRs": config.pod_subnets(),
+        "proxyEnabled": proxy.is_some(), "proxyImage": proxy, "coreDNSEnabled": dns.is_some(), "coreDNSImage": dns,
+        "dnsServiceIP": config.dns_addresses().first(), "flannelEnabled": cni == "flannel", "cniName": cni,
+    });
+    boot.cosi.put(kinds::BOOTSTRAP_MANIFESTS_CONFIGS, "manifests", &settings);
+    let rendered = ControlPlane::bootstrap_objects(&join::cluster_identity(config), &join::manifests(config, line));
+    let ids: Vec<String> = rendered.iter().map(|(id, _)| (*id).to_owned()).collect();
+    for (id, objects) in rendered {
+        boot.cosi.put(kinds::MANIFESTS, id, &Value::Array(objects));
+    }
+    boot.cosi.retain(kinds::MANIFESTS, &ids);
+    boot.cosi.put(kinds::MANIFEST_STATUSES, "manifests", &json!({"manifestsApplied": ids}));
 }
 
 /// Publishes what the kubelet and the API server report.

@@ -114,6 +114,7 @@ pub(crate) fn config(boot: &Boot) {
     let addresses = boot.network().addresses();
     boot.cosi.put(kinds::NODE_IPS, "kubelet", &json!({"addresses": addresses.iter().take(1).collect::<Vec<_>>()}));
     super::kubernetes::kube_prism(boot, &config);
+    super::kubelet::kubelet(boot, &config);
 }
 
 /// The clock is in sync.
