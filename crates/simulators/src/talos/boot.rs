@@ -49,7 +49,7 @@ async fn flow(boot: &Arc<Boot>) -> End {
         return End::Reboot;
     }
     boot.disk.write(|saved| saved.config = Some(config.text.clone()));
-    publish::config(boot);
+    publish::config(boot, &config);
     boot_sequence(boot, &config).await;
     // A booted node stays up until a sequence is asked for.
     std::future::pending().await
@@ -127,13 +127,14 @@ fn leave_maintenance(boot: &Arc<Boot>, stop: &CancellationToken) {
 
 /// Makes a configuration the active one: names, addresses and resources follow.
 pub(crate) fn activate(boot: &Arc<Boot>, config: &Arc<Config>) {
-    boot.config.send_replace(Some(Arc::clone(config)));
     let mut network = Network::of(&boot.machine, Some(config), &boot.disk.identity());
     boot.change_network(|current| {
         network.virtual_addresses = std::mem::take(&mut current.virtual_addresses);
         *current = network;
     });
-    publish::config(boot);
+    // Who waits for a configuration finds the resources made from it.
+    publish::config(boot, config);
+    boot.config.send_replace(Some(Arc::clone(config)));
     announce(boot, config);
 }
 

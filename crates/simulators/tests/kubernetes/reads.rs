@@ -151,3 +151,22 @@ async fn every_port_of_a_slice_has_a_name_and_every_node_its_own_pod_subnet() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn old_clients_get_openapi_as_protobuf_and_nothing_else_in_that_form() {
+    let world = World::start().await;
+    let ask = |path: &str| {
+        let form = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+        Request::builder().uri(path).header("accept", form).body(Vec::new()).unwrap()
+    };
+    let answer = world.client.send(ask("/openapi/v2").map(Into::into)).await.unwrap();
+    let media_type = answer.headers()["content-type"].to_str().unwrap().to_owned();
+    assert_eq!(media_type, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    let bytes = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+    assert_eq!(&bytes[..5], b"\x0a\x032.0");
+    let holds = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(holds("io.k8s.api.core.v1.Pod") && holds("x-kubernetes-group-version-kind") && holds("fieldValidation"));
+    for path in ["/api/v1/pods", "/version", "/openapi/v3"] {
+        assert_eq!(world.client.send(ask(path).map(Into::into)).await.unwrap().status(), 406, "{path}");
+    }
+}

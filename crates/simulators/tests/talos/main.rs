@@ -7,3 +7,4 @@ mod files;
 mod harness;
 mod lifecycle;
 mod sequences;
+mod upgrades;

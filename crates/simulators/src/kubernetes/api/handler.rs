@@ -11,9 +11,11 @@ use serde_json::{Value, json};
 use super::authentication::{User, authenticate};
 use super::authorization::{authorize, authorize_path};
 use super::error::ApiError;
-use super::negotiation::{Wanted, accept, content_type, decode};
+use super::negotiation::{Shape, Wanted, accept, content_type, decode};
 use super::request::{ObjectRequest, Query, Route, route};
-use super::{create, delete, discovery, health, list, logs, modify, openapi, reviews, subresources, watch};
+use super::{
+    create, delete, discovery, health, list, logs, modify, openapi, openapi_protobuf, reviews, subresources, watch,
+};
 use crate::kubernetes::cluster::Cluster;
 
 /// What handling a request needs besides the request.
@@ -59,6 +61,8 @@ pub(crate) enum Answer {
     TextStream(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
     /// A document that says its own media type: aggregated discovery.
     Typed(&'static str, Value),
+    /// A document in bytes, with its media type.
+    Bytes(&'static str, Vec<u8>),
 }
 
 /// Answers a request.
@@ -88,6 +92,7 @@ pub(crate) async fn handle(
         server: Arc::clone(server),
     };
     match route(&cluster.registry, request.method, request.path, Query::parse(request.query))? {
+        Route::Objects(_) if cx.wanted.shape == Shape::OpenApiProtobuf => Err(ApiError::not_acceptable()),
         Route::Objects(objects) => {
             authorize(cluster, &cx.user, &objects)?;
             wait_for_etcd(cluster, &objects).await?;
@@ -96,6 +101,9 @@ pub(crate) async fn handle(
         Route::ResourceList { group, version } => discovery::resource_list(&cx, &group, &version),
         Route::Group(group) => discovery::group(&cx, &group),
         Route::Other(path) => {
+            if cx.wanted.shape == Shape::OpenApiProtobuf && path != "/openapi/v2" {
+                return Err(ApiError::not_acceptable());
+            }
             authorize_path(cluster, &cx.user, &request.method.as_str().to_lowercase(), &path)?;
             serve_path(&cx, &path)
         }
@@ -118,7 +126,12 @@ fn serve_path(cx: &Context, path: &str) -> Result<Answer, ApiError> {
         "/api" => Ok(discovery::api(cx)),
         "/apis" => Ok(discovery::apis(cx)),
         "/version" => Ok(Answer::Json(200, health::version(&cx.server.kubernetes_version))),
-        "/openapi/v2" => Ok(Answer::Json(200, openapi::v2(cx))),
+        "/openapi/v2" => Ok(match cx.wanted.shape {
+            Shape::OpenApiProtobuf => {
+                Answer::Bytes(openapi_protobuf::MEDIA_TYPE, openapi_protobuf::document(&openapi::v2(cx)))
+            }
+            _ => Answer::Json(200, openapi::v2(cx)),
+        }),
         "/openapi/v3" => Ok(Answer::Json(200, openapi::index(cx))),
         "/.well-known/openid-configuration" => Ok(Answer::Json(200, health::openid(cx))),
         _ => match path.strip_prefix("/openapi/v3/") {

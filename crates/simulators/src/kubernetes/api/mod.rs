@@ -14,6 +14,7 @@ pub(crate) mod metrics;
 pub(crate) mod modify;
 pub(crate) mod negotiation;
 pub(crate) mod openapi;
+mod openapi_protobuf;
 pub(crate) mod protobuf;
 pub(crate) mod request;
 pub(crate) mod reviews;

@@ -4,6 +4,7 @@ use http::HeaderMap;
 use serde_json::Value;
 
 use super::error::ApiError;
+use super::openapi_protobuf::ASKED_FOR;
 
 /// The shape of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub(crate) enum Shape {
     Metadata,
     /// `as=APIGroupDiscoveryList`, with the version asked for.
     AggregatedDiscovery(&'static str),
+    /// OpenAPI v2 as protobuf, the one document that has such a form.
+    OpenApiProtobuf,
 }
 
 /// The encoding of an answer.
@@ -52,6 +55,9 @@ fn media_range(range: &str) -> Option<Wanted> {
     let encoding = match parts.next()? {
         "*/*" | "application/*" | "application/json" | "text/plain" => Encoding::Json,
         "application/yaml" => Encoding::Yaml,
+        name if ASKED_FOR.contains(&name) => {
+            return Some(Wanted { shape: Shape::OpenApiProtobuf, encoding: Encoding::Json });
+        }
         _ => return None,
     };
     let (mut shape, mut group, mut version) = ("", "", "");
@@ -119,6 +125,8 @@ mod tests {
     fn clients_that_prefer_protobuf_fall_back_to_json() {
         assert_eq!(shape("application/vnd.kubernetes.protobuf,application/json"), Some(Shape::Plain));
         assert_eq!(shape("application/vnd.kubernetes.protobuf"), None);
+        let old = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+        assert_eq!(shape(old), Some(Shape::OpenApiProtobuf));
         assert_eq!(shape("application/json;as=Table;v=v1;g=meta.k8s.io,application/json"), Some(Shape::Table));
         let discovery = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
         assert_eq!(shape(discovery), Some(Shape::AggregatedDiscovery("v2")));

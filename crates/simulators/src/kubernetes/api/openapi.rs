@@ -39,7 +39,7 @@ pub(crate) fn v3(cx: &Context, group_version: &str) -> Result<Value, ApiError> {
     let mut paths = Map::new();
     for resource in served {
         schemas.add(resource);
-        paths.extend(operations(resource));
+        paths.extend(operations(resource, parameter_v3));
     }
     Ok(json!({
         "openapi": "3.0.0", "info": {"title": "Kubernetes", "version": cx.server.kubernetes_version},
@@ -50,10 +50,14 @@ pub(crate) fn v3(cx: &Context, group_version: &str) -> Result<Value, ApiError> {
 /// `/openapi/v2`: the same kinds as definitions.
 pub(crate) fn v2(cx: &Context) -> Value {
     let mut schemas = Schemas { place: "#/definitions/", made: Map::new() };
-    cx.cluster.registry.all().iter().for_each(|resource| schemas.add(resource));
+    let mut paths = Map::new();
+    for resource in cx.cluster.registry.all().iter() {
+        schemas.add(resource);
+        paths.extend(operations(resource, parameter_v2).into_iter().map(|(path, item)| (path, without_content(item))));
+    }
     json!({
         "swagger": "2.0", "info": {"title": "Kubernetes", "version": cx.server.kubernetes_version},
-        "paths": {}, "definitions": schemas.made,
+        "paths": paths, "definitions": schemas.made,
     })
 }
 
@@ -173,17 +177,31 @@ fn kind_of(resource: &Resource) -> Value {
     json!({"group": resource.group, "version": resource.version, "kind": resource.kind})
 }
 
+/// A parameter in the query, which version 3 describes by a schema.
+fn parameter_v3(name: &str) -> Value {
+    json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}})
+}
+
+fn parameter_v2(name: &str) -> Value {
+    json!({"name": name, "in": "query", "type": "string", "uniqueItems": true})
+}
+
+/// Version 2 says of an answer only that there is one.
+fn without_content(mut item: Value) -> Value {
+    for operation in item.as_object_mut().into_iter().flat_map(|verbs| verbs.values_mut()) {
+        operation["responses"] = json!({"200": {"description": "OK"}});
+    }
+    item
+}
+
 /// The paths of a resource; kubectl looks for `fieldValidation` among the parameters of PATCH and POST.
-fn operations(resource: &Resource) -> Vec<(String, Value)> {
+fn operations(resource: &Resource, parameter: fn(&str) -> Value) -> Vec<(String, Value)> {
     let base = if resource.namespaced {
         format!("/{}/namespaces/{{namespace}}/{}", root(resource), resource.plural)
     } else {
         format!("/{}/{}", root(resource), resource.plural)
     };
-    let parameters: Vec<Value> = ["dryRun", "fieldManager", "fieldValidation"]
-        .iter()
-        .map(|name| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}}))
-        .collect();
+    let parameters = ["dryRun", "fieldManager", "fieldValidation"].map(parameter);
     let content =
         json!({"application/json": {"schema": {"$ref": format!("#/components/schemas/{}", schema_name(resource))}}});
     let responses = json!({"200": {"description": "OK", "content": content}});

@@ -197,14 +197,15 @@ fn write(answer: Answer, encoding: Encoding) -> Response<Body> {
             }
         },
         Answer::Typed(media_type, value) => full(200, media_type, value.to_string()),
+        Answer::Bytes(media_type, bytes) => full(200, media_type, bytes),
         Answer::Text(code, text) => full(code, "text/plain; charset=utf-8", text),
         Answer::Watch(stream) => streaming("application/json", stream),
         Answer::TextStream(stream) => streaming("text/plain", stream),
     }
 }
 
-fn full(code: u16, media_type: &'static str, text: String) -> Response<Body> {
-    let mut response = Response::new(Full::new(Bytes::from(text)).boxed());
+fn full(code: u16, media_type: &'static str, content: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Full::new(content.into()).boxed());
     *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     response

@@ -110,7 +110,9 @@ impl Api {
             }
             Mode::Staged => {
                 persist(boot);
-                publish::config(boot);
+                if let Some(active) = boot.active_config() {
+                    publish::config(boot, &active);
+                }
             }
             Mode::Try => {
                 let before = boot.active_config();

@@ -5,6 +5,7 @@ use prost::Message as _;
 use serde_json::{Value, json};
 use talos::proto::resource::config::{MachineConfigSpec, MachineTypeSpec};
 
+use crate::talos::config::Config;
 use crate::talos::cosi::yaml::Yaml;
 use crate::talos::cosi::{kinds, named};
 use crate::talos::node::{Boot, Stage, stage_name};
@@ -88,8 +89,7 @@ pub(crate) fn meta_keys(boot: &Boot) {
 }
 
 /// Publishes the configuration, active and persistent, and what only depends on it.
-pub(crate) fn config(boot: &Boot) {
-    let Some(config) = boot.active_config() else { return };
+pub(crate) fn config(boot: &Boot, config: &Config) {
     let persistent = boot.disk.read(|saved| saved.config.clone());
     for (id, text) in [("v1alpha1", Some(config.text.clone())), ("persistent", persistent)] {
         let Some(text) = text else { continue };
@@ -113,8 +113,8 @@ pub(crate) fn config(boot: &Boot) {
     boot.cosi.put(kinds::NODENAMES, "nodename", &nodename);
     let addresses = boot.network().addresses();
     boot.cosi.put(kinds::NODE_IPS, "kubelet", &json!({"addresses": addresses.iter().take(1).collect::<Vec<_>>()}));
-    super::kubernetes::kube_prism(boot, &config);
-    super::kubelet::kubelet(boot, &config);
+    super::kubernetes::kube_prism(boot, config);
+    super::kubelet::kubelet(boot, config);
 }
 
 /// The clock is in sync.
