@@ -40,6 +40,9 @@ fn build() -> anyhow::Result<PathBuf> {
     for package in PACKAGES {
         command.args(["--package", package]);
     }
+    if folder.ends_with("release") {
+        command.arg("--release");
+    }
     if let Some(target) = folder.parent() {
         command.arg("--target-dir").arg(target);
     }

@@ -224,6 +224,11 @@ impl NatsServer {
         format!("tls://{}", self.listen)
     }
 
+    /// Its process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Where clients connect.
     pub fn listen(&self) -> SocketAddr {
         self.listen

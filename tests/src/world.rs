@@ -302,7 +302,7 @@ fn wait_ready(process: &mut Process, url: &str, patience: Duration) -> anyhow::R
     let give_up = Instant::now() + patience;
     let address = url.trim_start_matches("http://").to_owned();
     loop {
-        if answers_ready(&address) {
+        if is_ready(&address) {
             return Ok(());
         }
         if let Some(status) = process.ended() {
@@ -316,7 +316,7 @@ fn wait_ready(process: &mut Process, url: &str, patience: Duration) -> anyhow::R
 }
 
 /// Whether `GET /readyz` says 200; plain sockets, so that it works inside and outside of async runtimes.
-fn answers_ready(address: &str) -> bool {
+pub fn is_ready(address: &str) -> bool {
     use std::io::{Read, Write};
     let Ok(address) = address.parse() else { return false };
     let Ok(mut stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)) else { return false };

@@ -1,0 +1,86 @@
+//! What a daemon needs to stand there: memory, and the time from its start to ready, with an empty and with a full store.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+use store::{Commit, Options, RunAppend, RunState, RunSummary, Store};
+use tests::world::{World, WorldOptions, is_ready};
+use uuid::Uuid;
+
+use crate::{
+    engine::entry,
+    figures::{Figures, memory, percentile, scratch},
+};
+
+const NAME: &str = "daemons";
+const FINISHED: u128 = 10_000;
+const STARTS: usize = 5;
+
+pub(crate) fn measure(figures: &mut Figures) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir_in(scratch()?)?;
+    let mut world = World::start(folder.path(), &WorldOptions { log: "warn".to_owned(), ..WorldOptions::default() })?;
+    starts(figures, &mut world, "empty")?;
+    world.infrastructure.stop(Duration::from_secs(20))?;
+    world.talos.stop(Duration::from_secs(20))?;
+    for party in ["infrastructure", "talos"] {
+        let key_file = Some(folder.path().join(format!("{party}.age")));
+        let store =
+            Store::open(&folder.path().join(format!("{party}-store")), Options { key_file, ..Options::default() })?;
+        tokio::runtime::Runtime::new()?.block_on(fill(&store))?;
+        store.close_blocking();
+    }
+    world.infrastructure.start(false)?;
+    world.talos.start(false)?;
+    world.wait_ready()?;
+    starts(figures, &mut world, "10,000 finished runs")
+}
+
+/// Starts each daemon some times; notes how long it took at the median, and what it needs when it has nothing to do.
+fn starts(figures: &mut Figures, world: &mut World, with: &str) -> anyhow::Result<()> {
+    let health = world.health.clone();
+    for (process, url) in [(&mut world.infrastructure, &health[0]), (&mut world.talos, &health[1])] {
+        let address = url.trim_start_matches("http://");
+        let mut times = Vec::new();
+        for _ in 0..STARTS {
+            process.stop(Duration::from_secs(20))?;
+            let begun = Instant::now();
+            process.start(false)?;
+            while !is_ready(address) {
+                if begun.elapsed() > Duration::from_secs(60) {
+                    bail!("{} is not ready", process.name());
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            times.push(begun.elapsed());
+        }
+        let name = process.name().to_owned();
+        figures.against("< 100", NAME, format!("{name}, {with}: start to ready"), (percentile(&mut times, 0.5), "ms"));
+        // A measurement, not a synchronisation: what is left when the start is over.
+        std::thread::sleep(Duration::from_secs(3));
+        let (now, _) = memory(process.id().context("it runs")?)?;
+        figures.against("< 32", NAME, format!("{name}, {with}: resident when idle"), (now, "MiB"));
+    }
+    Ok(())
+}
+
+async fn fill(store: &Store) -> anyhow::Result<()> {
+    let flow = Uuid::now_v7();
+    for first in (0..FINISHED).step_by(250) {
+        let commits = (first..first + 250).map(|number| {
+            let run = Uuid::from_u128((3 << 100) + number);
+            let summary = RunSummary {
+                flow,
+                playbook: "provision-vms".to_owned(),
+                cluster: Some("prod-k8s".to_owned()),
+                state: RunState::Succeeded,
+                detail: json!({ "steps": { "succeeded": 40 } }),
+            };
+            let events: Vec<Value> = (0..60).map(|at| entry(&format!("make.create[node-{at}]"))).collect();
+            let append = RunAppend { run, expected_seq: 0, events, summary: Some(summary) };
+            store.commit(Commit { run: Some(append), archive: vec![run], ..Commit::default() })
+        });
+        futures::future::try_join_all(commits).await?;
+    }
+    Ok(())
+}
