@@ -130,7 +130,7 @@ pub(super) fn template_path(template: &Template) -> String {
 /// Where the right to use a network's bridge is given.
 pub(super) fn bridge_path(network: &NodeNetwork) -> String {
     let tag = network.vlan.map(|vlan| format!("/{vlan}")).unwrap_or_default();
-    format!("/sdn/zones/localnetwork/{}{tag}", network.bridge)
+    format!("/sdn/zones/{}/{}{tag}", network.zone, network.bridge)
 }
 
 #[cfg(test)]
@@ -155,6 +155,15 @@ mod tests {
              CortexStorageLocal --privs 'Datastore.AllocateTemplate Datastore.Audit' && pveum acl modify \
              /storage/local --users cortex@pve --tokens 'cortex@pve!infra' --roles CortexStorageLocal"
         );
+        let network = |more: &str| {
+            let text = format!(
+            let common = "name = 'n'\ncidr = '10.0.0.0/24'\ngateway = '10.0.0.1'\nranges = ['10.0.0.2-10.0.0.9']";
+            let text = format!("{common}\nbridge = 'v1'\n{more}");
+            );
+            bridge_path(&toml::from_str(&text).unwrap())
+        };
+        assert_eq!(network("vlan = 7"), "/sdn/zones/localnetwork/v1/7");
+        assert_eq!(network("zone = 'tenants'"), "/sdn/zones/tenants/v1");
         assert!(found(&["CortexStorageLocal"]).1.contains("mend: pveum role modify CortexStorageLocal --privs"));
     }
 }

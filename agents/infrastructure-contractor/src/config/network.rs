@@ -10,6 +10,11 @@ use serde::{Deserialize, Serialize};
 use super::problem;
 use crate::addresses::Range;
 
+/// The zone in which Proxmox VE keeps the rights on its hosts' own bridges.
+fn local_network() -> String {
+    "localnetwork".to_owned()
+}
+
 /// A node network and the part of it that is ours to give out.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -32,6 +37,9 @@ pub struct NodeNetwork {
     pub exclude: Vec<Range>,
     /// Proxmox bridge or VNet of the first NIC.
     pub bridge: String,
+    /// SDN zone of a VNet: the right to use it is looked for there. A bridge of the hosts is in `localnetwork`.
+    #[serde(default = "local_network")]
+    pub zone: String,
     /// VLAN tag of the first NIC.
     #[serde(default)]
     #[schemars(range(min = 1, max = 4094))]
