@@ -156,10 +156,8 @@ mod tests {
              /storage/local --users cortex@pve --tokens 'cortex@pve!infra' --roles CortexStorageLocal"
         );
         let network = |more: &str| {
-            let text = format!(
             let common = "name = 'n'\ncidr = '10.0.0.0/24'\ngateway = '10.0.0.1'\nranges = ['10.0.0.2-10.0.0.9']";
             let text = format!("{common}\nbridge = 'v1'\n{more}");
-            );
             bridge_path(&toml::from_str(&text).unwrap())
         };
         assert_eq!(network("vlan = 7"), "/sdn/zones/localnetwork/v1/7");
