@@ -130,6 +130,7 @@ impl World {
             servers: vec![self.nats.url()],
             seed_file: self.nats.setup().keys[&identity].clone(),
             ca_file: Some(self.nats.setup().root_ca.clone()),
+            client_certificate: self.nats.setup().client_certificates.get(&identity).cloned(),
             identity: identity.to_string(),
             source: format!("/{identity}/{name}"),
             patience: Duration::from_secs(30),

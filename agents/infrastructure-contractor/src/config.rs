@@ -8,7 +8,7 @@ mod proxmox;
 
 use std::path::PathBuf;
 
-use contractor::config::Common;
+use contractor::{config::Common, credentials::CredentialFile};
 use messages::schema::Violation;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -56,6 +56,14 @@ impl contractor::config::Sections for Sections {
 
     fn problems(&self, common: &Common) -> Vec<Violation> {
         self.problems_within(&common.allowed_targets)
+    }
+
+    fn credential_files(&self) -> Vec<CredentialFile> {
+        let mut files = vec![CredentialFile::secret("proxmox.credential_file", &self.proxmox.credential_file)];
+        let authorities = [("proxmox.ca_file", &self.proxmox.ca_file), ("images.ca_file", &self.images.ca_file)];
+        let authorities = authorities.into_iter().filter_map(|(setting, path)| Some((setting, path.as_deref()?)));
+        files.extend(authorities.map(|(setting, path)| CredentialFile::certificates(setting, path)));
+        files
     }
 }
 

@@ -8,6 +8,7 @@ use contractor::{
     cli::{Daemon, Finding},
     config::{Common, Config},
     counterpart::Counterpart,
+    credentials::Certificate,
     triggers::by_condition,
 };
 use ipnet::IpNet;
@@ -16,8 +17,8 @@ use store::{InventoryChange, Reader, Store};
 use talos::api::AllowedTargets;
 
 use crate::{
-    actions::actions, background, inventory, playbooks::playbooks, pressure::Pressure, queries::queries, reach::Deps,
-    sense, settings::Sections,
+    actions::actions, background, inventory, kept, playbooks::playbooks, pressure::Pressure, queries::queries,
+    reach::Deps, sense, settings::Sections,
 };
 
 /// The daemon, as its `main` names it.
@@ -86,6 +87,10 @@ impl Agent for Talos {
 
     fn queries(&self) -> Vec<Query> {
         queries(&self.deps, &self.store)
+    }
+
+    fn certificates(&self) -> Vec<Certificate> {
+        kept::certificates(&self.store)
     }
 
     fn left(&self, what: Left<'_>, store: &Reader) -> Vec<InventoryChange> {

@@ -8,6 +8,7 @@ pub mod drain;
 pub mod failure;
 pub mod health;
 pub mod inventory;
+pub mod kept;
 pub mod key_pool;
 pub mod kubernetes;
 pub mod machine_config;

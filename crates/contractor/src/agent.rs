@@ -15,7 +15,7 @@ use serde_json::Value;
 use store::{InventoryChange, Reader, Store};
 use tokio_util::sync::CancellationToken;
 
-use crate::{action::Actions, driver::Driver, flows::FlowRecord, herald::Herald};
+use crate::{action::Actions, credentials::Certificate, driver::Driver, flows::FlowRecord, herald::Herald};
 
 /// A future that an agent hands out.
 pub type Answering<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -50,6 +50,11 @@ pub trait Agent: Send + Sync + 'static {
     /// What the inventory says of what a flow or run made that failed, where nothing is taken back. Changes without
     /// preconditions.
     fn left(&self, _what: Left<'_>, _store: &Reader) -> Vec<InventoryChange> {
+        Vec::new()
+    }
+
+    /// The certificates that it keeps sealed, for their dates. Opens every one of them.
+    fn certificates(&self) -> Vec<Certificate> {
         Vec::new()
     }
 

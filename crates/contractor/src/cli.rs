@@ -9,12 +9,14 @@ use std::{
 };
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use jiff::Timestamp;
 use store::{OpenError, Options, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::Agent,
     config::{self, Common, Config, Sections},
+    credentials::{self, CredentialFile},
     intake::chain,
     runtime, telemetry,
 };
@@ -132,11 +134,21 @@ fn run_line<D: Daemon>(line: Line) -> Result<ExitCode, String> {
 }
 
 async fn daemon<D: Daemon>(config: &Config<D::Sections>) -> Result<(), String> {
+    let files = usable_files(config)?;
     let store = open_store(&config.common)?;
     let agent = D::agent(config, &store)?;
     let stop = CancellationToken::new();
     tokio::spawn(stop_on_signal(stop.clone()));
-    runtime::run(agent, &config.common, store, stop).await
+    runtime::run(agent, &config.common, files, store, stop).await
+}
+
+/// The files with keys and certificates; a daemon begins with none that is open to others or out of date.
+fn usable_files<S: Sections>(config: &Config<S>) -> Result<Vec<CredentialFile>, String> {
+    let files = credentials::files(config);
+    match credentials::refusal(&credentials::problems(&files, Timestamp::now())) {
+        Some(reason) => Err(reason),
+        None => Ok(files),
+    }
 }
 
 /// Opens the store and makes the key file at the first start.
@@ -189,6 +201,7 @@ async fn check<D: Daemon>(config: &Config<D::Sections>) -> Result<ExitCode, Stri
     }
     findings.extend(D::look(config).await);
     store.close().await;
+    let findings = with_files(&credentials::files(config), findings);
     if findings.is_empty() {
         print("all is well");
         return Ok(ExitCode::SUCCESS);
@@ -200,6 +213,16 @@ async fn check<D: Daemon>(config: &Config<D::Sections>) -> Result<ExitCode, Stri
         }
     }
     Ok(ExitCode::FAILURE)
+}
+
+/// What is wrong with the files that hold keys and certificates, before all that fails because of them.
+fn with_files(files: &[CredentialFile], mut others: Vec<Finding>) -> Vec<Finding> {
+    let now = Timestamp::now();
+    let bad = files.iter().map(|file| (file.path.display().to_string(), file.problems(now)));
+    let (paths, mut findings): (Vec<String>, Vec<Vec<Finding>>) = bad.filter(|(_, found)| !found.is_empty()).unzip();
+    others.retain(|finding| !paths.iter().any(|path| finding.problem.contains(path)));
+    findings.push(others);
+    findings.concat()
 }
 
 /// What `run` would say of the store and its key; a daemon that has it open is no problem.
@@ -234,8 +257,9 @@ async fn check_store(common: &Common) -> Vec<Finding> {
 fn check_schemas() -> Vec<Finding> {
     let mut findings = Vec::new();
     for kind in messages::catalogue::all() {
-        for example in (kind.examples)() {
-            if let Err(violations) = messages::schema::validate(kind.family, kind.name, &example) {
+        let document = messages::schema::document(kind);
+        for example in document["examples"].as_array().into_iter().flatten() {
+            if let Err(violations) = messages::schema::validate(kind.family, kind.name, example) {
                 let first = violations.first().map(ToString::to_string).unwrap_or_default();
                 let problem = format!("schema of {} {}: {first}", kind.family.as_str(), kind.name);
                 findings.push(Finding { problem, mend: None });
@@ -246,6 +270,7 @@ fn check_schemas() -> Vec<Finding> {
 }
 
 async fn plan<D: Daemon>(config: &Config<D::Sections>, playbook: &str, input: &Path) -> Result<ExitCode, String> {
+    usable_files(config)?;
     let text = std::fs::read(input).map_err(|error| format!("{}: {error}", input.display()))?;
     let body = messages::json::parse(&text).map_err(|error| format!("{}: {error}", input.display()))?;
     let store = open_store(&config.common)?;

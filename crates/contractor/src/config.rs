@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use self::overlay::overlay;
+use crate::credentials::CredentialFile;
 
 /// The sections that every contractor has. An agent's own configuration holds this beside its own sections.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -35,6 +36,9 @@ pub struct Common {
     /// Who may ask, and what needs consent.
     #[serde(default)]
     pub policy: Policy,
+    /// Keys and certificates.
+    #[serde(default)]
+    pub certificates: Certificates,
     /// Logs.
     #[serde(default)]
     pub log: Log,
@@ -56,6 +60,12 @@ pub struct Bus {
     /// PEM file with the certificate authority of the servers.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
+    /// PEM file with a certificate to show to servers that ask for one (`verify: true`).
+    #[serde(default)]
+    pub client_certificate_file: Option<PathBuf>,
+    /// PEM file with that certificate's key (mode 0600).
+    #[serde(default)]
+    pub client_key_file: Option<PathBuf>,
     /// Public nkeys that messages of a source must be signed with: `"/talos" = ["U…"]`. A source that ends in `/*` stands
     /// for everything below it.
     #[serde(default)]
@@ -160,6 +170,21 @@ pub enum Consent {
     Given,
 }
 
+/// `[certificates]`
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Certificates {
+    /// How long before its end a certificate is told of, once a day; default 30 days, written `720h`.
+    #[serde(default = "month")]
+    pub warn_before: Period,
+}
+
+impl Default for Certificates {
+    fn default() -> Self {
+        Self { warn_before: month() }
+    }
+}
+
 /// `[log]`
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -204,6 +229,10 @@ pub trait Sections: DeserializeOwned + JsonSchema {
     const ENV_PREFIX: &'static str;
     /// Problems that the schema cannot see.
     fn problems(&self, common: &Common) -> Vec<Violation>;
+    /// The files with keys and certificates that they name.
+    fn credential_files(&self) -> Vec<CredentialFile> {
+        Vec::new()
+    }
 }
 
 /// Why there is no configuration.
@@ -322,6 +351,10 @@ fn common_problems(common: &Common) -> Vec<Violation> {
                 "another text",
             ));
         }
+    }
+    if common.bus.client_certificate_file.is_some() != common.bus.client_key_file.is_some() {
+        let expected = "client_certificate_file and client_key_file, or neither";
+        problems.push(problem("/bus", "dependentRequired", expected, "one of them"));
     }
     if common.store.keep_inbox.0 <= common.bus.stale_after.0 {
         let limit = format!("longer than bus.stale_after ({:#})", common.bus.stale_after.0);

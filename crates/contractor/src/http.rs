@@ -15,6 +15,8 @@ pub struct Health {
     pub ready: bool,
     /// What does not work, each in one sentence; empty when all is well.
     pub troubles: Vec<String>,
+    /// What works and soon will not, each in one sentence.
+    pub warnings: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -53,7 +55,7 @@ pub async fn serve(
 async fn healthz(State(served): State<Served>) -> (StatusCode, Json<Value>) {
     let health = served.health.borrow().clone();
     let code = if health.troubles.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, Json(json!({ "ready": health.ready, "troubles": health.troubles })))
+    (code, Json(json!({ "ready": health.ready, "troubles": health.troubles, "warnings": health.warnings })))
 }
 
 async fn readyz(State(served): State<Served>) -> (StatusCode, Json<Value>) {

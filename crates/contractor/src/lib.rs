@@ -7,6 +7,7 @@ pub mod cancel;
 pub mod cli;
 pub mod config;
 pub mod counterpart;
+pub mod credentials;
 pub mod desk;
 pub mod driver;
 pub mod flows;

@@ -27,6 +27,7 @@ use crate::{
     audit,
     cli::Finding,
     config::Common,
+    credentials::{CredentialFile, Watcher},
     desk::Desk,
     driver::{Driver, Parts, SystemClock, plan_only},
     flows::Keeper,
@@ -48,7 +49,13 @@ const GRACE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// One line that says what could not be started, and why.
-pub async fn run(agent: Arc<dyn Agent>, common: &Common, store: Store, stop: CancellationToken) -> Result<(), String> {
+pub async fn run(
+    agent: Arc<dyn Agent>,
+    common: &Common,
+    files: Vec<CredentialFile>,
+    store: Store,
+    stop: CancellationToken,
+) -> Result<(), String> {
     let metrics = telemetry::init_metrics()?;
     let (health, seen) = watch::channel(Health::default());
     let (address, served) = http::serve(common.http.listen, seen, metrics, stop.clone())
@@ -114,7 +121,19 @@ pub async fn run(agent: Arc<dyn Agent>, common: &Common, store: Store, stop: Can
     }
     let stopping = stop.clone();
     tasks.spawn_fallible("desk", async move { desk.run(stopping).await });
-    let watch = watch_health(health.clone(), store.clone(), bus.clone(), troubles, stop.clone());
+    let (warnings, warned) = watch::channel(Vec::new());
+    let keeper_of_secrets = Arc::clone(&agent);
+    let watcher = Watcher {
+        kept: Arc::new(move || keeper_of_secrets.certificates()),
+        store: store.clone(),
+        herald: herald.clone(),
+        files,
+        warn_before: common.certificates.warn_before.0,
+        warnings,
+    };
+    tasks.spawn("watch over certificates", watcher.run(stop.clone()));
+    let told = Told { troubles, warnings: warned };
+    let watch = watch_health(health.clone(), store.clone(), bus.clone(), told, stop.clone());
     tasks.spawn_fallible("store", watch);
 
     announce(&herald, &store, &*agent).await?;
@@ -136,6 +155,12 @@ pub async fn run(agent: Arc<dyn Agent>, common: &Common, store: Store, stop: Can
 
 /// Why a lane or a consumer stands still; for `/healthz`.
 type Trouble = watch::Receiver<Option<String>>;
+
+/// What the parts of the daemon say of themselves.
+struct Told {
+    troubles: Vec<Trouble>,
+    warnings: watch::Receiver<Vec<String>>,
+}
 
 /// One publisher for each lane of the outbox.
 fn spawn_publishers(tasks: &mut Tasks, store: &Store, bus: &Bus, key: &KeyPair) -> Result<Vec<Trouble>, String> {
@@ -208,7 +233,7 @@ async fn connect(agent: &dyn Agent, common: &Common, seed: SecretString) -> Resu
         seed,
         identity: agent.party().to_string(),
         root_ca: common.bus.ca_file.clone(),
-        client_certificate: None,
+        client_certificate: common.bus.client_certificate_file.clone().zip(common.bus.client_key_file.clone()),
         connect_timeout: Duration::from_secs(30),
     };
     Bus::connect(options).await.map_err(|error| chain(&error))
@@ -253,7 +278,7 @@ pub async fn check_bus(agent: &dyn Agent, common: &Common) -> Vec<Finding> {
     let finding = |problem: String, mend: Option<&str>| Finding { problem, mend: mend.map(str::to_owned) };
     let seed = match identity::read_seed(&common.bus.seed_file) {
         Ok(seed) => seed,
-        Err(error) => return vec![finding(error.to_string(), Some("cortexctl bus init makes the key files"))],
+        Err(error) => return vec![finding(error.to_string(), Some("cortexctl bus configure makes the key files"))],
     };
     let bus = match connect(agent, common, seed).await {
         Ok(bus) => bus,
@@ -318,7 +343,7 @@ async fn watch_health(
     health: watch::Sender<Health>,
     store: Store,
     bus: Bus,
-    told: Vec<Trouble>,
+    told: Told,
     stop: CancellationToken,
 ) -> Result<(), String> {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
@@ -331,7 +356,7 @@ async fn watch_health(
         if let Some(reason) = store.failure() {
             return Err(format!("{reason}; when there is room and the disk is sound, start the daemon again"));
         }
-        let mut troubles: Vec<String> = told.iter().filter_map(|trouble| trouble.borrow().clone()).collect();
+        let mut troubles: Vec<String> = told.troubles.iter().filter_map(|trouble| trouble.borrow().clone()).collect();
         match &*bus.link().borrow() {
             Link::Up => {}
             Link::Down => troubles.push("the bus is not connected".into()),
@@ -344,9 +369,10 @@ async fn watch_health(
             troubles.push(format!("the store has not finished a write for {} s", stalled.as_secs()));
         }
         metrics::gauge!("contractor_uptime_seconds").set(Timestamp::now().duration_since(started).as_secs_f64());
+        let warnings = told.warnings.borrow().clone();
         health.send_if_modified(|health| {
-            let changed = health.troubles != troubles;
-            health.troubles = troubles;
+            let changed = health.troubles != troubles || health.warnings != warnings;
+            (health.troubles, health.warnings) = (troubles, warnings);
             changed
         });
     }

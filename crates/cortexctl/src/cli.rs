@@ -91,6 +91,12 @@ pub struct Connection {
     /// PEM file with the certificate authority of the servers.
     #[arg(long, global = true, env = "CORTEX_NATS_CA")]
     pub ca: Option<PathBuf>,
+    /// PEM file with a certificate to show, where the server asks for one.
+    #[arg(long, global = true, env = "CORTEX_NATS_CERT", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// PEM file with that certificate's key.
+    #[arg(long, global = true, env = "CORTEX_NATS_KEY", requires = "cert")]
+    pub key: Option<PathBuf>,
     /// Identity in the server's configuration.
     #[arg(long, global = true, env = "CORTEX_NATS_IDENTITY", default_value = "operator")]
     pub identity: String,
@@ -197,6 +203,7 @@ impl Connection {
             servers: self.servers.clone(),
             seed_file: self.seed.clone(),
             ca_file: self.ca.clone(),
+            client_certificate: self.cert.clone().zip(self.key.clone()),
             identity: self.identity.clone(),
             source,
             patience: Duration::from_secs(self.patience),

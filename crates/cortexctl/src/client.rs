@@ -27,6 +27,8 @@ pub struct Options {
     pub seed_file: PathBuf,
     /// PEM file with the certificate authority of the servers.
     pub ca_file: Option<PathBuf>,
+    /// PEM files of a certificate and its key, where the server asks for them.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
     /// The identity's name in the server's configuration: `operator`, `coordinator`, …
     pub identity: String,
     /// Who is speaking: `/operator/ada`.
@@ -101,7 +103,7 @@ impl Client {
             seed,
             identity: options.identity,
             root_ca: options.ca_file,
-            client_certificate: None,
+            client_certificate: options.client_certificate,
             connect_timeout: Duration::from_secs(10),
         })
         .await

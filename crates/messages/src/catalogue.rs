@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Value, json};
 
 use crate::{
-    event::{DeadLetter, DomainEvent, FlowEvent, Rejected, RunEvent},
+    event::{CertificateExpiring, DeadLetter, DomainEvent, FlowEvent, Rejected, RunEvent},
     handoff::{CancelRequest, ClusterFailed, ClusterReady, ClusterRemoved, NodeRemoved, NodesReady, VmProvisioned},
     request::{DecommissionRequest, ProvisionCluster, ScaleRequest},
     subject::Party,
@@ -378,6 +378,13 @@ fn events() -> Vec<Kind> {
                 "event_type": "dead_letter", "at": "infrastructure", "time": "2026-11-20T12:00:00Z",
                 "subject": "cortex.request.infrastructure.provision_cluster", "headers": {},
                 "stream": "CORTEX_REQUESTS", "sequence": 7, "reason": "the body is not JSON"
+            })]
+        }),
+        kind("certificate_expiring", "A certificate ends soon, or has ended.", of::<CertificateExpiring>, || {
+            vec![json!({
+                "event_type": "certificate_expiring", "object": "bus.ca_file", "file": "/etc/cortex/bus-ca.pem",
+                "subject": "CN=cortex bus CA", "fingerprint": "0f".repeat(32), "not_after": "2026-12-20T12:00:00Z",
+                "days_left": 29, "hint": "put a renewed certificate into /etc/cortex/bus-ca.pem and start the daemon again"
             })]
         }),
     ];

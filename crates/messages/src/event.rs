@@ -96,6 +96,29 @@ pub struct DomainEvent {
     pub facts: BTreeMap<String, Value>,
 }
 
+/// A certificate that a contractor uses or keeps ends soon, or has ended; told at most once a day.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CertificateExpiring {
+    /// Always `certificate_expiring`.
+    #[schemars(extend("const" = "certificate_expiring"))]
+    pub event_type: String,
+    /// What it is: the setting that names its file, `bus.ca_file`, or what it does, `Talos API authority`.
+    pub object: String,
+    /// The file it is read from; left out where it is kept sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Its subject.
+    pub subject: String,
+    /// SHA-256 of its DER, hexadecimal.
+    pub fingerprint: String,
+    /// Its last moment.
+    pub not_after: Timestamp,
+    /// Whole days until then; negative when it has ended.
+    pub days_left: i64,
+    /// What to do about it.
+    pub hint: String,
+}
+
 /// A message went to the dead letter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DeadLetter {

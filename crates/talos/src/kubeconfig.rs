@@ -16,6 +16,13 @@ pub const ADMIN_GROUP: &str = "system:masters";
 /// The user that the certificate names.
 pub const ADMIN_USER: &str = "admin";
 
+/// The client certificate that a kubeconfig shows, as PEM; none where it shows another proof or cannot be read.
+pub fn certificate_of(text: &str) -> Option<String> {
+    let config: serde_json::Value = serde_saphyr::from_str(text).ok()?;
+    let data = config.pointer("/users/0/user/client-certificate-data")?.as_str()?;
+    String::from_utf8(STANDARD.decode(data).ok()?).ok()
+}
+
 /// A client certificate `O=system:masters CN=admin` of the cluster's Kubernetes authority.
 pub fn admin_certificate(
     bundle: &Bundle,

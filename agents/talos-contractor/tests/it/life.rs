@@ -1,10 +1,13 @@
 //! The whole life of a cluster on simulated Talos nodes, by the shipped playbooks.
 
+use std::collections::BTreeMap;
+
 use engine::report::Status;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, api::ListParams};
 use serde_json::json;
-use talos_contractor::inventory;
+use talos_contractor::{inventory, kept};
 use uuid::Uuid;
 
 use crate::{
@@ -16,6 +19,24 @@ use crate::{
 async fn ready_nodes(bench: &Bench) -> Vec<String> {
     let list = Api::<Node>::all(bench.client().await).list(&ListParams::default()).await.unwrap();
     list.items.into_iter().filter_map(|node| node.metadata.name).collect()
+}
+
+/// What is kept sealed is known by its dates, and by nothing else.
+fn expect_certificates(bench: &Bench) {
+    let now = Timestamp::now();
+    let kept = kept::certificates(&bench.store.reader());
+    let dated: BTreeMap<&str, i64> = kept.iter().map(|of| (of.object.as_str(), of.dates.days_left(now))).collect();
+    let (decade, year) = (3649, 364);
+    let wanted = [
+        ("the Kubernetes authority", decade),
+        ("the Talos API authority", decade),
+        ("the aggregation layer's authority", decade),
+        ("the etcd authority", decade),
+        ("the sealed kubeconfig", year),
+        ("the sealed talosconfig", year),
+    ];
+    assert_eq!(dated, wanted.into());
+    assert!(kept.iter().all(|of| of.cluster.as_deref() == Some(CLUSTER) && of.file.is_none()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,6 +54,7 @@ async fn a_cluster_is_made_grows_shrinks_and_is_forgotten() {
     assert_eq!(ready_nodes(&bench).await.len(), 5);
     surface::reads(&bench).await;
     surface::refusals(&bench).await;
+    expect_certificates(&bench);
 
     let joining = rack.power_on("prod-worker-3", 15, "v1.13.9");
     let report = bench.run("join-nodes", rack.handoff("scale", vec![joining], &spec)).await;
@@ -53,6 +75,7 @@ async fn a_cluster_is_made_grows_shrinks_and_is_forgotten() {
     assert_eq!(bench.handoffs("cluster_removed").len(), 1);
     let store = bench.store.reader();
     assert!(store.secret_names("cluster/").unwrap().is_empty());
+    assert_eq!(kept::certificates(&store), []);
     assert!(store.keys("node/").unwrap().is_empty() && store.keys("cluster/").unwrap().is_empty());
 }
 

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "what helps tests panics as tests do")]
 
 mod bench;
+mod certificates;
 mod flows;
 mod locks;
 mod steps;
