@@ -15,7 +15,7 @@ use crate::scenario::{Scenario, told};
 const INFRASTRUCTURE: usize = 0;
 const TALOS: usize = 1;
 
-fn edge(scenario: &Scenario) -> Uuid {
+pub(crate) fn edge(scenario: &Scenario) -> Uuid {
     let request = json!({
         "request_type": "provision_cluster", "cluster_name": "edge", "pattern": "edge", "worker_nodes": 1,
     });
@@ -89,7 +89,7 @@ fn a_daemon_that_was_frozen_goes_on_without_doing_anything_twice() {
 }
 
 /// The flow succeeds with one machine per node, each handoff once in its stream.
-fn expect_one_of_each(scenario: &Scenario, flow: Uuid) {
+pub(crate) fn expect_one_of_each(scenario: &Scenario, flow: Uuid) {
     let made = scenario.follow(flow).unwrap();
     assert_eq!(made.state, "succeeded", "{}", told(&made));
     assert_eq!(scenario.machines(), 2, "one machine per node");
@@ -108,7 +108,7 @@ fn expect_one_of_each(scenario: &Scenario, flow: Uuid) {
     assert_eq!(handoffs, once.into_iter().map(|subject| (subject.to_owned(), 1)).collect());
 }
 
-fn wait_for_event(scenario: &Scenario, kind: &str) {
+pub(crate) fn wait_for_event(scenario: &Scenario, kind: &str) {
     scenario.runtime.block_on(async {
         let wait = async {
             let mut tail = scenario.operator.events(TailFrom::Start, None, Some(kind)).await.unwrap();

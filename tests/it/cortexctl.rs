@@ -187,6 +187,13 @@ fn an_operator_makes_looks_at_scales_and_takes_away_a_cluster() {
     let copy = scenario.world.folder.join("copy").display().to_string();
     assert_eq!(run(&["store", "import", "--folder", &copy, &export, "-o", "json"]).json(), exported);
     run(&["store", "import", "--folder", &copy, &export]).ended(1);
+    let new_key = format!("{key}.new");
+    let verify = |key: &str| run(&["store", "verify", "--folder", &folder, "--key-file", key]);
+    let rekey = ["store", "rekey", "--folder", &folder, "--key-file", &key, "--new-key-file", &new_key];
+    run(&rekey).ok().says(&["secrets:", "age1"]).warns(&["store.key_file"]);
+    verify(&key).ended(1).warns(&["the store's secrets are sealed for age1"]);
+    verify(&new_key).ok().says(&["problems: []"]);
+    std::fs::rename(&new_key, &key).unwrap();
     changed_bus(&mut scenario);
 }
 

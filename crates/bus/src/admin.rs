@@ -110,6 +110,32 @@ pub async fn check_consumers(bus: &Bus, specs: &[ConsumerSpec]) -> Result<Vec<Di
     Ok(differences)
 }
 
+/// Messages that a contractor has not taken yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Waiting {
+    /// Through which consumer.
+    pub consumer: String,
+    /// How many.
+    pub messages: u64,
+}
+
+/// The messages that wait for contractors, by consumer; empty when all were taken.
+pub async fn waiting(bus: &Bus) -> Result<Vec<Waiting>, AdminError> {
+    let mut found = Vec::new();
+    for spec in streams::consumers() {
+        let failed = |reason: String| AdminError { what: what(&spec), reason };
+        let asked: Result<PullConsumer, _> =
+            bus.ask(spec.stream, bus.jetstream.get_consumer_from_stream(&spec.name, spec.stream)).await;
+        let consumer = asked.map_err(|error| failed(error.to_string()))?;
+        let info = consumer.cached_info();
+        let messages = info.num_pending + info.num_ack_pending as u64;
+        if messages > 0 {
+            found.push(Waiting { consumer: spec.name, messages });
+        }
+    }
+    Ok(found)
+}
+
 async fn stream_config(bus: &Bus, spec: &StreamSpec) -> Result<Option<Config>, AdminError> {
     let failed = |reason: String| AdminError { what: format!("stream {}", spec.name), reason };
     match bus.ask(spec.name, bus.jetstream.get_stream(spec.name)).await {

@@ -10,12 +10,13 @@ mod consume;
 pub mod identity;
 mod link;
 mod publish;
+pub mod rotation;
 pub mod server_config;
 mod service;
 pub mod streams;
 mod tail;
 
-pub use admin::{AdminError, Difference, check, check_consumers, init};
+pub use admin::{AdminError, Difference, Waiting, check, check_consumers, init, waiting};
 pub use connect::{Bus, ConnectError, MINIMUM_SERVER, Options};
 pub use consume::{AckError, ConsumeError, Deliveries, Delivery};
 pub use link::{Link, Violation};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use async_nats::{Event, ServerError};
+use async_nats::{ClientError, ConnectErrorKind, Event, ServerError};
 use tokio::sync::{broadcast, watch};
 
 /// Whether messages can flow.
@@ -65,14 +65,22 @@ impl Observer {
                 tracing::warn!("the bus is away, connecting again");
                 self.set(Link::Down);
             }
-            Event::ServerError(ServerError::AuthorizationViolation) => {
-                tracing::error!("the bus does not accept this identity");
-                self.set(Link::Refused("authorization violation".to_owned()));
-            }
+            Event::ServerError(ServerError::AuthorizationViolation) => self.not_accepted("authorization violation"),
+            // So the client tells of a connection that it wanted to renew and that the server refused.
+            Event::ClientError(ClientError::Other(text)) if is_not_accepted(&text) => self.not_accepted(&text),
             Event::ServerError(ServerError::Other(text)) => self.refused(text),
             Event::SlowConsumer(subscription) => tracing::warn!(subscription, "messages were dropped, too many wait"),
             Event::LameDuckMode => tracing::warn!("the bus announced that it stops"),
             other => tracing::debug!(event = %other, "bus event"),
+        }
+    }
+
+    /// It is tried again and again: told once.
+    fn not_accepted(&self, text: &str) {
+        let refused = Link::Refused(text.to_owned());
+        if *self.link.borrow() != refused {
+            tracing::error!("the bus does not accept this identity");
+            self.set(refused);
         }
     }
 
@@ -87,6 +95,10 @@ impl Observer {
         // Nobody may be waiting for it.
         let _ = self.each.send(violation);
     }
+}
+
+fn is_not_accepted(text: &str) -> bool {
+    [ConnectErrorKind::AuthorizationViolation, ConnectErrorKind::Authentication].iter().any(|it| it.to_string() == text)
 }
 
 /// `Permissions Violation for Publish to "a.b"`, `… for Subscription to "a.b" using queue "q"`.

@@ -12,6 +12,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
+    io::Write,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -21,8 +22,15 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 
-use crate::identity::{self, Identity, write_private};
+use crate::{
+    identity::{self, Identity, write_private},
+    rotation,
+};
 
+/// The server's configuration below the folder of a bus.
+pub(crate) const FILE: &str = "nats-server.conf";
+/// What the keys stand behind in it; the end of the file.
+const KEYS: &str = "\nauthorization: ";
 /// Everything of the streams (1,152 MiB) and room to change them.
 const MAX_FILE_STORE: u64 = 2 << 30;
 const MAX_PAYLOAD: u64 = 512 * 1024;
@@ -54,7 +62,7 @@ pub struct Setup {
     pub root_ca: PathBuf,
     /// Key files by identity.
     pub keys: BTreeMap<Identity, PathBuf>,
-    /// Public nkeys by identity.
+    /// Public nkeys by identity, the newest of each.
     pub public_keys: BTreeMap<Identity, String>,
     /// Certificate and key by identity, where clients must show one.
     pub client_certificates: BTreeMap<Identity, (PathBuf, PathBuf)>,
@@ -78,22 +86,18 @@ pub enum GenerateError {
     /// A key file that is there cannot be used.
     #[error(transparent)]
     Key(#[from] identity::KeyError),
+    /// Somebody changed the end of the configuration.
+    #[error("{} does not end in the `authorization` that was generated: bring that back, or `bus configure` anew", .0.display())]
+    Changed(PathBuf),
 }
 
 /// Generates everything below `folder`. Keys and certificates that are there stay; the configuration is written anew.
 pub fn generate(folder: &Path, options: &Options) -> Result<Setup, GenerateError> {
     create_folder(folder)?;
     create_folder(&folder.join("keys"))?;
-    let mut keys = BTreeMap::new();
-    let mut public_keys = BTreeMap::new();
-    for identity in Identity::ALL {
-        let path = folder.join("keys").join(format!("{identity}.nk"));
-        public_keys.insert(identity, identity::ensure_key(&path)?);
-        keys.insert(identity, path);
-    }
-    let by_name: BTreeMap<_, _> = public_keys.iter().map(|(identity, key)| (identity.as_str(), key)).collect();
-    write(&folder.join("identities.json"), &(pretty(&json!(by_name)) + "\n"))?;
-    write(&folder.join("pinned_keys.json"), &(pretty(&pinned_keys(&public_keys)) + "\n"))?;
+    let all_keys = rotation::known_keys(folder)?;
+    let keys = Identity::ALL.into_iter().map(|identity| (identity, rotation::seed_file(folder, identity))).collect();
+    let public_keys = all_keys.iter().map(|(identity, keys)| (*identity, keys[0].clone())).collect();
     let authority = Authority::load_or_create(folder)?;
     authority.issue(folder, "server", &server_names(options))?;
     let mut client_certificates = BTreeMap::new();
@@ -103,8 +107,9 @@ pub fn generate(folder: &Path, options: &Options) -> Result<Setup, GenerateError
             client_certificates.insert(identity, files);
         }
     }
-    let config = folder.join("nats-server.conf");
-    write(&config, &render(folder, options, &public_keys))?;
+    let config = folder.join(FILE);
+    write(&config, &(render(folder, options) + KEYS + "{}\n"))?;
+    write_keys(folder, &all_keys)?;
     Ok(Setup {
         folder: folder.to_owned(),
         config,
@@ -115,37 +120,54 @@ pub fn generate(folder: &Path, options: &Options) -> Result<Setup, GenerateError
     })
 }
 
+/// Writes the keys into every file that names them. What stands before them in the configuration stays as it is.
+pub(crate) fn write_keys(folder: &Path, keys: &BTreeMap<Identity, Vec<String>>) -> Result<(), GenerateError> {
+    let config = folder.join(FILE);
+    let text = read(&config)?;
+    let (before, users) = text.rsplit_once(KEYS).ok_or_else(|| GenerateError::Changed(config.clone()))?;
+    if serde_json::from_str::<Value>(users).is_err() {
+        return Err(GenerateError::Changed(config));
+    }
+    let newest: BTreeMap<_, _> = keys.iter().map(|(identity, keys)| (identity.as_str(), keys.first())).collect();
+    replace(&folder.join("identities.json"), &(pretty(&json!(newest)) + "\n"))?;
+    replace(&folder.join("pinned_keys.json"), &(pretty(&pinned_keys(keys)) + "\n"))?;
+    replace(&config, &format!("{before}{KEYS}{}\n", pretty(&json!({ "users": users_of(keys) }))))
+}
+
 /// Which keys sign for which source. The admin makes streams and asks for nothing.
-fn pinned_keys(public_keys: &BTreeMap<Identity, String>) -> Value {
+fn pinned_keys(public_keys: &BTreeMap<Identity, Vec<String>>) -> Value {
     let source = |identity: Identity| match identity {
         Identity::Infrastructure | Identity::Talos => Some(format!("/{identity}")),
         Identity::Coordinator | Identity::Operator | Identity::Mcp => Some(format!("/{identity}/*")),
         Identity::Admin => None,
     };
-    public_keys.iter().filter_map(|(identity, key)| Some((source(*identity)?, json!([key])))).collect()
+    public_keys.iter().filter_map(|(identity, key)| Some((source(*identity)?, json!(key)))).collect()
 }
 
-/// The configuration file's text. `nats-server` reads JSON values; comments say why.
-fn render(folder: &Path, options: &Options, public_keys: &BTreeMap<Identity, String>) -> String {
+/// Who may connect, and what each may do. Two keys of one identity may do the same.
+fn users_of(keys: &BTreeMap<Identity, Vec<String>>) -> Vec<Value> {
+    let each = keys.iter().flat_map(|(identity, keys)| keys.iter().map(|key| (*identity, key)));
+    each.map(|(identity, key)| {
+        let permissions = identity.permissions();
+        let mut user = json!({
+            "nkey": key,
+            "permissions": {
+                "publish": { "allow": permissions.publish },
+                "subscribe": { "allow": permissions.subscribe },
+            },
+        });
+        if permissions.allow_responses {
+            // One answer per question, within a minute, wherever the asker wants it.
+            user["permissions"]["allow_responses"] = json!({ "max": 1, "expires": "1m" });
+        }
+        user
+    })
+    .collect()
+}
+
+/// The configuration file's text before the keys. `nats-server` reads JSON values; comments say why.
+fn render(folder: &Path, options: &Options) -> String {
     let path = |name: &str| json!(folder.join(name).display().to_string());
-    let users: Vec<Value> = public_keys
-        .iter()
-        .map(|(identity, key)| {
-            let permissions = identity.permissions();
-            let mut user = json!({
-                "nkey": key,
-                "permissions": {
-                    "publish": { "allow": permissions.publish },
-                    "subscribe": { "allow": permissions.subscribe },
-                },
-            });
-            if permissions.allow_responses {
-                // One answer per question, within a minute, wherever the asker wants it.
-                user["permissions"]["allow_responses"] = json!({ "max": 1, "expires": "1m" });
-            }
-            user
-        })
-        .collect();
     let monitoring = options.monitor_port.map_or_else(String::new, |port| {
         format!("# Monitoring tells much and asks for no password: loopback only.\nhttp: \"127.0.0.1:{port}\"\n")
     });
@@ -173,15 +195,13 @@ fn render(folder: &Path, options: &Options, public_keys: &BTreeMap<Identity, Str
            verify: {verify}\n  \
            timeout: 5\n\
          }}\n\
-         # The server knows public keys only. There is no user for whoever shows none.\n\
-         authorization: {authorization}\n",
+         # The server knows public keys only. There is no user for whoever shows none. Keep this at the end.",
         listen = options.listen,
         store = json!(options.store_folder.display().to_string()),
         certificate = path("server.pem"),
         key = path("server.key"),
         ca = path("ca.pem"),
         verify = options.verify_clients,
-        authorization = pretty(&json!({ "users": users })),
     )
 }
 
@@ -244,6 +264,29 @@ fn create_folder(path: &Path) -> Result<(), GenerateError> {
 
 fn write(path: &Path, text: &str) -> Result<(), GenerateError> {
     fs::write(path, text).map_err(|source| GenerateError::Io { path: path.to_owned(), source })
+}
+
+/// Replaces a file at once, for the same owner and readers.
+fn replace(path: &Path, text: &str) -> Result<(), GenerateError> {
+    let failed = |source| GenerateError::Io { path: path.to_owned(), source };
+    let Ok(known) = fs::metadata(path) else { return write(path, text) };
+    let temporary = path.with_extension("new");
+    let replaced = || -> io::Result<()> {
+        let mut file = fs::File::create(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::set_permissions(&temporary, known.permissions())?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::{MetadataExt, chown};
+            let mine = fs::metadata(&temporary)?;
+            if (mine.uid(), mine.gid()) != (known.uid(), known.gid()) {
+                chown(&temporary, Some(known.uid()), Some(known.gid()))?;
+            }
+        }
+        fs::rename(&temporary, path)
+    };
+    replaced().map_err(failed)
 }
 
 fn write_secret(path: &Path, text: &str) -> Result<(), GenerateError> {

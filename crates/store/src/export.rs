@@ -236,18 +236,18 @@ fn read_rows(db: &sled::Db, file: &Path) -> Result<Exported, TransferError> {
 }
 
 /// Fills a database in batches of bounded size, flushed one by one.
-struct Fill<'a> {
+pub(crate) struct Fill<'a> {
     db: &'a sled::Db,
     batch: sled::Batch,
     bytes: usize,
 }
 
 impl<'a> Fill<'a> {
-    fn new(db: &'a sled::Db) -> Self {
+    pub(crate) fn new(db: &'a sled::Db) -> Self {
         Self { db, batch: sled::Batch::default(), bytes: 0 }
     }
 
-    fn put(&mut self, key: &[u8], row: &[u8]) -> Result<(), TransferError> {
+    pub(crate) fn put(&mut self, key: &[u8], row: &[u8]) -> Result<(), TransferError> {
         self.batch.insert(key, row);
         self.bytes += key.len() + row.len();
         if self.bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
@@ -259,7 +259,7 @@ impl<'a> Fill<'a> {
         self.db.flush().map(drop).map_err(sled_failed)
     }
 
-    fn finish(mut self) -> Result<(), TransferError> {
+    pub(crate) fn finish(mut self) -> Result<(), TransferError> {
         self.flush()
     }
 }

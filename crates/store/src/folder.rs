@@ -64,6 +64,14 @@ impl Folder {
         Ok(folder)
     }
 
+    /// [`open`](Self::open) where a store is.
+    pub(crate) fn open_existing(path: &Path) -> Result<Self, OpenError> {
+        if path.join(FORMAT_FILE).exists() {
+            return Self::open(path);
+        }
+        Err(OpenError::NotAStore { path: path.to_owned(), reason: format!("it has no {FORMAT_FILE}") })
+    }
+
     /// The data folder in use.
     pub(crate) fn data(&self) -> PathBuf {
         self.path.join(&self.format.data)

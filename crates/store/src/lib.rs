@@ -14,6 +14,7 @@ mod keys;
 mod outbox;
 mod reader;
 mod record;
+mod rekey;
 mod retention;
 mod rows;
 mod seal;
@@ -29,6 +30,7 @@ pub use commit::{
 };
 pub use export::{Exported, TransferError};
 pub use reader::{Entry, ReadError, Reader, Secret, Versioned};
+pub use rekey::{Recovery, Rekey, RekeyError, Rekeyed, rekey};
 pub use retention::{Pruned, Retention};
 pub use rows::{InboxRow, OutboxRow, ParkedRow, RunQuery, RunRow, RunState};
 pub use seal::{KeyError, create_key_file};

@@ -294,15 +294,21 @@ pub fn import(path: &Path, file: &Path, replace: bool) -> Result<Exported, Trans
 
 /// What the store says of itself.
 #[derive(Debug, Serialize, Deserialize)]
-struct Meta {
-    format: u32,
-    created_at: Timestamp,
+pub(crate) struct Meta {
+    pub(crate) format: u32,
+    pub(crate) created_at: Timestamp,
     /// Everyone whose key opens secrets of this store.
-    recipients: Vec<String>,
+    pub(crate) recipients: Vec<String>,
+}
+
+impl Default for Meta {
+    fn default() -> Self {
+        Self { format: FORMAT, created_at: Timestamp::now(), recipients: Vec::new() }
+    }
 }
 
 /// Opens sled; on a damaged snapshot once more without it (reliability.md 4, start-up recipe).
-fn open_recovering(folder: &Folder, cache_bytes: u64) -> Result<sled::Db, OpenError> {
+pub(crate) fn open_recovering(folder: &Folder, cache_bytes: u64) -> Result<sled::Db, OpenError> {
     let data = folder.data();
     match open_sled(&data, cache_bytes) {
         Err(OpenError::Damaged { reason, .. })
@@ -348,16 +354,22 @@ fn is_locked(error: &io::Error) -> bool {
     error.to_string().contains("could not acquire lock")
 }
 
+/// What a store that is not new says of itself.
+pub(crate) fn read_meta(path: &Path, db: &sled::Db) -> Result<Option<Meta>, OpenError> {
+    let known: Option<Meta> = read_own(path, db, keys::FORMAT)?;
+    match known {
+        Some(meta) if meta.format > FORMAT => {
+            Err(OpenError::Newer { path: path.to_owned(), found: meta.format, supported: FORMAT })
+        }
+        known => Ok(known),
+    }
+}
+
 fn check_meta(path: &Path, db: &sled::Db, sealer: Option<&Sealer>) -> Result<(), OpenError> {
     let damaged = |reason: String| OpenError::Damaged { path: path.to_owned(), reason };
-    let known: Option<Meta> = read_own(path, db, keys::FORMAT)?;
-    if let Some(meta) = &known
-        && meta.format > FORMAT
-    {
-        return Err(OpenError::Newer { path: path.to_owned(), found: meta.format, supported: FORMAT });
-    }
+    let known = read_meta(path, db)?;
     let is_new = known.is_none();
-    let mut meta = known.unwrap_or(Meta { format: FORMAT, created_at: Timestamp::now(), recipients: Vec::new() });
+    let mut meta = known.unwrap_or_default();
     let recipients = meta.recipients.len();
     if let Some(sealer) = sealer {
         if !meta.recipients.is_empty() && !meta.recipients.contains(&sealer.public()) {
@@ -377,7 +389,7 @@ fn check_meta(path: &Path, db: &sled::Db, sealer: Option<&Sealer>) -> Result<(),
 }
 
 /// The counters, after comparing them with what was acknowledged: sled takes damage in its log for its end.
-fn check_counters(folder: &mut Folder, db: &sled::Db, accept_loss: bool) -> Result<Counters, OpenError> {
+pub(crate) fn check_counters(folder: &mut Folder, db: &sled::Db, accept_loss: bool) -> Result<Counters, OpenError> {
     let io_failed = |path: &Path, source| OpenError::Io { path: path.to_owned(), source };
     let counters: Counters = read_own(&folder.path, db, keys::COUNTERS)?.unwrap_or_default();
     let acknowledged = folder.acknowledged().map_err(|source| io_failed(&folder.path, source))?.unwrap_or(0);

@@ -1,8 +1,13 @@
-//! `cortexctl bus init|check|configure`
+//! `cortexctl bus init|check|configure|rotate|retire`
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use ::bus::{Difference, server_config};
+use ::bus::{
+    Difference,
+    identity::Identity,
+    rotation::{self, Rotation},
+    server_config,
+};
 use clap::Subcommand;
 use serde_json::{Value, json};
 use tokio::{
@@ -42,6 +47,28 @@ pub enum Command {
         /// Port of the server's monitoring, on loopback only; for `bus check --monitor`.
         #[arg(long)]
         monitor_port: Option<u16>,
+        /// Clients must show a certificate besides their nkey; one is made for each identity.
+        #[arg(long)]
+        verify_clients: bool,
+    },
+    /// Make a new key for an identity; the server and the contractors accept both keys until `retire`.
+    Rotate {
+        /// The folder that `bus configure` made.
+        folder: PathBuf,
+        /// infrastructure, talos, coordinator, operator, mcp or admin.
+        #[arg(id = "whose", value_name = "IDENTITY")]
+        identity: Identity,
+    },
+    /// Give the old key of an identity up, once nothing that it signed waits any more.
+    Retire {
+        /// The folder that `bus configure` made.
+        folder: PathBuf,
+        /// Whose.
+        #[arg(id = "whose", value_name = "IDENTITY")]
+        identity: Identity,
+        /// Do not ask the bus whether messages wait.
+        #[arg(long)]
+        offline: bool,
     },
 }
 
@@ -73,13 +100,13 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
             }
             Ok(if differences.is_empty() { Ending::Ok } else { Ending::Differs })
         }
-        Command::Configure { folder, listen, names, store, monitor_port } => {
+        Command::Configure { folder, listen, names, store, monitor_port, verify_clients } => {
             let options = server_config::Options {
                 listen,
                 names,
                 monitor_port,
                 store_folder: store.unwrap_or_else(|| folder.join("jetstream")),
-                verify_clients: false,
+                verify_clients,
             };
             let setup = server_config::generate(&folder, &options).map_err(Failure::other)?;
             let mut keys: Vec<Value> = Vec::new();
@@ -91,7 +118,50 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
             out.note(&format!("start it: nats-server -c {}", setup.config.display()));
             Ok(Ending::Ok)
         }
+        Command::Rotate { folder, identity } => {
+            let rotation = rotation::begin(&folder, identity).map_err(Failure::other)?;
+            show(&rotation, out)?;
+            out.note(
+                "now, in this order: let nats-server read its configuration again (`nats-server --signal reload`); give \
+                 the contractors the keys of pinned_keys.json and start them again; give the identity its new seed; \
+                 then `bus retire`",
+            );
+            Ok(Ending::Ok)
+        }
+        Command::Retire { folder, identity, offline } => {
+            if !offline {
+                nothing_waits(connection).await?;
+            }
+            show(&rotation::finish(&folder, identity).map_err(Failure::other)?, out)?;
+            out.note(
+                "let nats-server read its configuration again (`nats-server --signal reload`): it closes the \
+                 connections of the old key; then give the contractors the keys of pinned_keys.json",
+            );
+            Ok(Ending::Ok)
+        }
     }
+}
+
+fn show(rotation: &Rotation, out: &mut Output) -> Result<(), Failure> {
+    let Rotation { identity, seed_file, old_key, new_key } = rotation;
+    let row = json!({
+        "identity": identity.as_str(), "seed_file": seed_file, "old_key": old_key, "new_key": new_key,
+    });
+    out.rows(&[row], &["identity", "seed_file", "old_key", "new_key"])
+}
+
+/// A message that the old key signed would be refused once the key is no longer pinned.
+async fn nothing_waits(connection: &Connection) -> Result<(), Failure> {
+    let client = connection.connect().await?;
+    let waiting = ::bus::waiting(client.bus()).await.map_err(Failure::other)?;
+    if waiting.is_empty() {
+        return Ok(());
+    }
+    let each: Vec<String> = waiting.iter().map(|of| format!("{} for {}", of.messages, of.consumer)).collect();
+    Err(Failure::NeedsOperator(format!(
+        "messages wait that the old key may have signed ({}): try again when they are taken, or say --offline",
+        each.join(", ")
+    )))
 }
 
 fn lines<T: ToString + serde::Serialize>(items: &[T], out: &mut Output) -> Result<(), Failure> {

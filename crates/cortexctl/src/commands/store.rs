@@ -1,8 +1,8 @@
-//! `cortexctl store verify|export|import|compact`: through the daemon, or on a stopped one's folder.
+//! `cortexctl store verify|export|import|rekey|compact`: through the daemon, or on a stopped one's folder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use ::store::{Options, Store};
+use ::store::{Options, Recovery, Rekey, RekeyError, Store};
 use clap::{Args, Subcommand};
 use messages::subject::Party;
 use serde_json::{Value, json};
@@ -52,6 +52,25 @@ pub enum Command {
         #[arg(long)]
         replace: bool,
     },
+    /// Seal every secret again under a new key. Only offline: a running daemon seals with the key that it read at its
+    /// start, and would go on to do so.
+    Rekey {
+        /// The folder.
+        #[arg(long)]
+        folder: PathBuf,
+        /// The age key file that opens the secrets now; the recovery key does, too.
+        #[arg(long)]
+        key_file: PathBuf,
+        /// The age key file that opens them from then on; it is made where there is none.
+        #[arg(long)]
+        new_key_file: PathBuf,
+        /// An age recipient whose key is kept offline and opens them, too.
+        #[arg(long, value_name = "RECIPIENT", conflicts_with = "without_recovery")]
+        recovery_recipient: Option<String>,
+        /// Nobody but the new key is to open them.
+        #[arg(long)]
+        without_recovery: bool,
+    },
     /// Give disk space back: export, import, swap.
     Compact {
         #[command(flatten)]
@@ -96,6 +115,14 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
             out.value(&imported)?;
             Ok(Ending::Ok)
         }
+        Command::Rekey { folder, key_file, new_key_file, recovery_recipient, without_recovery } => {
+            let recovery = match &recovery_recipient {
+                Some(recipient) => Recovery::Recipient(recipient),
+                None if without_recovery => Recovery::Nobody,
+                None => Recovery::Unsaid,
+            };
+            rekey(&folder, Rekey { old_key: &key_file, new_key: &new_key_file, recovery }, out)
+        }
         Command::Compact { which } => {
             match open(&which)? {
                 Some(store) => {
@@ -112,6 +139,24 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
             Ok(Ending::Ok)
         }
     }
+}
+
+fn rekey(folder: &Path, how: Rekey<'_>, out: &mut Output) -> Outcome {
+    if !how.new_key.exists() {
+        ::store::create_key_file(how.new_key).map_err(Failure::other)?;
+    }
+    let rekeyed = ::store::rekey(folder, how).map_err(|error| match error {
+        RekeyError::Unsaid(_) => Failure::Usage(format!("{error}: --recovery-recipient or --without-recovery")),
+        other => Failure::other(other),
+    })?;
+    out.value(&rekeyed)?;
+    out.note(&format!(
+        "set store.key_file to {} before the daemon starts; {} still opens exports that were made before: keep it with \
+         them, or destroy both",
+        how.new_key.display(),
+        how.old_key.display()
+    ));
+    Ok(Ending::Ok)
 }
 
 fn open(which: &Which) -> Result<Option<Store>, Failure> {

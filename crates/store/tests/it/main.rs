@@ -3,6 +3,7 @@
 
 mod behaviour;
 mod crash;
+mod rekey;
 
 use serde_json::{Value, json};
 use store::{Commit, Lane, Options, Outgoing, RunAppend, RunState, RunSummary, Store};
