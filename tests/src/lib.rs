@@ -2,6 +2,7 @@
 
 pub mod binaries;
 pub mod demo;
+pub mod fuzz;
 pub mod nats;
 pub mod process;
 pub mod survive;

@@ -38,10 +38,15 @@ impl FromStr for Upid {
         let ["UPID", node, pid, pstart, starttime, kind, subject, user, ""] = parts.as_slice() else {
             return Err(no());
         };
-        let hex = |part: &str| u64::from_str_radix(part, 16).map_err(|_| no());
-        if node.is_empty() || kind.is_empty() || user.is_empty() {
+        // Parts of it go into paths of requests: nothing is taken that Proxmox does not write.
+        let is_plain = |part: &&str| part.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#%".contains(&byte));
+        if ![node, kind].into_iter().all(|part| !part.is_empty() && is_plain(part)) || user.is_empty() {
             return Err(no());
         }
+        let hex = |part: &str| {
+            let digits = Some(part).filter(|part| part.bytes().all(|byte| byte.is_ascii_hexdigit()));
+            digits.and_then(|part| u64::from_str_radix(part, 16).ok()).ok_or_else(no)
+        };
         Ok(Self {
             node: (*node).to_owned(),
             pid: hex(pid)?,
@@ -91,7 +96,14 @@ mod tests {
 
     #[test]
     fn what_is_not_a_upid_is_refused() {
-        for text in ["", "OK", "UPID:pve1:1:2:3:qmstart:100:root@pam", "UPID:pve1:zz:2:3:qmstart:100:root@pam:"] {
+        for text in [
+            "",
+            "OK",
+            "UPID:pve1:1:2:3:qmstart:100:root@pam",
+            "UPID:pve1:zz:2:3:qmstart:100:root@pam:",
+            "UPID:pve1:+1:2:3:qmstart:100:root@pam:",
+            "UPID:../../x:1:2:3:qmstart:100:root@pam:",
+        ] {
             assert!(text.parse::<Upid>().is_err(), "{text}");
         }
     }

@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use crate::version::Minor;
 
 use super::catalogue::{self, Field, Object, Type};
-use super::yaml::{Mapping, Value};
+use super::yaml::{Mapping, Scalar, Value};
 
 /// The canonical form of an object.
 pub(super) fn canonical(mapping: &Mapping, object: &Object, minor: Minor) -> Mapping {
@@ -44,7 +44,8 @@ fn empty_if_always(field: &Field, minor: Minor) -> Option<Value> {
     }
     match &field.ty {
         Type::String | Type::Duration | Type::Manifest | Type::Prefix | Type::Address => Some(Value::from("")),
-        Type::Int(_) | Type::Scalar | Type::Mode => Some(Value::from(0)),
+        Type::Int(_) | Type::Scalar => Some(Value::from(0)),
+        Type::Mode => Some(Value::Scalar(Scalar::plain("0o0"))),
         Type::Text(_) => Some(Value::from("")),
         Type::Bool => None,
         Type::List(_) => Some(Value::Sequence(Vec::new())),

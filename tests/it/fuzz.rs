@@ -1,0 +1,18 @@
+//! The kept inputs of every fuzz target, and a bounded number of changes of them; `cargo run -p tests --bin fuzz` tries more.
+
+use std::time::Duration;
+
+use tests::fuzz::{self, Options, TARGETS};
+
+#[test]
+fn foreign_bytes_break_no_promise() {
+    let seed = std::env::var("FUZZ_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
+    println!("FUZZ_SEED={seed}");
+    let options = Options { seed, cases: 400, time: Duration::from_secs(4) };
+    for target in TARGETS {
+        match fuzz::run(target, options) {
+            Ok(tried) => println!("{}: {tried:?}", target.name),
+            Err(error) => panic!("FUZZ_SEED={seed}: {error:#}\n  promised: {}", target.promise),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! What Proxmox VE and Talos answer.
+
+use proxmox::{
+    Upid,
+    cluster::{Member, Resource},
+    config::VmConfig,
+    nodes::{Interface, Node},
+    property::Property,
+    qemu::VmStatus,
+    storage::{Storage, Volume},
+    tasks::{TaskRow, TaskStatus},
+    version::Version,
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use talos::{
+    api::cosi::{self, Kind},
+    proto::common::NetIp,
+};
+
+use super::{Target, Verdict};
+
+pub(super) static UPID: Target = Target {
+    name: "upid",
+    promise: "a UPID that is read prints to one that reads the same and has nothing but its parts",
+    check: upid,
+    words: &["UPID", ":", "::", "pve1", "qmcreate", "0003B1C2", "+1", "root@pam!cortex"],
+};
+
+pub(super) static PROXMOX: Target = Target {
+    name: "proxmox",
+    promise: "no answer of Proxmox panics; a task has an outcome when it has stopped and only then",
+    check: proxmox,
+    words: &[
+        "\"status\"",
+        "\"stopped\"",
+        "\"running\"",
+        "\"exitstatus\"",
+        "WARNINGS: ",
+        "\"vmid\"",
+        "\"net0\"",
+        "virtio=",
+        "smbios1",
+        "uuid=",
+        "\"tags\"",
+        "\"template\"",
+        "BC:24:11:00:00:01",
+        "scsi0",
+        ":",
+        ",",
+    ],
+};
+
+pub(super) static TALOS: Target = Target {
+    name: "talos",
+    promise: "a resource that is read prints to bytes that read the same; addresses have 4 or 16 bytes",
+    check: talos,
+    words: &["0a", "12", "ff", "00", "80808080808080808001", "0a04c0a80101", "\n"],
+};
+
+fn upid(input: &[u8]) -> Result<Verdict, String> {
+    let Ok(text) = std::str::from_utf8(input) else { return Ok(Verdict::Refused) };
+    let text = text.trim_end_matches('\n');
+    let upid = match text.parse::<Upid>() {
+        Ok(upid) => upid,
+        Err(error) if error.to_string().starts_with("not a UPID") => return Ok(Verdict::Refused),
+        Err(error) => return Err(format!("the refusal does not say what it is about: {error}")),
+    };
+    let printed = upid.to_string();
+    if printed.parse::<Upid>().as_ref() != Ok(&upid) {
+        return Err(format!("{printed} does not read as what it was printed from"));
+    }
+    // It goes into paths of requests: what Proxmox would not have written is not taken for its word.
+    let is_plain = |part: &str| part.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#%".contains(&byte));
+    let numbers = text.split(':').skip(2).take(3).all(|part| part.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    if !is_plain(&upid.node) || !is_plain(&upid.kind) || !numbers {
+        return Err(format!("{text:?} is none that Proxmox writes"));
+    }
+    Ok(Verdict::Taken)
+}
+
+fn proxmox(input: &[u8]) -> Result<Verdict, String> {
+    let Ok(text) = std::str::from_utf8(input) else { return Ok(Verdict::Refused) };
+    let _ = Version::parse(text.trim());
+    let property = Property::parse(text);
+    if Property::parse(&property.to_string()) != property {
+        return Err(format!("{property} does not read as itself"));
+    }
+    let Ok(value) = serde_json::from_str::<Value>(text) else { return Ok(Verdict::Refused) };
+    if let Some(task) = read::<TaskStatus>(&value) {
+        let has_ended = task.status == "stopped";
+        if task.outcome().is_some() != has_ended {
+            return Err(format!("{task:?} has the outcome {:?}", task.outcome()));
+        }
+    }
+    if let Some(config) = read::<VmConfig>(&value) {
+        config.macs().values().try_for_each(|mac| {
+            let again = mac.to_string().parse();
+            if again.as_ref() == Ok(mac) { Ok(()) } else { Err(format!("{mac} does not read as itself")) }
+        })?;
+        let _ = (config.volumes(), config.smbios_uuid(), config.tags(), config.is_template(), config.is_protected());
+    }
+    if let Some(row) = read::<TaskRow>(&value) {
+        let _ = row.succeeded();
+    }
+    if let Some(status) = read::<VmStatus>(&value) {
+        let _ = (status.is_running(), status.is_ha_managed());
+    }
+    if let Some(link) = read::<Interface>(&value) {
+        let _ = (link.is_bridge(), link.carries_vlan(100));
+    }
+    if let Some(storage) = read::<Storage>(&value) {
+        let _ = storage.takes("import");
+    }
+    let _ = (read::<Resource>(&value).map(|row| row.has_tag("a")), read::<Node>(&value).map(|node| node.is_online()));
+    let _ = (read::<Member>(&value), read::<Volume>(&value));
+    Ok(Verdict::Taken)
+}
+
+/// One of its kind, or the first of a list.
+fn read<T: DeserializeOwned>(value: &Value) -> Option<T> {
+    let first = value.as_array().and_then(|rows| rows.first()).unwrap_or(value);
+    serde_json::from_value(first.clone()).ok()
+}
+
+/// Hexadecimal digits of a protobuf message; whatever else is there is left out.
+fn talos(input: &[u8]) -> Result<Verdict, String> {
+    let digits: Vec<u8> =
+        input.iter().filter_map(|byte| char::from(*byte).to_digit(16)).map(|digit| digit as u8).collect();
+    let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+    let taken = [
+        round::<cosi::SystemInformation>(&bytes)?,
+        round::<cosi::MachineStatus>(&bytes)?,
+        round::<cosi::Diagnostic>(&bytes)?,
+        round::<cosi::ExtensionStatus>(&bytes)?,
+        round::<cosi::Disk>(&bytes)?,
+        round::<cosi::VolumeStatus>(&bytes)?,
+        round::<cosi::LinkStatus>(&bytes)?,
+        round::<cosi::AddressStatus>(&bytes)?,
+        round::<cosi::Member>(&bytes)?,
+        round::<cosi::EtcdLocalMember>(&bytes)?,
+        round::<cosi::NodeStatus>(&bytes)?,
+        round::<cosi::StaticPodStatus>(&bytes)?,
+        round::<cosi::ServiceStatus>(&bytes)?,
+    ];
+    let address = NetIp { ip: bytes.clone() }.to_address();
+    if address.is_some() != matches!(bytes.len(), 4 | 16) {
+        return Err(format!("{} bytes are the address {address:?}", bytes.len()));
+    }
+    Ok(if taken.contains(&true) { Verdict::Taken } else { Verdict::Refused })
+}
+
+fn round<K: Kind>(bytes: &[u8]) -> Result<bool, String>
+where
+    K::Spec: PartialEq + std::fmt::Debug,
+{
+    use prost::Message;
+    let Ok(spec) = K::Spec::decode(bytes) else { return Ok(false) };
+    match K::Spec::decode(spec.encode_to_vec().as_slice()) {
+        Ok(again) if again == spec => Ok(true),
+        other => Err(format!("{}: it prints to what reads as {other:?}", K::TYPE)),
+    }
+}
