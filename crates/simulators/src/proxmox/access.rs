@@ -152,9 +152,13 @@ impl Access {
     fn privileges_of(&self, subject: &Subject, path: &str, pools: &[String]) -> BTreeMap<String, bool> {
         let mut roles = self.roles(subject, path);
         if !roles.contains_key("NoAccess") {
-            for pool in pools {
-                roles.extend(self.roles(subject, &format!("/pool/{pool}")));
+            for role in pools.iter().flat_map(|pool| self.roles(subject, &format!("/pool/{pool}")).into_keys()) {
+                // What comes from a pool is for its members alone.
+                roles.insert(role, false);
             }
+        }
+        if roles.contains_key("NoAccess") {
+            return BTreeMap::new();
         }
         let mut privileges = BTreeMap::new();
         for (role, propagate) in roles {
@@ -267,6 +271,9 @@ mod tests {
         access.grant("/pool/talos", Subject::User("cortex@pve".into()), "PVEVMAdmin", true);
         let user = Identity::user("cortex@pve");
         assert!(access.privileges(&user, "/vms/100", &[]).is_empty());
-        assert!(access.privileges(&user, "/vms/100", &["talos".into()]).contains_key("VM.Allocate"));
+        let of_pool = access.privileges(&user, "/vms/100", &["talos".into()]);
+        assert_eq!(of_pool.get("VM.Allocate"), Some(&false), "and do not propagate");
+        access.grant("/pool/shut", Subject::User("cortex@pve".into()), "NoAccess", true);
+        assert!(access.privileges(&user, "/vms/100", &["talos".into(), "shut".into()]).is_empty());
     }
 }

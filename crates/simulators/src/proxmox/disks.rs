@@ -59,6 +59,8 @@ pub(crate) async fn provide(
         let storage = drive.volume().map(|(storage, _)| storage.to_owned()).unwrap_or_default();
         let name = format!("vm-{}-cloudinit", place.vmid);
         let content = DiskContent::blank();
+        // Only a directory has a choice.
+        let format = format.or(Some("qcow2"));
         let order =
             Order { storage: &storage, name: Some(&name), format, size: SMALL_DISK, written: SMALL_DISK, content };
         drive.file = allocate(worker, place, order, made).await?;

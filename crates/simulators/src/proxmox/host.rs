@@ -13,6 +13,8 @@ pub(crate) struct Host {
     pub(crate) power: HostPower,
     /// Whether the status daemon still broadcasts.
     pub(crate) reports: bool,
+    /// When the status daemon was heard last.
+    pub(crate) broadcast: Option<Instant>,
     /// Whether the HA manager has it in maintenance.
     pub(crate) maintenance: bool,
 }

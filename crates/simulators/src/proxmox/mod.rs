@@ -12,6 +12,7 @@ mod disks;
 mod drive;
 mod error;
 mod formats;
+mod ha;
 mod hands;
 mod host;
 mod inert;

@@ -164,6 +164,7 @@ impl Options {
                 bridges: options.bridges,
                 power: HostPower::On { since: Instant::now() },
                 reports: true,
+                broadcast: None,
                 maintenance: false,
             };
             world.hosts.insert(options.name, host);

@@ -169,6 +169,9 @@ impl Sim {
 
     pub(crate) async fn lock_storage(&self, host: &str, storage: &str) -> Result<Held, String> {
         let shared = self.world().storages.get(storage).is_some_and(super::storage::Storage::is_shared);
+        if shared && !self.world().is_quorate() {
+            return Err(format!("cfs-lock 'storage-{storage}' error: no quorum!"));
+        }
         self.locks.exclusive(&LockName::storage(host, storage, shared), &self.pace).await
     }
 }

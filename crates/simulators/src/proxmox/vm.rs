@@ -121,7 +121,11 @@ impl Vm {
 
     pub(crate) fn digest(&self) -> String {
         let snapshots = self.snapshots.iter().map(|(name, snapshot)| (name.as_str(), &snapshot.config));
-        let pending = (!self.pending.set.is_empty()).then_some(("PENDING", &self.pending.set));
+        let mut waiting = self.pending.set.clone();
+        if !self.pending.delete.is_empty() {
+            waiting.set("delete", self.pending.delete.iter().cloned().collect::<Vec<_>>().join(","));
+        }
+        let pending = (!waiting.is_empty()).then_some(("PENDING", &waiting));
         config::digest([("", &self.config)].into_iter().chain(pending).chain(snapshots))
     }
 

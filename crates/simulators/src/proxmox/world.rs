@@ -57,6 +57,15 @@ pub(crate) struct HaResource {
     pub(crate) failback: bool,
     /// Since when its node is gone.
     pub(crate) node_lost: Option<Instant>,
+    /// The state that the manager has it in; none until its first cycle.
+    pub(crate) crm: Option<&'static str>,
+    /// Where it shall be moved to.
+    pub(crate) target: Option<String>,
+    /// The task that the manager waits for.
+    pub(crate) task: Option<String>,
+    /// Starts that failed here, and moves after such.
+    pub(crate) restarts: u64,
+    pub(crate) relocations: u64,
 }
 
 impl HaResource {
@@ -69,6 +78,11 @@ impl HaResource {
             max_relocate: 1,
             failback: true,
             node_lost: None,
+            crm: None,
+            target: None,
+            task: None,
+            restarts: 0,
+            relocations: 0,
         }
     }
 }

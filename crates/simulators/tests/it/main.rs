@@ -3,5 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "what a test cannot do without may fail it")]
 
 mod client;
+mod ha;
 mod lab;
 mod proxmox;

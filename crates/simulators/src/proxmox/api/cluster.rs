@@ -5,12 +5,15 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::task;
-use crate::proxmox::{
-    call::{Call, Reply},
-    error::{ApiError, ApiResult},
-    host::HostPower,
-    vm::Vm,
-    world::World,
+use crate::{
+    pace::Pace,
+    proxmox::{
+        call::{Call, Reply},
+        error::{ApiError, ApiResult},
+        host::Host,
+        vm::Vm,
+        world::World,
+    },
 };
 
 /// How long a node's last broadcast counts.
@@ -56,7 +59,7 @@ fn resources(call: &Call) -> Reply {
         super::super::daemons::broadcast(&mut call.sim.world());
     }
     let world = call.sim.world();
-    let expiry = call.sim.pace.scale(CACHE_EXPIRY).max(Duration::from_millis(100));
+    let expiry = expiry(&call.sim.pace);
     let wanted = call.params.get("type");
     let mut rows = Vec::new();
     if wanted.is_none_or(|kind| kind == "vm") {
@@ -64,7 +67,7 @@ fn resources(call: &Call) -> Reply {
         rows.extend(seen.map(|(vmid, vm)| guest_row(&world, *vmid, vm, expiry)));
     }
     if wanted.is_none_or(|kind| kind == "node") {
-        rows.extend(world.hosts.keys().map(|name| node_row(call, &world, name, expiry)));
+        rows.extend(world.hosts.iter().map(|(name, host)| node_row(call, &world, name, host)));
     }
     if wanted.is_none_or(|kind| kind == "storage") {
         rows.extend(storage_rows(call, &world));
@@ -114,45 +117,61 @@ pub(super) fn guest_row(world: &World, vmid: u32, vm: &Vm, expiry: Duration) -> 
     if let Some(pool) = world.pool_of(vmid) {
         row["pool"] = pool.into();
     }
-    if let Some(resource) = world.ha.get(&vmid) {
-        row["hastate"] = resource.state.clone().into();
+    if let Some(state) = world.ha.get(&vmid).and_then(|resource| resource.crm) {
+        row["hastate"] = state.into();
     }
     row
 }
 
-/// `online`, `offline` as corosync sees it, or `unknown` when the status daemon is silent.
-pub(super) fn node_status(world: &World, name: &str) -> &'static str {
-    match world.hosts.get(name) {
-        Some(host) if host.is_online() && host.reports => "online",
-        Some(host) if host.is_online() => "unknown",
-        _ => "offline",
+/// How long what a node's status daemon said counts.
+pub(super) fn expiry(pace: &Pace) -> Duration {
+    pace.scale(CACHE_EXPIRY).max(Duration::from_millis(100))
+}
+
+/// Whether the cluster still has what a node's status daemon said last; without delays that is gone at once.
+fn is_cached(host: &Host, pace: &Pace) -> bool {
+    if pace.speed().is_infinite() {
+        return host.is_online() && host.reports;
+    }
+    let counts = expiry(pace).max(Duration::from_millis(500));
+    host.broadcast.is_some_and(|at| at.elapsed() < counts)
+}
+
+/// `offline` as corosync sees it, else `online` or, when the status daemon is silent for long, `unknown`.
+pub(super) fn node_status(host: &Host, pace: &Pace) -> &'static str {
+    match (host.is_online(), is_cached(host, pace)) {
+        (false, _) => "offline",
+        (true, true) => "online",
+        (true, false) => "unknown",
     }
 }
 
-fn node_row(call: &Call, world: &World, name: &str, expiry: Duration) -> Value {
-    let mut row =
-        json!({ "id": format!("node/{name}"), "type": "node", "node": name, "status": node_status(world, name) });
-    let Some(host) = world.hosts.get(name) else { return row };
+fn node_row(call: &Call, world: &World, name: &str, host: &Host) -> Value {
+    let pace = &call.sim.pace;
+    let status = node_status(host, pace);
+    let mut row = json!({ "id": format!("node/{name}"), "type": "node", "node": name, "status": status });
     if host.maintenance {
         row["hastate"] = "maintenance".into();
     }
-    let known = match host.power {
-        HostPower::On { .. } => host.reports,
-        HostPower::Off { since } => since.elapsed() < expiry,
-    };
-    if known && call.may(world, &format!("/nodes/{name}"), &["Sys.Audit"]) {
-        let used = used_memory(world, name);
-        row["maxcpu"] = host.cpus.into();
-        row["cpu"] = 0.03.into();
-        row["maxmem"] = host.memory.into();
-        row["mem"] = used.into();
-        row["uptime"] = host.uptime().into();
-        row["maxdisk"] = (100_u64 << 30).into();
-        row["disk"] = (12_u64 << 30).into();
-        row["level"] = "".into();
-        row["cgroup-mode"] = 2.into();
+    if is_cached(host, pace) && call.may(world, &format!("/nodes/{name}"), &["Sys.Audit"]) {
+        node_numbers(&mut row, world, name, host);
     }
     row
+}
+
+/// What a node has, and while it is a member what it uses of that.
+pub(super) fn node_numbers(row: &mut Value, world: &World, name: &str, host: &Host) {
+    row["maxcpu"] = host.cpus.into();
+    row["maxmem"] = host.memory.into();
+    row["maxdisk"] = (100_u64 << 30).into();
+    row["level"] = "".into();
+    row["cgroup-mode"] = 2.into();
+    if host.is_online() {
+        row["cpu"] = 0.03.into();
+        row["mem"] = used_memory(world, name).into();
+        row["uptime"] = host.uptime().into();
+        row["disk"] = (12_u64 << 30).into();
+    }
 }
 
 /// What the node itself and its running guests use.
@@ -171,12 +190,13 @@ fn storage_rows(call: &Call, world: &World) -> Vec<Value> {
             }
             let id = format!("storage/{name}/{}", storage.name);
             let content: Vec<&str> = storage.content.iter().map(String::as_str).collect();
+            let known = is_cached(host, &call.sim.pace);
             let mut row = json!({
                 "id": id, "type": "storage", "node": name, "storage": storage.name, "plugintype": storage.kind.name(),
                 "content": content.join(","), "shared": u8::from(storage.is_shared()),
-                "status": if host.is_online() && host.reports { "available" } else { "unknown" },
+                "status": if known { "available" } else { "unknown" },
             });
-            if host.is_online() && host.reports {
+            if known {
                 row["disk"] = world.volumes.used(storage, name).into();
                 row["maxdisk"] = storage.size.into();
             }
@@ -210,7 +230,7 @@ fn status(call: &Call) -> Reply {
 fn tasks(call: &Call) -> Reply {
     let all = call.may(&call.sim.world(), "/", &["Sys.Audit"]);
     let tasks = call.sim.tasks();
-    let seen = tasks.newest().filter(|task| all || task.owner.user == call.identity.user).take(25);
+    let seen = tasks.newest().filter(|task| all || task::is_own(call, task)).take(25);
     Value::from(seen.map(|task| Value::from(task::row(task))).collect::<Vec<_>>()).into()
 }
 

@@ -5,6 +5,8 @@ use serde_json::{Map, Value, json};
 use crate::proxmox::{
     call::{Call, Reply},
     error::{ApiError, ApiResult},
+    sim::now,
+    vm::Vm,
     world::{HaResource, World},
 };
 
@@ -89,7 +91,7 @@ fn read(call: &Call) -> ApiResult<Reply> {
 fn create(call: &Call) -> ApiResult<Reply> {
     let vmid = vmid(call)?;
     let mut world = call.sim.world();
-    world.check_quorum()?;
+    check_quorum(&world)?;
     refuse_group(call, &world)?;
     if !world.vms.contains_key(&vmid) {
         return Err(ApiError::die(format!("cannot add service 'vm:{vmid}' to HA stack: VM {vmid} does not exist")));
@@ -103,6 +105,11 @@ fn create(call: &Call) -> ApiResult<Reply> {
     Ok(Reply::NULL)
 }
 
+/// Every write to the HA manager's files takes one lock of the cluster.
+fn check_quorum(world: &World) -> ApiResult<()> {
+    if world.is_quorate() { Ok(()) } else { Err(ApiError::die("cfs-lock 'domain-ha' error: no quorum!")) }
+}
+
 fn refuse_group(call: &Call, world: &World) -> ApiResult<()> {
     if !world.version.is_8() && call.params.get("group").is_some() {
         return Err(ApiError::die("cannot set group: ha groups have been migrated to rules"));
@@ -114,7 +121,7 @@ fn apply(call: &Call, resource: &mut HaResource) {
     let params = &call.params;
     if let Some(state) = params.get("state") {
         // `enabled` is the old word for `started`.
-        resource.state = if state == "enabled" { "started".to_owned() } else { state.to_owned() };
+        resource.request(if state == "enabled" { "started" } else { state });
     }
     let number = |key: &str, old: u64| params.int(key).map_or(old, i64::unsigned_abs);
     resource.max_restart = number("max_restart", resource.max_restart);
@@ -128,6 +135,7 @@ fn apply(call: &Call, resource: &mut HaResource) {
 fn update(call: &Call) -> ApiResult<Reply> {
     let vmid = vmid(call)?;
     let mut world = call.sim.world();
+    check_quorum(&world)?;
     refuse_group(call, &world)?;
     apply(call, find(&mut world, vmid)?);
     Ok(Reply::NULL)
@@ -136,26 +144,59 @@ fn update(call: &Call) -> ApiResult<Reply> {
 fn delete(call: &Call) -> ApiResult<Reply> {
     let vmid = vmid(call)?;
     let mut world = call.sim.world();
+    check_quorum(&world)?;
     find(&mut world, vmid)?;
     world.ha.remove(&vmid);
     Ok(Reply::NULL)
 }
 
+/// Quorum, the node that decides, the nodes that act, and every resource.
 fn status(call: &Call) -> Reply {
     let world = call.sim.world();
     let quorate = world.is_quorate();
+    let said = if quorate { "OK".to_owned() } else { format!("No quorum on node '{}'!", call.entry) };
     let mut rows = vec![json!({
-        "id": "quorum", "type": "quorum", "node": call.entry, "status": if quorate { "OK" } else { "No quorum on node" }, "quorate": u8::from(quorate),
+        "id": "quorum", "type": "quorum", "node": call.entry, "status": said, "quorate": u8::from(quorate),
     })];
-    for (vmid, resource) in &world.ha {
-        let node = world.vms.get(vmid).map(|vm| vm.host.clone()).unwrap_or_default();
-        let id = format!("service:vm:{vmid}");
-        rows.push(json!({
-            "id": id, "type": "service", "sid": format!("vm:{vmid}"), "node": node, "state": resource.state,
-            "request_state": resource.state, "crm_state": resource.state, "status": format!("vm:{vmid} ({node}, {})", resource.state),
-        }));
+    let at = now();
+    let time = jiff::Timestamp::from_second(at).unwrap_or_default().strftime("%a %b %e %T %Y").to_string();
+    if let Some(master) = world.entry_host() {
+        let state = if world.ha.is_empty() { "idle" } else { "active" };
+        let status = format!("{master} ({state}, {time})");
+        rows.push(json!({ "id": "master", "type": "master", "node": master, "status": status, "timestamp": at }));
     }
+    for (name, host) in &world.hosts {
+        let busy = world.ha.keys().any(|vmid| world.vms.get(vmid).is_some_and(|vm| vm.host == *name));
+        let state = match (host.is_online(), host.maintenance, busy) {
+            (false, ..) => "old timestamp - dead?",
+            (_, true, _) => "maintenance mode",
+            (_, _, true) => "active",
+            _ => "idle",
+        };
+        let status = format!("{name} ({state}, {time})");
+        let id = format!("lrm:{name}");
+        rows.push(json!({ "id": id, "type": "lrm", "node": name, "status": status, "timestamp": at }));
+    }
+    let old = world.version.is_8();
+    rows.extend(world.ha.iter().map(|(vmid, resource)| service(&world, *vmid, resource, old)));
     Value::from(rows).into()
+}
+
+fn service(world: &World, vmid: u32, resource: &HaResource, old: bool) -> Value {
+    let vm = world.vms.get(&vmid);
+    let node = vm.map(|vm| vm.host.clone()).unwrap_or_default();
+    let state = resource.verbose_state(vm.is_some_and(Vm::is_running));
+    let mut row = row(vmid, resource, old);
+    row["id"] = format!("service:vm:{vmid}").into();
+    row["type"] = "service".into();
+    row["request_state"] = resource.state.clone().into();
+    row["state"] = state.into();
+    row["status"] = format!("vm:{vmid} ({node}, {state})").into();
+    row["node"] = node.into();
+    if let Some(crm) = resource.crm {
+        row["crm_state"] = crm.into();
+    }
+    row
 }
 
 fn rules(call: &Call) -> Reply {
@@ -171,6 +212,7 @@ fn rules(call: &Call) -> Reply {
 fn create_rule(call: &Call) -> ApiResult<Reply> {
     let mut world = call.sim.world();
     let name = call.params.need("rule").to_owned();
+    check_quorum(&world)?;
     if world.ha_rules.contains_key(&name) {
         return Err(ApiError::param("rule", format!("HA rule '{name}' already defined")));
     }
@@ -186,6 +228,7 @@ fn create_rule(call: &Call) -> ApiResult<Reply> {
 
 fn delete_rule(call: &Call) -> ApiResult<Reply> {
     let name = call.params.need("rule");
+    check_quorum(&call.sim.world())?;
     match call.sim.world().ha_rules.remove(name) {
         Some(_) => Ok(Reply::NULL),
         None => Err(ApiError::die(format!("HA rule '{name}' does not exist"))),

@@ -8,7 +8,7 @@ mod pool;
 mod storage;
 mod task;
 mod transfer;
-mod vm;
+pub(crate) mod vm;
 
 use super::{
     call::{Call, Reply},

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::cluster::{node_status, used_memory};
+use super::cluster::{node_numbers, node_status, used_memory};
 use crate::proxmox::{
     call::{Call, Reply},
     error::{ApiError, ApiResult},
@@ -45,17 +45,11 @@ fn list(call: &Call) -> Reply {
     let world = call.sim.world();
     let rows = world.hosts.iter().map(|(name, host)| {
         let mut row = json!({
-            "id": format!("node/{name}"), "type": "node", "node": name, "status": node_status(&world, name), "level": "",
+            "id": format!("node/{name}"), "type": "node", "node": name, "status": node_status(host, &call.sim.pace), "level": "",
             "ssl_fingerprint": call.sim.fingerprint,
         });
         if host.is_online() && call.may(&world, &format!("/nodes/{name}"), &["Sys.Audit"]) {
-            row["cpu"] = 0.03.into();
-            row["maxcpu"] = host.cpus.into();
-            row["mem"] = used_memory(&world, name).into();
-            row["maxmem"] = host.memory.into();
-            row["uptime"] = host.uptime().into();
-            row["disk"] = (12_u64 << 30).into();
-            row["maxdisk"] = (100_u64 << 30).into();
+            node_numbers(&mut row, &world, name, host);
         }
         row
     });

@@ -1,10 +1,8 @@
 //! Resource pools and their members (proxmox.md 8).
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
-use super::cluster::guest_row;
+use super::cluster::{expiry, guest_row};
 use crate::proxmox::{
     call::{Call, Reply},
     error::{ApiError, ApiResult},
@@ -51,7 +49,7 @@ fn read(call: &Call) -> ApiResult<Reply> {
 }
 
 fn describe(call: &Call, world: &World, pool: &Pool) -> Value {
-    let expiry = call.sim.pace.scale(Duration::from_secs(300)).max(Duration::from_millis(100));
+    let expiry = expiry(&call.sim.pace);
     let guests = pool.vms.iter().filter_map(|vmid| Some(guest_row(world, *vmid, world.vms.get(vmid)?, expiry)));
     let storages = pool.storages.iter().flat_map(|storage| {
         world.hosts.keys().map(move |node| json!({ "id": format!("storage/{node}/{storage}"), "type": "storage", "storage": storage, "node": node }))

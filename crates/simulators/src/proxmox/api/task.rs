@@ -62,7 +62,7 @@ fn list(call: &Call) -> Reply {
         };
         let failed = task.end.as_ref().is_some_and(|end| end.status != "OK" && !end.status.starts_with("WARNINGS:"));
         upid.host == call.node()
-            && (all || task.owner.user == call.identity.user)
+            && (all || is_own(call, task))
             && of_source
             && (!params.flag("errors") || failed)
             && params.get("userfilter").is_none_or(|filter| task.owner.full().contains(filter))
@@ -101,6 +101,12 @@ fn class(task: &Task) -> &'static str {
     }
 }
 
+/// Whether a task is the caller's: a token owns what it started, a user also what the user's tokens did.
+pub(super) fn is_own(call: &Call, task: &Task) -> bool {
+    let caller = &call.identity;
+    task.owner == *caller || (caller.token.is_none() && task.owner.user == caller.user)
+}
+
 /// Finds a task that the caller may see, or change with another privilege.
 fn find(call: &Call, privilege: &str) -> ApiResult<Task> {
     let text = call.params.need("upid");
@@ -108,8 +114,7 @@ fn find(call: &Call, privilege: &str) -> ApiResult<Task> {
     let task = call.sim.tasks().get(&upid).cloned();
     let task = task.filter(|task| task.upid.host == call.node());
     let task = task.ok_or_else(|| ApiError::param("upid", "no such task"))?;
-    let own = task.owner == call.identity || (call.identity.token.is_none() && task.owner.user == call.identity.user);
-    if !own {
+    if !is_own(call, &task) {
         call.check(&format!("/nodes/{}", call.node()), &[privilege])?;
     }
     Ok(task)

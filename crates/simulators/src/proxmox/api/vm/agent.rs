@@ -28,7 +28,7 @@ pub(super) async fn dispatch(call: &Call, method: &str, action: &str) -> Option<
 
 async fn run(call: &Call, command: &str) -> ApiResult<Reply> {
     let vmid = call.vmid();
-    {
+    let running = {
         let world = call.sim.world();
         let vm = world.vm(call.node(), vmid)?;
         if !vm.config.has("agent") {
@@ -37,8 +37,10 @@ async fn run(call: &Call, command: &str) -> ApiResult<Reply> {
         if !vm.is_running() {
             return Err(ApiError::die(format!("VM {vmid} is not running")));
         }
-    }
-    let Some(guest) = call.sim.machines.guest(vmid).filter(|guest| guest.agent) else {
+        vm.qmp_status() == "running"
+    };
+    // A guest whose processors stand still answers nothing.
+    let Some(guest) = call.sim.machines.guest(vmid).filter(|guest| guest.agent && running) else {
         // The ping that finds this out takes three seconds.
         call.sim.pace.pass(Duration::from_secs(3)).await;
         return Err(ApiError::die("QEMU guest agent is not running"));

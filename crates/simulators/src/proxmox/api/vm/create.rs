@@ -9,6 +9,7 @@ use crate::proxmox::{
     disks::{self, Made, Place},
     drive::{self, Drive},
     error::{ApiError, ApiResult},
+    lock::LockName,
     power,
     sim::{Worker, now},
     vm::Vm,
@@ -135,7 +136,7 @@ async fn run(worker: Worker, order: Order) -> Result<(), String> {
 async fn build(worker: &Worker, order: &Order, made: &mut Made) -> Result<Config, String> {
     let sim = &worker.sim;
     let (host, vmid) = (worker.upid.host.as_str(), order.vmid);
-    let _lock = sim.lock_guest(host, vmid).await?;
+    let _lock = sim.locks.exclusive(&LockName::guest(host, vmid).waiting(1), &sim.pace).await?;
     worker.work(0.3).await?;
     let mut config = Config::default();
     for (key, value) in &order.options {

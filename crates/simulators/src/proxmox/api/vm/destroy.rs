@@ -18,7 +18,7 @@ pub(super) fn destroy(call: &Call) -> ApiResult<Reply> {
     {
         let world = call.sim.world();
         world.check_quorum()?;
-        world.vm(&host, vmid)?;
+        check_protection(&world, &host, vmid).map_err(ApiError::die)?;
         if world.ha.contains_key(&vmid) && !purge {
             return Err(ApiError::die(format!(
                 "unable to remove VM {vmid} - used in HA resources and purge parameter not set."
@@ -40,12 +40,17 @@ struct Options {
     skip_lock: bool,
 }
 
-fn early_checks(world: &World, host: &str, vmid: u32) -> Result<(), String> {
+fn check_protection(world: &World, host: &str, vmid: u32) -> Result<(), String> {
     let vm = world.vm(host, vmid).map_err(|error| error.message)?;
-    if vm.config.flag("protection") {
-        return Err(format!("can't remove VM {vmid} - protection mode enabled"));
+    match vm.config.flag("protection") {
+        true => Err(format!("can't remove VM {vmid} - protection mode enabled")),
+        false => Ok(()),
     }
-    if vm.is_running() {
+}
+
+fn early_checks(world: &World, host: &str, vmid: u32) -> Result<(), String> {
+    check_protection(world, host, vmid)?;
+    if world.vm(host, vmid).map_err(|error| error.message)?.is_running() {
         return Err(format!("VM {vmid} is running - destroy failed"));
     }
     Ok(())

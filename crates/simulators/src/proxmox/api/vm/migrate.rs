@@ -60,20 +60,16 @@ fn migrate(call: &Call) -> ApiResult<Reply> {
         if vm.is_running() && !call.params.flag("online") {
             return Err(ApiError::die("can't migrate running VM without --online"));
         }
-        if world.ha.contains_key(&vmid) {
+        if let Some(resource) = world.ha.get_mut(&vmid).filter(|resource| resource.is_managed()) {
+            resource.target = Some(target);
             drop(world);
-            let upid = call.sim.fork(
-                &call.identity,
-                call.node(),
-                ("hamigrate", &vmid.to_string()),
-                move |worker| async move {
-                    worker.work(0.5).await?;
-                    run(&worker, vmid, (&target, with_disks)).await
-                },
-            );
+            let id = vmid.to_string();
+            // Only the wish is filed; the HA manager moves the VM in its next cycle.
+            let upid = call
+                .sim
+                .fork(&call.identity, call.node(), ("hamigrate", &id), |worker| async move { worker.work(0.5).await });
             return Ok(upid.into());
         }
-        world.vm_mut(call.node(), vmid)?;
     }
     let upid = call.sim.fork(&call.identity, call.node(), ("qmigrate", &vmid.to_string()), move |worker| async move {
         run(&worker, vmid, (&target, with_disks)).await
@@ -81,7 +77,8 @@ fn migrate(call: &Call) -> ApiResult<Reply> {
     Ok(upid.into())
 }
 
-async fn run(worker: &Worker, vmid: u32, (target, with_disks): (&str, bool)) -> Result<(), String> {
+/// Moves a VM; the error is that of the task.
+pub(crate) async fn run(worker: &Worker, vmid: u32, (target, with_disks): (&str, bool)) -> Result<(), String> {
     let sim = &worker.sim;
     let host = worker.upid.host.clone();
     let _lock = sim.lock_guest(&host, vmid).await?;

@@ -6,7 +6,7 @@ mod cloudinit;
 mod configure;
 mod create;
 mod destroy;
-mod migrate;
+pub(crate) mod migrate;
 mod options;
 mod power;
 mod resize;

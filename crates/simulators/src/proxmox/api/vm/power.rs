@@ -40,9 +40,9 @@ fn check_skip_lock(call: &Call) -> ApiResult<bool> {
 /// For an HA-managed VM the call only files the wish; the HA manager acts afterwards.
 fn ha_request(call: &Call, state: &'static str) -> bool {
     let mut world = call.sim.world();
-    match world.ha.get_mut(&call.vmid()).filter(|resource| resource.state != "ignored") {
+    match world.ha.get_mut(&call.vmid()).filter(|resource| resource.is_managed()) {
         Some(resource) => {
-            state.clone_into(&mut resource.state);
+            resource.request(state);
             true
         }
         None => false,

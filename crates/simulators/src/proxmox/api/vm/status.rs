@@ -32,8 +32,11 @@ pub(super) fn current(call: &Call) -> ApiResult<Reply> {
     let vm = world.vm(call.node(), call.vmid())?;
     let mut row = fields(&world, call.vmid(), vm);
     row.insert("qmpstatus".to_owned(), vm.qmp_status().into());
-    let ha = match world.ha.get(&call.vmid()) {
-        Some(resource) => json!({ "managed": 1, "state": resource.state }),
+    let ha = match world.ha.get(&call.vmid()).filter(|resource| resource.is_managed()) {
+        Some(resource) => match resource.crm {
+            Some(state) => json!({ "managed": 1, "state": state }),
+            None => json!({ "managed": 1 }),
+        },
         None => json!({ "managed": 0 }),
     };
     row.insert("ha".to_owned(), ha);
