@@ -25,6 +25,9 @@ pub trait Machines: Send + Sync {
     /// The guest as the hypervisor can see it, if it is on.
     fn guest(&self, vmid: u32) -> Option<Guest>;
 
+    /// Stops or resumes the guest's processors: QEMU paused it, or it stopped on an error. A frozen guest answers nothing.
+    fn set_frozen(&self, _vmid: u32, _frozen: bool) {}
+
     /// Whom to tell when a guest changes its own power; replaces the listener set before.
     fn set_power_listener(&self, listener: PowerListener);
 }

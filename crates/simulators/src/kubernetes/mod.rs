@@ -159,6 +159,11 @@ impl ApiServer {
         self.server.listen(address).await
     }
 
+    /// Keeps every request waiting, as a server does whose machine stands still.
+    pub fn set_frozen(&self, frozen: bool) {
+        self.server.set_frozen(frozen);
+    }
+
     /// Stops listening on this address and cuts the connections made through it: the VIP moved away.
     pub fn remove_listener(&self, address: SocketAddr) {
         self.server.leave(address);

@@ -61,6 +61,10 @@ impl Machines for Guests {
         self.machines().guest(vmid)
     }
 
+    fn set_frozen(&self, vmid: u32, frozen: bool) {
+        self.machines().set_frozen(vmid, frozen);
+    }
+
     fn set_power_listener(&self, listener: PowerListener) {
         self.machines().set_power_listener(listener);
     }

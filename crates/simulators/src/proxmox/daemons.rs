@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{ha, sim::Sim, world::World};
+use super::{ha, sim::Sim, vm::Vm, world::World};
 
 /// How often pvestatd reports.
 const BROADCAST: Duration = Duration::from_secs(10);
@@ -20,6 +20,7 @@ pub(crate) async fn run(sim: Arc<Sim>) {
             () = sim.shutdown.cancelled() => return,
         }
         broadcast(&mut sim.world());
+        stop_on_write_errors(&sim);
         ha::manage(&sim);
     }
 }
@@ -35,5 +36,25 @@ pub(crate) fn broadcast(world: &mut World) {
         if reporting {
             vm.broadcast = Some(vm.report(*vmid));
         }
+    }
+}
+
+/// A thin storage that is full fails the writes of the guests on it, and QEMU stops them (proxmox.md 6).
+fn stop_on_write_errors(sim: &Sim) {
+    let failing: Vec<u32> = {
+        let world = sim.world();
+        let is_full = |vm: &Vm, name: &str| {
+            let storage = world.storages.get(name).filter(|storage| storage.kind.is_thin());
+            storage.is_some_and(|storage| world.volumes.used(storage, &vm.host) >= storage.size)
+        };
+        let writes = |vm: &Vm| {
+            let mut disks = vm.config.drives().into_iter().filter(|drive| !drive.is_cdrom());
+            disks.any(|drive| drive.volume().is_some_and(|(name, _)| is_full(vm, name)))
+        };
+        let running = world.vms.iter().filter(|(_, vm)| vm.qmp_status() == "running");
+        running.filter(|(_, vm)| writes(vm)).map(|(vmid, _)| *vmid).collect()
+    };
+    for vmid in failing {
+        sim.set_qmp(vmid, "io-error");
     }
 }

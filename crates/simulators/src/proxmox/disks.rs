@@ -143,7 +143,7 @@ async fn allocate(worker: &Worker, place: Place<'_>, order: Order<'_>, made: &mu
     let free_name = || world.volumes.free_disk(&storage, place.host, place.vmid);
     let name = order.name.map_or_else(free_name, str::to_owned);
     let used = world.volumes.used(&storage, place.host);
-    if let Some(refused) = storage::refuse_space(&storage, used, order.size.max(order.written), &name) {
+    if let Some(refused) = storage::refuse_space(&storage, used, order.size.max(order.written)) {
         return Err(refused);
     }
     if storage.size.saturating_sub(used) < order.written {

@@ -115,13 +115,7 @@ impl Proxmox {
     pub fn set_vm_state(&self, vmid: u32, state: &str) -> bool {
         let states = ["running", "paused", "io-error", "internal-error", "prelaunch", "suspended", "guest-panicked"];
         let Some(state) = states.into_iter().find(|known| *known == state) else { return false };
-        match self.sim.world().vms.get_mut(&vmid).map(|vm| &mut vm.run) {
-            Some(Run::Running { qmp, .. }) => {
-                *qmp = state;
-                true
-            }
-            _ => false,
-        }
+        self.sim.set_qmp(vmid, state)
     }
 
     /// Lets other data use this much of a storage on each node, in bytes.

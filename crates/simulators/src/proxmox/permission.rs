@@ -2,7 +2,9 @@
 
 use super::{
     access::Identity,
+    config,
     error::{ApiError, ApiResult},
+    formats,
     params::Params,
     schema::Call,
     world::World,
@@ -45,6 +47,25 @@ fn check_network_access(world: &World, identity: &Identity, node: &str) -> ApiRe
         return Ok(());
     }
     Err(ApiError::permission(None))
+}
+
+/// Whether an identity may use a volume that exists; that of its own VM it always may.
+pub(crate) fn check_volume(world: &World, identity: &Identity, volume: &str, own: Option<u32>) -> ApiResult<()> {
+    let (storage, name) = formats::parse_volume_id(volume).unwrap_or_default();
+    let path = format!("/storage/{storage}");
+    let owner = config::owner(volume);
+    match (name.split_once('/').map(|(folder, _)| folder), owner) {
+        (Some("iso" | "vztmpl" | "import"), _) => {
+            world.check_any(identity, &path, &["Datastore.AllocateSpace", "Datastore.Audit"])
+        }
+        (_, Some(owner)) if Some(owner) == own => Ok(()),
+        (_, Some(owner)) => {
+            world.check(identity, &path, &["Datastore.Audit"])?;
+            world.check(identity, &format!("/vms/{owner}"), &["VM.Config.Disk"])
+        }
+        _ if world.may(identity, &path, &["Datastore.Allocate"]) => Ok(()),
+        _ => Err(ApiError::die(format!("missing privileges to access {volume}"))),
+    }
 }
 
 /// `A|B @ /path` as its two halves.

@@ -102,7 +102,10 @@ pub(crate) async fn request_shutdown(worker: &Worker, vmid: u32, seconds: u64) -
     if !sim.world().vms.get(&vmid).is_some_and(super::vm::Vm::is_running) {
         return Ok(true);
     }
-    sim.machines.power_off(vmid, PowerOff::Request);
+    // A guest that stands still does not see the button.
+    if sim.world().vms.get(&vmid).is_some_and(|vm| vm.qmp_status() == "running") {
+        sim.machines.power_off(vmid, PowerOff::Request);
+    }
     // The guest runs at its own pace, so the wait has a floor that no speed factor takes away.
     let patience =
         sim.pace.scale(std::time::Duration::from_secs(seconds)).max(std::time::Duration::from_secs(seconds.min(10)));

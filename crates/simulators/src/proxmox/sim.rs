@@ -18,6 +18,7 @@ use super::{
     hands::Listener,
     lock::{Held, LockName, Locks},
     task::{Task, Tasks, Upid},
+    vm::Run,
     world::World,
 };
 use crate::{
@@ -161,6 +162,17 @@ impl Sim {
                 return holds(&self.world());
             }
         }
+    }
+
+    /// Changes the state of a running QEMU process; in every state but `running` its guest stands still.
+    pub(crate) fn set_qmp(&self, vmid: u32, state: &'static str) -> bool {
+        match self.world().vms.get_mut(&vmid).map(|vm| &mut vm.run) {
+            Some(Run::Running { qmp, .. }) => *qmp = state,
+            _ => return false,
+        }
+        self.machines.set_frozen(vmid, state != "running");
+        self.changed.notify_waiters();
+        true
     }
 
     pub(crate) async fn lock_guest(&self, host: &str, vmid: u32) -> Result<Held, String> {

@@ -47,7 +47,8 @@ impl StorageKind {
         self != Self::Lvm
     }
 
-    fn is_thin(self) -> bool {
+    /// Whether only what is written takes room.
+    pub(crate) fn is_thin(self) -> bool {
         self != Self::Lvm
     }
 }
@@ -235,18 +236,9 @@ impl Volumes {
     }
 }
 
-/// Why a new volume of a size does not fit, in the words of the plugin.
-pub(crate) fn refuse_space(storage: &Storage, used: u64, size: u64, name: &str) -> Option<String> {
+/// Why a new volume of a size does not fit, in the words of the plugin; where volumes are thin it always does.
+pub(crate) fn refuse_space(storage: &Storage, used: u64, size: u64) -> Option<String> {
     let free = storage.size.saturating_sub(used);
-    match storage.kind {
-        StorageKind::Lvm if free < size => Some(format!("not enough free space ({} < {})", free >> 10, size >> 10)),
-        StorageKind::LvmThin if free == 0 => Some(format!(
-            "lvcreate 'pve/{name}' error:   Cannot create new thin volume, free space in thin pool pve/data reached threshold."
-        )),
-        StorageKind::ZfsPool if free == 0 => Some("zfs error: cannot create volume: out of space".to_owned()),
-        StorageKind::Dir | StorageKind::Nfs if free == 0 => {
-            Some("unable to create image: qemu-img: No space left on device".to_owned())
-        }
-        _ => None,
-    }
+    let refused = !storage.kind.is_thin() && free < size;
+    refused.then(|| format!("not enough free space ({} < {})", free >> 10, size >> 10))
 }

@@ -65,6 +65,7 @@ impl Gateway {
     }
 
     async fn handle(mut self, request: Request<Incoming>) -> Result<Response<Body>, Dropped> {
+        self.boot.awake().await;
         let path = request.uri().path().to_owned();
         let mut reply_lost = false;
         match self.fault(&path) {

@@ -105,6 +105,7 @@ pub(crate) async fn control_plane(boot: Arc<Boot>) {
         tokio::select! {
             () = hold_virtual_addresses(&boot, &data, &server) => {}
             () = api_server_changed(&boot) => {}
+            () = freeze_with(&boot, &server) => {}
             () = async {
                 while boot.etcd.running().is_some() && changes.changed().await.is_ok() {}
             } => {}
@@ -127,6 +128,17 @@ async fn api_server_changed(boot: &Boot) {
         }
     }
     std::future::pending().await
+}
+
+/// Lets the API server answer only while the machine's processors run.
+async fn freeze_with(boot: &Boot, server: &ApiServer) {
+    let mut frozen = boot.frozen.clone();
+    loop {
+        server.set_frozen(*frozen.borrow_and_update());
+        if frozen.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
 }
 
 /// An API server's entry in the world, gone when it goes.
@@ -256,7 +268,10 @@ pub(crate) async fn kubelet(boot: Arc<Boot>) {
     boot.world.work(4.0).await;
     let Some(options) = boot.active_config().and_then(|config| kubelet_options(&boot, &config)) else { return };
     let weak = Arc::downgrade(&boot);
-    let find = Arc::new(move || find_control_plane(&*weak.upgrade()?));
+    let find = Arc::new(move || {
+        let boot = weak.upgrade().filter(|boot| !*boot.frozen.borrow())?;
+        find_control_plane(&boot)
+    });
     let kubelet = Arc::new(Kubelet::start(options, find, boot.world.speed()));
     boot.state().kubelet = Some(Arc::clone(&kubelet));
     boot.services.set("kubelet", State::Running, "Started task kubelet (PID 2812) for container kubelet");

@@ -32,6 +32,7 @@ mod world;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::disk::SystemDisk;
@@ -55,6 +56,7 @@ struct Powered {
     machine: Arc<Machine>,
     power: CancellationToken,
     boot: Arc<Mutex<Option<Arc<Boot>>>>,
+    frozen: watch::Sender<bool>,
 }
 
 impl Drop for Powered {
@@ -83,10 +85,13 @@ impl Machines for Nodes {
     fn power_on(&self, machine: Machine) {
         let machine = Arc::new(machine);
         let (power, current) = (CancellationToken::new(), Arc::default());
-        let powered = Powered { machine: Arc::clone(&machine), power: power.clone(), boot: Arc::clone(&current) };
+        let frozen = watch::Sender::new(false);
+        let seen = frozen.subscribe();
+        let powered =
+            Powered { machine: Arc::clone(&machine), power: power.clone(), boot: Arc::clone(&current), frozen };
         self.lock().insert(machine.vmid, powered);
         let world = self.world.clone();
-        tokio::spawn(run_machine(world, machine, power, current));
+        tokio::spawn(run_machine(world, machine, (power, seen), current));
     }
 
     fn power_off(&self, vmid: u32, how: PowerOff) {
@@ -128,6 +133,12 @@ impl Machines for Nodes {
         })
     }
 
+    fn set_frozen(&self, vmid: u32, frozen: bool) {
+        if let Some(powered) = self.lock().get(&vmid) {
+            powered.frozen.send_replace(frozen);
+        }
+    }
+
     fn set_power_listener(&self, listener: PowerListener) {
         self.world.set_power_listener(listener);
     }
@@ -143,13 +154,13 @@ impl Powered {
 async fn run_machine(
     world: World,
     machine: Arc<Machine>,
-    power: CancellationToken,
+    (power, frozen): (CancellationToken, watch::Receiver<bool>),
     current: Arc<Mutex<Option<Arc<Boot>>>>,
 ) {
     let machine_id = machine.vmid;
     let ended = tokio::select! {
         () = power.cancelled() => false,
-        ended = boots(&world, &machine, &power, &current) => ended,
+        ended = boots(&world, &machine, (&power, &frozen), &current) => ended,
     };
     let last = current.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(boot) = last {
@@ -165,7 +176,7 @@ async fn run_machine(
 async fn boots(
     world: &World,
     machine: &Arc<Machine>,
-    power: &CancellationToken,
+    (power, frozen): (&CancellationToken, &watch::Receiver<bool>),
     current: &Mutex<Option<Arc<Boot>>>,
 ) -> bool {
     loop {
@@ -175,7 +186,8 @@ async fn boots(
             std::future::pending::<()>().await;
             return false;
         };
-        let (boot, mut requests) = Boot::new(world, machine, (release, image, disk), power.child_token());
+        let (boot, mut requests) =
+            Boot::new(world, machine, (release, image, disk), (power.child_token(), frozen.clone()));
         *current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&boot));
         let end = boot::run(&boot, &mut requests).await;
         boot.stop.cancel();

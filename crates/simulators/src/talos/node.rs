@@ -47,6 +47,8 @@ pub(crate) struct Boot {
     pub(crate) requests: mpsc::UnboundedSender<sequence::Request>,
     /// Ends every task of this boot.
     pub(crate) stop: CancellationToken,
+    /// Whether the hypervisor has stopped the machine's processors.
+    pub(crate) frozen: watch::Receiver<bool>,
     /// Held while an ApplyConfiguration runs.
     pub(crate) applying: tokio::sync::Mutex<()>,
     state: Mutex<State>,
@@ -74,7 +76,7 @@ impl Boot {
         world: &World,
         machine: &Arc<Machine>,
         booted: (Release, ImageRef, SystemDisk),
-        stop: CancellationToken,
+        (stop, frozen): (CancellationToken, watch::Receiver<bool>),
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<sequence::Request>) {
         let (release, image, disk) = booted;
         let (events, cosi, logs) = (EventLog::default(), Store::new(release.line), Logs::default());
@@ -107,12 +109,19 @@ impl Boot {
             etcd: etcd::Service::default(),
             requests,
             stop,
+            frozen,
             applying: tokio::sync::Mutex::new(()),
             state: Mutex::new(state),
         });
         publish::hardware(&boot);
         publish::network(&boot);
         (boot, received)
+    }
+
+    /// Waits while the machine's processors stand still.
+    pub(crate) async fn awake(&self) {
+        // Without a sender the machine is off, and the boot is about to end.
+        let _ = self.frozen.clone().wait_for(|frozen| !frozen).await;
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {

@@ -102,3 +102,24 @@ async fn a_silent_status_daemon_is_believed_for_five_minutes_and_an_absent_node_
     cluster.proxmox.set_host_reports("pve1", true);
     until("heard again", || async { node("pve1").await["status"] == "online" }).await;
 }
+
+#[tokio::test]
+async fn a_guest_that_stands_still_answers_no_agent_and_sees_no_button() {
+    let cluster = Cluster::start_at(|_| {}, Pace::new(200.0)).await.with_root().await;
+    let create = cluster.post("/nodes/pve1/qemu", "vmid=100&scsi0=local-lvm:1&agent=1&start=1").await;
+    assert_eq!(cluster.finish(&create).await, "OK");
+    let qmp = async || cluster.get("/nodes/pve1/qemu/100/status/current").await.data()["qmpstatus"].clone();
+    assert_eq!(qmp().await, "running");
+    cluster.proxmox.fill_storage("local-lvm");
+    until("stopped by its storage", || async { qmp().await == "io-error" }).await;
+    until("told", || async { row(&cluster, "vm", "qemu/100").await["status"] == "io-error" }).await;
+    let agent = cluster.get("/nodes/pve1/qemu/100/agent/network-get-interfaces").await;
+    assert_eq!((agent.code, agent.reason.as_str()), (500, "QEMU guest agent is not running"));
+    let shutdown = cluster.post("/nodes/pve1/qemu/100/status/shutdown", "timeout=1").await;
+    assert_eq!(cluster.finish(&shutdown).await, "VM quit/powerdown failed - got timeout");
+    cluster.proxmox.set_foreign_use("local-lvm", 0);
+    let resume = cluster.post("/nodes/pve1/qemu/100/status/resume", "").await;
+    assert_eq!(cluster.finish(&resume).await, "OK");
+    let shutdown = cluster.post("/nodes/pve1/qemu/100/status/shutdown", "").await;
+    assert_eq!(cluster.finish(&shutdown).await, "OK");
+}

@@ -1,6 +1,5 @@
 //! Nodes and pods: ready only with a network, drained within budgets, storage bound.
 
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, DynamicObject, EvictParams, ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -196,15 +195,16 @@ async fn a_deployment_rolls_and_a_dead_node_gives_up_its_pods() {
     let mut changed = deployment("web", 4);
     changed["spec"]["template"]["spec"]["containers"][0]["image"] = json!("nginx:1.30");
     apply(&world, changed).await;
-    let deployments: Api<Deployment> = Api::namespaced(world.client.clone(), "default");
     eventually(&plane, "the rollout", || {
         let pods = plane.list("pods", Some("default"));
         pods.len() == 4
             && pods.iter().all(|it| it["spec"]["containers"][0]["image"] == "nginx:1.30" && is_true(it, "Ready"))
     })
     .await;
-    let status = deployments.get_status("web").await.expect("reads").status.expect("status");
-    assert_eq!(status.available_replicas, Some(4));
+    eventually(&plane, "the deployment to say so", || {
+        plane.get("deployments.apps", Some("default"), "web").is_some_and(|it| it["status"]["availableReplicas"] == 4)
+    })
+    .await;
     world.kubelets.pop();
     eventually(&plane, "the dead node to be unknown", || ready_nodes(&plane) == 1).await;
     eventually(&plane, "the pods to move", || {

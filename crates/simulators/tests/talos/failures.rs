@@ -100,3 +100,17 @@ async fn a_cut_machine_breaks_open_streams_and_forgets_a_pending_bootstrap() {
     lab.nodes.power_on(machine);
     lab.secure(1).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_whose_processors_stand_still_keeps_its_callers_waiting() {
+    let lab = Lab::new("v1.13.9");
+    lab.join(lab.machine(1, "v1.13.9"), 1, Role::ControlPlane).await;
+    let client = lab.secure(1).await;
+    let before = client.boot_id().await.unwrap();
+    lab.nodes.set_frozen(101, true);
+    let asked = client.boot_id();
+    tokio::pin!(asked);
+    assert!(tokio::time::timeout(Duration::from_millis(200), &mut asked).await.is_err(), "nothing answers");
+    lab.nodes.set_frozen(101, false);
+    assert_eq!(asked.await.unwrap(), before, "and the same boot goes on");
+}

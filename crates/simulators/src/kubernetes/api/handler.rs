@@ -32,6 +32,8 @@ pub(crate) struct ServerFacts {
     pub(crate) kubernetes_version: String,
     /// `address:port`, for `/api`.
     pub(crate) address: String,
+    /// Whether its machine stands still.
+    pub(crate) frozen: tokio::sync::watch::Sender<bool>,
 }
 
 impl Context {

@@ -21,6 +21,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -54,8 +55,11 @@ impl Server {
         let config = tls_config(&cluster, options).map_err(io::Error::other)?;
         let listener = TcpListener::bind(options.address).await?;
         let address = listener.local_addr()?;
-        let facts =
-            ServerFacts { kubernetes_version: options.kubernetes_version.clone(), address: address.to_string() };
+        let facts = ServerFacts {
+            kubernetes_version: options.kubernetes_version.clone(),
+            address: address.to_string(),
+            frozen: watch::Sender::new(false),
+        };
         let server = Self {
             cluster,
             facts: Arc::new(facts),
@@ -77,6 +81,11 @@ impl Server {
         let bound = listener.local_addr()?;
         self.serve(listener, bound);
         Ok(())
+    }
+
+    /// Lets requests wait, or go on.
+    pub(crate) fn set_frozen(&self, frozen: bool) {
+        self.facts.frozen.send_replace(frozen);
     }
 
     /// Stops listening on an address and cuts its connections.
@@ -137,7 +146,11 @@ impl Connection {
         let user = tls.get_ref().1.peer_certificates().and_then(|chain| from_certificate(chain.first()?)).map(Arc::new);
         let service = service_fn(move |request| {
             let (cluster, facts, user) = (Arc::clone(&self.cluster), Arc::clone(&self.facts), user.clone());
-            async move { Ok::<_, Infallible>(respond(&cluster, &facts, user.as_deref(), request).await) }
+            async move {
+                // The sender is in these facts, so the wait ends only by its word.
+                let _ = facts.frozen.subscribe().wait_for(|frozen| !frozen).await;
+                Ok::<_, Infallible>(respond(&cluster, &facts, user.as_deref(), request).await)
+            }
         });
         let served = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(tls), service).await;
         if let Err(error) = served {

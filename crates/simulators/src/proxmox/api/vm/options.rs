@@ -7,6 +7,7 @@ use crate::proxmox::{
     error::{ApiError, ApiResult},
     formats,
     params::split_list,
+    permission,
     world::World,
 };
 
@@ -101,11 +102,7 @@ impl Asker<'_> {
             self.check_new_disk(world, storage)?;
         } else {
             let known = world.storage(storage, self.host).map_err(ApiError::die)?;
-            let own = crate::proxmox::config::owner(&drive.file) == Some(self.vmid);
-            let any = ["Datastore.AllocateSpace", "Datastore.Audit"];
-            if !own && !world.may(self.identity, &format!("/storage/{storage}"), &any) {
-                return Err(ApiError::with_code(403, format!("missing privileges to access {}", drive.file)));
-            }
+            permission::check_volume(world, self.identity, &drive.file, Some(self.vmid))?;
             if let Some(volume) = world.volumes.get(known, self.host, volume)
                 && !matches!(volume.content_type, "images" | "iso")
             {
@@ -128,7 +125,7 @@ impl Asker<'_> {
         let Some((storage, volume)) = formats::parse_volume_id(source).filter(|_| !source.starts_with('/')) else {
             return self.only_root("Only root can pass arbitrary filesystem paths.");
         };
-        let known = world.storage(storage, self.host).map_err(ApiError::die)?;
+        world.storage(storage, self.host).map_err(ApiError::die)?;
         let kind = match volume.split_once('/') {
             Some((folder @ ("iso" | "vztmpl" | "import" | "snippets" | "backup"), _)) => folder,
             _ => "images",
@@ -139,12 +136,8 @@ impl Asker<'_> {
         }
         if let Some(owner) = crate::proxmox::config::owner(source) {
             world.check(self.identity, &format!("/vms/{owner}"), &["VM.Clone"])?;
-        } else if !world.may(
-            self.identity,
-            &format!("/storage/{}", known.name),
-            &["Datastore.AllocateSpace", "Datastore.Audit"],
-        ) {
-            return Err(ApiError::with_code(403, format!("missing privileges to access {source}")));
+        } else {
+            permission::check_volume(world, self.identity, source, None)?;
         }
         if disks::find(world, self.host, source).is_none() {
             return Err(ApiError::die(format!("volume '{source}' does not exist")));

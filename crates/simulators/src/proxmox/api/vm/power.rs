@@ -4,8 +4,8 @@ use crate::proxmox::{
     call::{Call, Reply},
     error::{ApiError, ApiResult},
     power,
-    sim::{Sim, Worker},
-    vm::{Run, Vm},
+    sim::Worker,
+    vm::Vm,
     world::{missing_config, missing_vm},
 };
 
@@ -149,19 +149,11 @@ async fn set_state(worker: &Worker, vmid: u32, state: &'static str) -> Result<()
     let _lock = worker.sim.lock_guest(&worker.upid.host, vmid).await?;
     check_lock(worker, vmid)?;
     worker.work(0.2).await?;
-    set_qmp(&worker.sim, vmid, state);
+    worker.sim.set_qmp(vmid, state);
     Ok(())
 }
 
 fn check_lock(worker: &Worker, vmid: u32) -> Result<(), String> {
     let world = worker.sim.world();
     world.vms.get(&vmid).ok_or_else(|| missing_config(&worker.upid.host, vmid))?.check_lock()
-}
-
-/// Changes the state of a running QEMU process.
-fn set_qmp(sim: &Sim, vmid: u32, state: &'static str) {
-    if let Some(Run::Running { qmp, .. }) = sim.world().vms.get_mut(&vmid).map(|vm| &mut vm.run) {
-        *qmp = state;
-    }
-    sim.changed.notify_waiters();
 }

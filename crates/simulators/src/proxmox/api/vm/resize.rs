@@ -55,7 +55,7 @@ async fn run(worker: &Worker, vmid: u32, (slot, wanted): (&str, &str)) -> Result
         return Err("shrinking disks is not supported".to_owned());
     }
     let used = world.volumes.used(&storage, &host);
-    if let Some(refused) = crate::proxmox::storage::refuse_space(&storage, used, target - now, &volume) {
+    if let Some(refused) = crate::proxmox::storage::refuse_space(&storage, used, target - now) {
         return Err(refused);
     }
     if let Some(volume) = world.volumes.get_mut(&storage, &host, &volume) {
