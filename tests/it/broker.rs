@@ -130,14 +130,14 @@ fn troubles(scenario: &Scenario, of: usize) -> Vec<String> {
     })
 }
 
-fn wait_for_trouble(scenario: &Scenario, of: usize, part: &str) {
+pub(crate) fn wait_for_trouble(scenario: &Scenario, of: usize, part: &str) {
     wait(|| {
         let troubles = troubles(scenario, of);
         troubles.iter().any(|trouble| trouble.contains(part)).then_some(()).ok_or(troubles)
     });
 }
 
-fn wait_until_healthy(scenario: &Scenario, of: usize) {
+pub(crate) fn wait_until_healthy(scenario: &Scenario, of: usize) {
     wait(|| {
         let troubles = troubles(scenario, of);
         troubles.is_empty().then_some(()).ok_or(troubles)

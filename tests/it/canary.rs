@@ -6,7 +6,10 @@ use bus::{TailFrom, streams};
 use serde_json::json;
 use tests::world::WorldOptions;
 
-use crate::scenario::{Scenario, told};
+use crate::{
+    command::call,
+    scenario::{Scenario, told},
+};
 
 #[test]
 fn no_secret_is_in_events_logs_stores_or_answers() {
@@ -30,15 +33,19 @@ fn no_secret_is_in_events_logs_stores_or_answers() {
             }
         }
     });
+    said.extend(asked(&scenario));
+    said.push(("a refused token".to_owned(), wrong_token(&scenario)));
     for process in [&mut scenario.world.infrastructure, &mut scenario.world.talos] {
+        assert!(keeps_no_core(process.id().unwrap()), "{} would leave a core file", process.name());
         process.stop(std::time::Duration::from_secs(20)).unwrap();
         said.push((process.name().to_owned(), process.log()));
     }
+    said.push(("a panic".to_owned(), panicked(&scenario)));
     let folder = scenario.world.folder.clone();
     for store in ["infrastructure-store", "talos-store", "nats/jetstream", "prometheus"] {
         read_all(&folder.join(store), &mut said);
     }
-    assert!(said.len() > 20, "the search saw what the system wrote and said");
+    assert!(said.len() > 40, "the search saw what the system wrote and said");
     for (place, text) in &said {
         for (name, secret) in &secrets {
             assert!(!text.contains(secret.as_str()), "{name} is in {place}");
@@ -46,11 +53,100 @@ fn no_secret_is_in_events_logs_stores_or_answers() {
     }
 }
 
+/// What health, metrics and every kind of command answer, refusals included.
+fn asked(scenario: &Scenario) -> Vec<(String, String)> {
+    let mut said = Vec::new();
+    for url in &scenario.world.health {
+        for page in ["healthz", "readyz", "metrics"] {
+            let url = format!("{url}/{page}");
+            let text = scenario.runtime.block_on(async { reqwest::get(&url).await.unwrap().text().await.unwrap() });
+            assert!(!text.is_empty(), "{url} says nothing");
+            said.push((url, text));
+        }
+    }
+    let environment = scenario.world.environment(bus::identity::Identity::Operator);
+    for line in [
+        "cluster list",
+        "cluster show canary",
+        "cluster status canary",
+        "nodes",
+        "vms",
+        "flows list",
+        "runs list",
+        "audit list",
+        "audit verify",
+        "playbooks list",
+        "deadletter list",
+        "quarantine list",
+        "store verify --of talos",
+        "events tail",
+        "cluster show nobody",
+        "kubeconfig nobody",
+        "talosconfig canary --ttl 90000h",
+        "flows show 0192f0c1-7b1a-7c3e-9d52-6f0a7c1b2d3e",
+    ] {
+        let arguments: Vec<&str> = line.split(' ').chain(["-o", "json"]).collect();
+        let told = call(&arguments, &environment, "");
+        assert!(!told.out.is_empty() || !told.err.is_empty(), "{line} says nothing");
+        said.push((format!("cortexctl {line}"), told.out + &told.err));
+    }
+    said
+}
+
+/// What `check` says of a token that Proxmox refuses; the token itself is as secret as the right one.
+fn wrong_token(scenario: &Scenario) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = &scenario.world.folder;
+    let file = folder.join("wrong-token");
+    fs::write(&file, scenario.world.facts.api_token.replacen('=', "=wrong", 1)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let output = std::process::Command::new(tests::binaries::path("infrastructure-contractor").unwrap())
+        .arg("--config")
+        .arg(folder.join("infrastructure-contractor.toml"))
+        .arg("--set")
+        .arg(format!("proxmox.credential_file={}", file.display()))
+        .arg("check")
+        .env("RUST_BACKTRACE", "full")
+        .output()
+        .unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(said.contains("Proxmox cannot be used"), "the token is refused: {said}");
+    said
+}
+
+/// The standard error and backtrace of the talos daemon when it panics with every secret open.
+fn panicked(scenario: &Scenario) -> String {
+    let output = std::process::Command::new(tests::binaries::path("panicking").unwrap())
+        .arg("--config")
+        .arg(scenario.world.folder.join("talos-contractor.toml"))
+        .env("RUST_BACKTRACE", "full")
+        .output()
+        .unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(!output.status.success(), "a task that died ends the daemon");
+    for wanted in ["secrets open", "cluster/canary/secrets", "cluster/canary/kubeconfig", "stack backtrace"] {
+        assert!(said.contains(wanted), "it did not panic with its secrets open, `{wanted}` is missing: {said}");
+    }
+    said
+}
+
+/// Core files can be made on this machine or not: the daemon's own limit forbids them.
+fn keeps_no_core(process: u32) -> bool {
+    let limits = fs::read_to_string(format!("/proc/{process}/limits")).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    line.split_whitespace().skip(4).take(2).eq(["0", "0"])
+}
+
 /// The Proxmox token, the nkey seeds, and the credentials of the cluster as its operator gets them.
 fn secrets_of(scenario: &Scenario) -> Vec<(String, String)> {
     let token = scenario.world.facts.api_token.clone();
     let secret = token.split_once('=').map(|(_, secret)| secret.to_owned()).unwrap();
     let mut secrets = vec![("the Proxmox token".to_owned(), secret)];
+    for daemon in ["infrastructure", "talos"] {
+        let key = fs::read_to_string(scenario.world.folder.join(format!("{daemon}.age"))).unwrap();
+        let key = key.lines().find(|line| line.starts_with("AGE-SECRET-KEY-1")).unwrap();
+        secrets.push((format!("the store key of {daemon}"), key.to_owned()));
+    }
     for (identity, file) in &scenario.world.nats.setup().keys {
         secrets.push((format!("the seed of {identity}"), fs::read_to_string(file).unwrap().trim().to_owned()));
     }
@@ -63,7 +159,13 @@ fn secrets_of(scenario: &Scenario) -> Vec<(String, String)> {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).unwrap();
         let line = text.lines().find_map(|line| line.trim().strip_prefix(field)).unwrap();
-        secrets.push((format!("the key of the {what}"), line.trim_matches(['"', '\'']).to_owned()));
+        let key = line.trim_matches(['"', '\'']);
+        // As it stands in the file, and a line of the PEM text within.
+        use base64::Engine as _;
+        let pem = base64::prelude::BASE64_STANDARD.decode(key).unwrap();
+        let pem = String::from_utf8(pem).unwrap().lines().nth(1).unwrap().to_owned();
+        secrets.push((format!("the key of the {what}"), key.to_owned()));
+        secrets.push((format!("the key in the {what}"), pem));
     }
     secrets
 }

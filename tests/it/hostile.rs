@@ -221,6 +221,51 @@ fn a_message_that_comes_again_under_another_broker_id_is_done_once() {
     assert_eq!((provisions, scenario.machines()), (1, 1));
 }
 
+/// A command as an operator signs it, spoilt in one way each; none is carried out, and a good one only once.
+#[test]
+fn commands_that_are_altered_stale_replayed_or_of_another_are_refused() {
+    const SUBJECT: &str = "cortex.cmd.infrastructure.store.compact";
+    let scenario = Scenario::start(&WorldOptions::default());
+    let (operator, stranger) = (key_of(&scenario, Identity::Operator), key_of(&scenario, Identity::Coordinator));
+    let signed = |key: &KeyPair, source: &str, at: Timestamp| {
+        let mut headers = Headers::from([
+            ("ce-source".to_owned(), source.to_owned()),
+            ("ce-id".to_owned(), Uuid::now_v7().to_string()),
+            ("ce-time".to_owned(), at.to_string()),
+        ]);
+        signature::sign(key, SUBJECT, &mut headers, b"{}").unwrap();
+        headers
+    };
+    let ask = |headers: &Headers, body: &'static [u8]| -> String {
+        scenario.runtime.block_on(async {
+            let bus = scenario.world.nats.connect(Identity::Operator).await.unwrap();
+            let reply = bus.request(SUBJECT, headers, body.into(), Duration::from_secs(20)).await.unwrap();
+            String::from_utf8_lossy(&reply.body).into_owned()
+        })
+    };
+    let (ada, now) = ("/operator/ada", Timestamp::now());
+    let good = signed(&operator, ada, now);
+    let altered = Headers::from([("ce-source".to_owned(), "/operator/eve".to_owned())]);
+    let altered: Headers = good.clone().into_iter().chain(altered).collect();
+    let another = "the key in cortex-key is not pinned for this source";
+    for (headers, body, why) in [
+        (&good, b"{ }".as_slice(), "the signature does not match"),
+        (&altered, b"{}", "the signature does not match"),
+        (&signed(&operator, ada, now - SignedDuration::from_mins(10)), b"{}", "the message is stale"),
+        (&signed(&operator, ada, now + SignedDuration::from_mins(10)), b"{}", "ahead of this clock"),
+        (&signed(&stranger, ada, now), b"{}", another),
+        (&signed(&operator, "/coordinator/cortex", now), b"{}", another),
+        (&signed(&operator, "/nobody", now), b"{}", "no key is pinned for source /nobody"),
+        (&Headers::new(), b"{}", "commands must be signed"),
+    ] {
+        let answer = ask(headers, body);
+        assert!(answer.contains("\"forbidden\"") && answer.contains(why), "{answer} does not say `{why}`");
+    }
+    assert!(ask(&good, b"{}").contains("\"ok\""));
+    let again = ask(&good, b"{}");
+    assert!(again.contains("this very command was carried out before"), "{again}");
+}
+
 fn key_of(scenario: &Scenario, identity: Identity) -> KeyPair {
     let seed = identity::read_seed(&scenario.world.nats.setup().keys[&identity]).unwrap();
     KeyPair::from_seed(seed.expose_secret()).unwrap()

@@ -27,8 +27,12 @@ pub(crate) struct Scenario {
 impl Scenario {
     /// Starts a world.
     pub(crate) fn start(options: &WorldOptions) -> Self {
+        Self::start_in(tempfile::tempdir().expect("a folder can be made"), options)
+    }
+
+    /// Starts a world in a folder that was made ready for it.
+    pub(crate) fn start_in(folder: tempfile::TempDir, options: &WorldOptions) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let folder = tempfile::tempdir().expect("a folder can be made");
         let world = World::start(folder.path(), options).expect("the world starts");
         let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
         let operator = runtime.block_on(world.operator()).expect("an operator connects");

@@ -134,6 +134,10 @@ fn run_line<D: Daemon>(line: Line) -> Result<ExitCode, String> {
 }
 
 async fn daemon<D: Daemon>(config: &Config<D::Sections>) -> Result<(), String> {
+    // A core file would hold every key that this process has open.
+    if let Err(error) = rlimit::setrlimit(rlimit::Resource::CORE, 0, 0) {
+        tracing::warn!(%error, "core files of this process cannot be forbidden");
+    }
     let files = usable_files(config)?;
     let store = open_store(&config.common)?;
     let agent = D::agent(config, &store)?;

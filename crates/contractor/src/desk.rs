@@ -1,6 +1,7 @@
 //! Answers queries and commands over NATS services, discoverable with `$SRV.INFO`.
 
 mod flows;
+mod heard;
 mod redelivery;
 
 use std::{
@@ -29,6 +30,8 @@ use store::{AuditHead, Commit, CommitError, Deed, Store};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+pub use self::heard::Heard;
+
 use crate::{
     agent::{Agent, Asked, Query},
     audit,
@@ -53,6 +56,8 @@ pub struct Desk {
     pub store: Store,
     /// Runs playbooks.
     pub driver: Driver,
+    /// Commands that were carried out already.
+    pub heard: Heard,
     /// Version that discovery shows.
     pub version: &'static str,
 }
@@ -120,7 +125,7 @@ impl Desk {
         }
         let arguments = arguments(call)?;
         let by = match family {
-            "cmd" => self.caller(call)?,
+            "cmd" => self.caller_once(call)?,
             _ => self.caller(call).unwrap_or_else(|_| "/anonymous".to_owned()),
         };
         let asked = Asked { arguments, by };
@@ -198,6 +203,17 @@ impl Desk {
         let problems = Library::load(&texts, &world).err().map_or_else(Vec::new, |problems| problems.0);
         let ours = problems.iter().map(ToString::to_string).filter(|text| files.keys().any(|name| text.contains(name)));
         Ok(json!({ "problems": ours.collect::<Vec<_>>() }))
+    }
+
+    fn caller_once(&self, call: &Call) -> Result<String, Refusal> {
+        let caller = self.caller(call)?;
+        if self.heard.is_new(call, Timestamp::now()) {
+            return Ok(caller);
+        }
+        Err(Refusal::new(
+            RefusalKind::Conflict,
+            "this very command was carried out before; ask again to have it done again",
+        ))
     }
 
     fn caller(&self, call: &Call) -> Result<String, Refusal> {

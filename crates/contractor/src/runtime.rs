@@ -14,7 +14,7 @@ use messages::{
 use nkeys::KeyPair;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
-use store::{Commit, Lane, Store};
+use store::{Commit, CommitError, Lane, Store};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -28,7 +28,7 @@ use crate::{
     cli::Finding,
     config::Common,
     credentials::{CredentialFile, Watcher},
-    desk::Desk,
+    desk::{Desk, Heard},
     driver::{Driver, Parts, SystemClock, plan_only},
     flows::Keeper,
     herald::{Context, Herald},
@@ -105,6 +105,7 @@ pub async fn run(
         intake: Arc::clone(&intake),
         store: store.clone(),
         driver: driver.clone(),
+        heard: Heard::default(),
         version: env!("CARGO_PKG_VERSION"),
     });
 
@@ -364,6 +365,14 @@ async fn watch_health(
         }
         if let Some(violation) = &*bus.violation().borrow() {
             troubles.push(format!("the bus refuses to {} {}: {}", violation.verb, violation.subject, violation.text));
+        }
+        if let Some(CommitError::DiskFull { free, reserve }) = store.short_of_room() {
+            troubles.push(format!(
+                "the store's disk is full, work waits: {} MiB are free, store.reserve_mib wants {}; make room on the file \
+                 system of store.path",
+                free >> 20,
+                reserve >> 20
+            ));
         }
         if let Some(stalled) = store.stalled_for().filter(|stalled| *stalled > Duration::from_secs(5)) {
             troubles.push(format!("the store has not finished a write for {} s", stalled.as_secs()));

@@ -10,6 +10,9 @@ use messages::{
     subject::{Party, Subject},
 };
 
+/// Commands older than this are stale: whoever asks waits for the answer.
+pub const COMMAND_AGE: SignedDuration = SignedDuration::from_mins(5);
+
 /// Pinned keys and rights.
 #[derive(Clone, Debug)]
 pub struct Trust {
@@ -79,7 +82,7 @@ impl Trust {
     ) -> Result<(), Distrust> {
         let pinned = self.keys_of(&envelope.source).ok_or_else(|| Distrust::UnknownSource(envelope.source.clone()))?;
         signature::verify(pinned, signed.subject, signed.headers, signed.body).map_err(Distrust::Signature)?;
-        self.check_age(envelope.time, now)?;
+        check_age(envelope.time, now, self.stale_after)?;
         Self::check_route(&envelope.source, subject)
     }
 
@@ -96,19 +99,8 @@ impl Trust {
         let pinned = self.keys_of(source).ok_or_else(|| Distrust::UnknownSource(source.to_owned()))?;
         signature::verify(pinned, signed.subject, signed.headers, signed.body).map_err(Distrust::Signature)?;
         let made = header("ce-time").parse().map_err(|_| Distrust::Signature(signature::Error::Malformed))?;
-        self.check_age(made, now)?;
+        check_age(made, now, self.stale_after.min(COMMAND_AGE))?;
         Ok(source.to_owned())
-    }
-
-    fn check_age(&self, made: Timestamp, now: Timestamp) -> Result<(), Distrust> {
-        let age = now.duration_since(made);
-        if age > self.stale_after {
-            return Err(Distrust::Stale { made, limit: format!("{:#}", self.stale_after) });
-        }
-        if age < SignedDuration::from_mins(-5) {
-            return Err(Distrust::FromTheFuture(made));
-        }
-        Ok(())
     }
 
     /// Whether an unsigned request may be acted upon.
@@ -144,6 +136,17 @@ impl Trust {
         };
         exact.or_else(below).map(Vec::as_slice)
     }
+}
+
+fn check_age(made: Timestamp, now: Timestamp, limit: SignedDuration) -> Result<(), Distrust> {
+    let age = now.duration_since(made);
+    if age > limit {
+        return Err(Distrust::Stale { made, limit: format!("{limit:#}") });
+    }
+    if age < SignedDuration::from_mins(-5) {
+        return Err(Distrust::FromTheFuture(made));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

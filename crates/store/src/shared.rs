@@ -1,6 +1,7 @@
 //! What the writer and all readers of one open store share.
 
 use std::{
+    path::PathBuf,
     sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::{Duration, Instant},
 };
@@ -9,10 +10,25 @@ use tokio::sync::watch;
 
 use crate::{apply::Counters, commit::Lane, seal::Sealer};
 
+/// How much must stay free on the file system.
+pub(crate) struct Room {
+    pub(crate) path: PathBuf,
+    pub(crate) reserve: u64,
+}
+
+impl Room {
+    /// What is free and what is wanted, where the former is less.
+    pub(crate) fn shortage(&self) -> Option<(u64, u64)> {
+        let free = fs4::available_space(&self.path).unwrap_or(u64::MAX);
+        (free < self.reserve).then_some((free, self.reserve))
+    }
+}
+
 pub(crate) struct Shared {
     /// Replaced when the store is compacted; the writer takes it for writing while a batch is applied.
     db: RwLock<sled::Db>,
     pub(crate) sealer: Option<Sealer>,
+    pub(crate) room: Room,
     pub(crate) revisions: watch::Sender<u64>,
     handoffs: watch::Sender<u64>,
     events: watch::Sender<u64>,
@@ -22,10 +38,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(db: sled::Db, sealer: Option<Sealer>, counters: &Counters) -> Self {
+    pub(crate) fn new(db: sled::Db, sealer: Option<Sealer>, room: Room, counters: &Counters) -> Self {
         Self {
             db: RwLock::new(db),
             sealer,
+            room,
             revisions: watch::Sender::new(counters.revision),
             handoffs: watch::Sender::new(counters.handoff),
             events: watch::Sender::new(counters.event),

@@ -21,7 +21,7 @@ use crate::{
     record,
     retention::{Pruned, Retention},
     seal::{KeyError, Sealer},
-    shared::Shared,
+    shared::{Room, Shared},
     writer::{self, Job, STALL, Writer},
 };
 
@@ -164,14 +164,14 @@ impl Store {
         let counters = check_counters(&mut folder, &db, options.accept_loss)?;
         let io_failed = |source| OpenError::Io { path: path.to_owned(), source };
         let data_file = fs::File::open(folder.data().join("db")).map_err(io_failed)?;
-        let shared = Arc::new(Shared::new(db, sealer, &counters));
+        let room = Room { path: path.to_owned(), reserve: options.min_free_bytes };
+        let shared = Arc::new(Shared::new(db, sealer, room, &counters));
         let (jobs, queue) = mpsc::channel(QUEUE);
         let writer = Writer {
             shared: Arc::clone(&shared),
             folder,
             counters,
             data_file,
-            min_free_bytes: options.min_free_bytes,
             cache_bytes: options.cache_bytes,
             event_backlog: options.event_backlog,
             trimmed: 0,
@@ -255,6 +255,11 @@ impl Store {
     /// How long the writer has been at one group when that is an alarm (above five seconds): the disk or sled hangs.
     pub fn stalled_for(&self) -> Option<Duration> {
         self.shared.busy_for().filter(|busy| *busy > STALL)
+    }
+
+    /// The refusal that a commit would meet now because the file system has too little room.
+    pub fn short_of_room(&self) -> Option<CommitError> {
+        self.shared.room.shortage().map(|(free, reserve)| CommitError::DiskFull { free, reserve })
     }
 
     /// Why the store takes no more writes, once it failed; the daemon must be started again.

@@ -47,7 +47,6 @@ pub(crate) struct Writer {
     pub(crate) folder: Folder,
     pub(crate) counters: Counters,
     pub(crate) data_file: fs::File,
-    pub(crate) min_free_bytes: u64,
     pub(crate) cache_bytes: u64,
     pub(crate) event_backlog: u64,
     /// Up to which event the backlog was last trimmed.
@@ -137,12 +136,11 @@ impl Writer {
     /// Why no commit is taken now: asked once per group, as the answer is the same for all of it.
     fn refusal(&self) -> impl Fn() -> Option<CommitError> + use<> {
         let failure = self.shared.failure();
-        let reserve = self.min_free_bytes;
-        let free = fs4::available_space(&self.folder.path).unwrap_or(u64::MAX);
-        move || match &failure {
-            Some(reason) => Some(CommitError::Failed(reason.clone())),
-            None if free < reserve => Some(CommitError::DiskFull { free, reserve }),
-            None => None,
+        let room = self.shared.room.shortage();
+        move || match (&failure, room) {
+            (Some(reason), _) => Some(CommitError::Failed(reason.clone())),
+            (None, Some((free, reserve))) => Some(CommitError::DiskFull { free, reserve }),
+            (None, None) => None,
         }
     }
 

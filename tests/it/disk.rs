@@ -1,0 +1,173 @@
+//! Disks that are full: of a contractor's store and of the broker. What waits says so and what to do, nothing is lost, and
+//! with room again the work goes on.
+//!
+//! A small tmpfs is mounted for it, which needs root. Where that is not possible the store's reserve and the stream's limit
+//! stand in for it: then the refusals are ours and the broker's, not the file system's.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use bus::{Outgoing, PublishError, identity::Identity};
+use tests::world::WorldOptions;
+
+use crate::{
+    broker::{edge, expect_one_of_each, wait_for_event, wait_for_trouble, wait_until_healthy},
+    scenario::Scenario,
+};
+
+const INFRASTRUCTURE: usize = 0;
+
+/// A file system of its own; gone when dropped.
+struct Small(PathBuf);
+
+impl Small {
+    /// None where this process may not mount.
+    fn mount(at: &Path, mib: u32) -> Option<Self> {
+        fs::create_dir_all(at).unwrap();
+        let size = format!("size={mib}m,mode=0700");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).output();
+        mounted.is_ok_and(|output| output.status.success()).then(|| Self(at.to_owned()))
+    }
+
+    /// Takes all that is free but `leave` MiB.
+    fn fill(&self, leave: u64) -> PathBuf {
+        let filler = self.0.join("filler");
+        let mut file = fs::File::create(&filler).unwrap();
+        let block = vec![0_u8; 64 << 10];
+        while fs4::available_space(&self.0).unwrap() > leave << 20 {
+            if std::io::Write::write_all(&mut file, &block).is_err() {
+                break;
+            }
+        }
+        filler
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_store_without_room_makes_work_wait_and_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("infrastructure-store");
+    let small = Small::mount(&store, 160);
+    let mut scenario = Scenario::start_in(folder, &WorldOptions::default());
+    let config = scenario.world.folder.join("infrastructure-contractor.toml");
+    let sound = fs::read_to_string(&config).unwrap();
+    let reserve =
+        |mib: &str| fs::write(&config, sound.replace("[store]\n", &format!("[store]\nreserve_mib = {mib}\n"))).unwrap();
+    let flow = edge(&scenario);
+    wait_for_event(&scenario, "vm_reserved");
+    let filler = small.as_ref().map(|small| small.fill(20));
+    if filler.is_none() {
+        reserve("4000000000");
+        scenario.world.infrastructure.kill();
+        scenario.world.infrastructure.start(false).unwrap();
+    }
+    wait_for_trouble(&scenario, INFRASTRUCTURE, "make room on the file system of store.path");
+    match &filler {
+        Some(filler) => fs::remove_file(filler).unwrap(),
+        None => {
+            fs::write(&config, &sound).unwrap();
+            scenario.world.infrastructure.kill();
+            scenario.world.infrastructure.start(false).unwrap();
+        }
+    }
+    wait_until_healthy(&scenario, INFRASTRUCTURE);
+    expect_one_of_each(&scenario, flow);
+
+    // Without a reserve the file system itself refuses: the daemon ends, says why, and loses nothing.
+    let Some(small) = small else { return };
+    reserve("0");
+    scenario.world.infrastructure.kill();
+    scenario.world.infrastructure.start(false).unwrap();
+    scenario.world.wait_ready().unwrap();
+    let filler = small.fill(0);
+    let request = serde_json::json!({
+        "request_type": "provision_cluster", "cluster_name": "other", "pattern": "single",
+    });
+    // Whether it was taken is open: the disk may be full before.
+    let asked = scenario.submit("provision_cluster", &request);
+    let give_up = Instant::now() + Duration::from_secs(120);
+    while scenario.world.infrastructure.ended().is_none() {
+        let _ = scenario.submit("provision_cluster", &request);
+        assert!(Instant::now() < give_up, "the daemon goes on without room:\n{}", scenario.world.infrastructure.log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let said = scenario.world.infrastructure.log();
+    assert!(said.contains("when there is room and the disk is sound, start the daemon again"), "{said}");
+    fs::remove_file(filler).unwrap();
+    scenario.world.infrastructure.kill();
+    scenario.world.infrastructure.start(false).unwrap();
+    scenario.world.wait_ready().unwrap();
+    let flow = asked.unwrap_or_else(|_| scenario.submit("provision_cluster", &request).unwrap());
+    let made = scenario.follow(flow).unwrap();
+    assert_eq!(made.state, "succeeded", "{}", crate::scenario::told(&made));
+}
+
+#[test]
+fn a_broker_without_room_refuses_publishers_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(small) = Small::mount(&folder.path().join("nats/jetstream"), 24) else {
+        return a_stream_at_its_limit_refuses_publishers(folder);
+    };
+    let mut scenario = Scenario::start_in(folder, &WorldOptions::default());
+    let flow = edge(&scenario);
+    wait_for_event(&scenario, "vm_created");
+    let filler = small.fill(0);
+    wait_for_trouble(&scenario, INFRASTRUCTURE, "messages wait in the outbox");
+    let error = publish(&scenario);
+    assert!(!error.is_permanent(), "what can be published later is not given up: {error}");
+    fs::remove_file(filler).unwrap();
+    // A broker whose disk was full does without its streams until it is started again.
+    scenario.world.nats.start_again().unwrap();
+    expect_one_of_each(&scenario, flow);
+    wait_until_healthy(&scenario, INFRASTRUCTURE);
+}
+
+/// The same where nothing can be mounted: the stream's own limit stands for the disk.
+fn a_stream_at_its_limit_refuses_publishers(folder: tempfile::TempDir) {
+    let scenario = Scenario::start_in(folder, &WorldOptions::default());
+    let limit = |bytes: &str| {
+        scenario.runtime.block_on(async {
+            let admin = scenario.world.nats.connect(Identity::Admin).await.unwrap();
+            let patience = Duration::from_secs(10);
+            let none = std::collections::BTreeMap::new();
+            let known = admin
+                .request("$JS.API.STREAM.INFO.CORTEX_HANDOFFS", &none, bytes::Bytes::new(), patience)
+                .await
+                .unwrap();
+            let mut config: serde_json::Value = serde_json::from_slice(&known.body).unwrap();
+            let mut config = config["config"].take();
+            config["max_bytes"] = bytes.parse::<i64>().unwrap().into();
+            let body = bytes::Bytes::from(config.to_string());
+            admin.request("$JS.API.STREAM.UPDATE.CORTEX_HANDOFFS", &none, body, patience).await.unwrap();
+        });
+    };
+    limit("64");
+    let flow = edge(&scenario);
+    wait_for_trouble(&scenario, INFRASTRUCTURE, "messages wait in the outbox");
+    scenario.runtime.block_on(scenario.world.nats.init()).unwrap();
+    expect_one_of_each(&scenario, flow);
+    wait_until_healthy(&scenario, INFRASTRUCTURE);
+}
+
+fn publish(scenario: &Scenario) -> PublishError {
+    scenario.runtime.block_on(async {
+        let coordinator = scenario.world.nats.connect(Identity::Coordinator).await;
+        let Ok(coordinator) = coordinator else { return PublishError::Unknown("the broker does not answer".into()) };
+        let message = Outgoing {
+            subject: "cortex.request.infrastructure.provision_cluster".to_owned(),
+            headers: [("Nats-Msg-Id".to_owned(), "full".to_owned())].into(),
+            body: vec![b' '; 64 << 10].into(),
+        };
+        coordinator.publish(&message).await.expect_err("the broker has no room")
+    })
+}
