@@ -294,6 +294,26 @@ async fn storage_without_room_or_content_type_refuses() {
 }
 
 #[tokio::test]
+async fn volumes_of_other_peoples_vms_are_neither_listed_nor_attached() {
+    let mut cluster = Cluster::start(|_| {}).await;
+    cluster.create(100, "").await;
+    let token = cluster.authorization.clone();
+    cluster = cluster.with_root().await;
+    let foreign = cluster.post("/nodes/pve1/qemu", "vmid=200&scsi0=local-lvm:1").await;
+    assert_eq!(cluster.finish(&foreign).await, "OK");
+    let listed = async |cluster: &Cluster, query: &str| {
+        let rows = cluster.get(&format!("/nodes/pve1/storage/local-lvm/content{query}")).await.data();
+        rows.as_array().unwrap().iter().map(|row| row["volid"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&cluster, "").await, ["local-lvm:vm-100-disk-0", "local-lvm:vm-200-disk-0"]);
+    cluster.api.authorization = token;
+    assert_eq!(listed(&cluster, "").await, ["local-lvm:vm-100-disk-0"]);
+    assert_eq!(listed(&cluster, "?vmid=200").await, ["local-lvm:vm-200-disk-0"], "who names a VM counts as that VM");
+    let attach = cluster.put("/nodes/pve1/qemu/100/config", "scsi1=local-lvm:vm-200-disk-0").await;
+    assert_eq!(refused(&attach), (403, "Permission check failed (/vms/200, VM.Config.Disk)"));
+}
+
+#[tokio::test]
 async fn resources_lag_behind_and_turn_unknown_with_their_node() {
     let cluster = Cluster::start_at(|_| {}, Pace::new(200.0)).await;
     assert_eq!(cluster.create(100, "").await, "OK");

@@ -11,7 +11,7 @@ use crate::{
         call::{Call, Reply, reach},
         config, disks,
         error::{ApiError, ApiResult},
-        formats,
+        formats, permission,
         sim::now,
         storage::{Storage, StorageKind, Volume},
         task::Upid,
@@ -194,6 +194,11 @@ fn content(call: &Call) -> ApiResult<Reply> {
     let rows = world
         .volumes
         .on(storage, call.node())
+        .filter(|(name, _)| {
+            let id = format!("{}:{name}", storage.name);
+            let own = vmid.and_then(|vmid| vmid.parse().ok());
+            permission::check_volume(&world, &call.identity, &id, own).is_ok()
+        })
         .filter(|(_, volume)| kind.is_none_or(|kind| kind == volume.content_type))
         .filter(|(_, volume)| vmid.is_none_or(|vmid| volume.vmid.is_some_and(|id| id.to_string() == vmid)))
         .map(|(name, volume)| {
