@@ -25,13 +25,6 @@ fn request(policy: &str) -> Value {
     json!({ "request_type": "provision_cluster", "cluster_name": "one", "pattern": "single", "failure_policy": policy })
 }
 
-/// Lifts every fault of the lab.
-fn lift(scenario: &Scenario) {
-    let url = format!("{}/v1/faults", scenario.world.facts.control);
-    let lifted = scenario.runtime.block_on(async { reqwest::Client::new().delete(url).send().await });
-    assert!(lifted.expect("the lab answers").status().is_success());
-}
-
 /// Waits for an event of the flow.
 fn wait_for(scenario: &Scenario, tail: &mut Tail, flow: Uuid, kind: &str) -> Told {
     scenario.runtime.block_on(async {
@@ -70,7 +63,7 @@ fn pauses_and_goes_on(fault: &str, at: Party) {
     let made = steps(&before, "succeeded");
     assert!(!made.is_empty() && steps(&before, "undone").is_empty(), "{before:#?}");
 
-    lift(&scenario);
+    scenario.lift();
     cortexctl(&scenario, &["runs", "resume", &run.run.to_string()]);
     let ended = scenario.follow(flow).unwrap();
     assert_eq!(ended.state, "succeeded", "{}", told(&ended));
@@ -117,7 +110,7 @@ fn what_a_failed_flow_keeps_is_there_until_it_is_decommissioned() {
     let refused = scenario.submit("scale_request", &grow).unwrap_err().to_string();
     assert!(refused.contains("one whose making failed"), "{refused}");
 
-    lift(&scenario);
+    scenario.lift();
     let gone = scenario.ask_with_consent("decommission_request", json!({ "cluster_name": "one" })).unwrap();
     assert_eq!(gone.state, "succeeded", "{}", told(&gone));
     assert_eq!(demo::leftovers(&before, &scenario.snapshot()), Vec::<String>::new());

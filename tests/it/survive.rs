@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use tests::survive::{Subject, deeds, machine, recorded, trial};
+use tests::survive::{
+    Subject, deeds, machine, recorded,
+    sabotage::{self, Bug},
+    trial,
+};
 
 /// Random cases for each playbook; `cargo survive` has more.
 const RANDOM: u64 = 5;
@@ -27,6 +31,12 @@ fn every_playbook_survives_every_failure() {
 #[test]
 fn runs_survive_whatever_happens_in_whatever_order() {
     machine::play_all(1, 100).unwrap_or_else(|story| panic!("{story}"));
+}
+
+#[test]
+fn a_contractor_with_a_bug_does_not_survive() {
+    let missed: Vec<_> = Bug::ALL.into_iter().filter(|bug| sabotage::found(*bug).unwrap().is_none()).collect();
+    assert_eq!(missed, [], "bugs that no case finds");
 }
 
 #[test]

@@ -20,6 +20,7 @@ pub mod machine;
 pub mod play;
 pub mod recorded;
 pub mod rounds;
+pub mod sabotage;
 pub mod subject;
 pub mod trial;
 pub mod variants;

@@ -10,6 +10,9 @@ use proxmox::{
 use rand::Rng;
 use store::ReadError;
 
+/// What to do about a credential that is refused.
+const NO_CREDENTIAL: &str = "give the contractor a valid API token in proxmox.credential_file and start it again";
+
 /// The step's error for a failed call or task.
 pub(crate) fn of(error: &Error) -> StepError {
     let reason = error.to_string();
@@ -17,6 +20,8 @@ pub(crate) fn of(error: &Error) -> StepError {
         (Advice::Wait, Kind::StorageFull | Kind::HostFull) => StepError::no_capacity(reason, about(30)),
         (Advice::Wait, Kind::Locked(_) | Kind::LockTimeout) => StepError::wait(reason, about(3)),
         (Advice::Wait, _) => StepError::wait(reason, about(5)),
+        // A credential that has expired: nothing was done, and taking back what was done needs a valid one, too.
+        (Advice::Fail, Kind::Authentication) => StepError::wait(format!("{reason}; {NO_CREDENTIAL}"), about(15)),
         (Advice::Retry, _) => StepError::retry(reason),
         (Advice::Fail, kind) => match hint(kind) {
             Some(hint) => StepError::fail(reason).with_hint(hint),
@@ -40,7 +45,6 @@ fn hint(kind: &Kind) -> Option<String> {
         Kind::Permission { .. } => {
             Some("run `infrastructure-contractor check`: it prints the line that gives what is missing".to_owned())
         }
-        Kind::Authentication => Some("give the contractor a valid API token in proxmox.credential_file".to_owned()),
         Kind::Untrusted => {
             Some("compare the fingerprint with `pvenode cert info` on that node, then pin it".to_owned())
         }

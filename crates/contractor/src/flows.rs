@@ -225,7 +225,7 @@ impl Keeper {
             self.look_at(flow, open).await?;
             let found = reader.get::<FlowRecord>(&key(flow)).map_err(|error| chain(&error))?;
             if let Some(late) = found.filter(|it| it.value.state == State::Open && it.value.deadline <= now) {
-                self.give_up(&late.value).await?;
+                self.give_up(late).await?;
             }
         }
         for entry in reader.scan::<Pending>("pending/").map_err(|error| chain(&error))? {
@@ -285,12 +285,25 @@ impl Keeper {
         }
     }
 
-    async fn give_up(&self, record: &FlowRecord) -> Result<(), String> {
+    async fn give_up(&self, late: Versioned<FlowRecord>) -> Result<(), String> {
+        let mut record = late.value;
+        let runs = self.at.store.reader().runs(&RunQuery::flow(record.flow)).map_err(|error| chain(&error))?;
+        let waits = runs.iter().find_map(|run| run.summary.detail.get("waits_for")?.as_str().map(str::to_owned));
         let by = format!("deadline {}", record.deadline);
         let stopping = cancel::Stopping { flow: record.flow, by: &by, expired: true };
         match cancel::flow(&self.at, stopping).await {
             Ok(stopped) if !stopped.is_empty() => {
                 tracing::warn!(flow = %record.flow, "the flow's time is over; cancelling");
+                if record.reason.is_none() {
+                    let waits = waits.map(|reason| format!(" while it waited: {reason}")).unwrap_or_default();
+                    record.reason = Some(format!("its deadline {} passed{waits}", record.deadline));
+                    let inventory = vec![InventoryChange::update(key(record.flow), late.revision, record.to_value())];
+                    match self.at.store.commit(Commit { inventory, ..Commit::default() }).await {
+                        // Somebody changed the record meanwhile, and it says why.
+                        Ok(_) | Err(store::CommitError::Precondition { .. }) => {}
+                        Err(error) => return Err(chain(&error)),
+                    }
+                }
             }
             Ok(_) | Err(CommandError::Unknown(_) | CommandError::Refused(_)) => {}
             Err(error) => return Err(chain(&error)),

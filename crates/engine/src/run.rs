@@ -50,6 +50,8 @@ pub struct RunState {
     events: u64,
     failure: Option<RunFailure>,
     cancelled: bool,
+    /// Who cancelled it, and what it waited for then.
+    cancelled_why: Option<String>,
     undo_requested: bool,
     /// Cancelled while paused, or before it began: it ends as it is.
     given_up: bool,
@@ -86,6 +88,7 @@ impl RunState {
             events: 1,
             failure: None,
             cancelled: false,
+            cancelled_why: None,
             undo_requested: false,
             given_up: false,
             on_failure,
@@ -181,7 +184,8 @@ impl RunState {
                 return self.root.refuse(step, error);
             }
             Event::Halted { error, .. } => self.fail(None, error),
-            Event::CancelRequested { .. } => {
+            Event::CancelRequested { by, .. } => {
+                self.cancelled_why = Some(self.cancelled_by(by));
                 self.given_up = self.status() == Status::Paused || !self.is_begun();
                 self.cancelled = true;
             }

@@ -173,6 +173,8 @@ impl Error {
             | Kind::NotFound(Missing::Task) => Advice::Retry,
             Kind::Other if self.text.contains("got timeout") => Advice::Retry,
             Kind::Other if matches!(self.status, Some(502..=504)) => Advice::Retry,
+            // Proxmox always says why: without a word it was not Proxmox's own answer.
+            Kind::Other if self.status == Some(500) && self.text.trim().is_empty() => Advice::Retry,
             _ => Advice::Fail,
         }
     }

@@ -1,6 +1,7 @@
 //! Planned failures: which call, counted how, fails in which way.
 //!
-//! A call is named by one line, such as `pve POST /nodes/pve1/qemu` or `pve task qmcreate 100`; every simulator may ask
+//! A call is named by one line, such as `pve POST /nodes/pve1/qemu`, `pve task qmcreate 100`,
+//! `talos 127.20.1.2 /machine.MachineService/Bootstrap` or `kube PATCH /api/v1/nodes/a`; every simulator may ask
 //! for the fault of a call it is about to serve.
 
 use std::{

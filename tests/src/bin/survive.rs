@@ -10,6 +10,7 @@ use std::{
 use clap::Parser;
 use tests::survive::{
     Subject, deeds, fencing, machine, recorded, rounds,
+    sabotage::{self, Bug},
     trial::{self, Tried},
 };
 
@@ -40,6 +41,9 @@ struct Options {
     /// Instead: so many random histories in which strangers take over ids, names and tags of our machines.
     #[arg(long, value_name = "HISTORIES", conflicts_with_all = ["real", "deeds", "playbook"])]
     fencing: Option<u64>,
+    /// Instead: breaks the contractor on purpose, and says which case finds each bug.
+    #[arg(long, conflicts_with_all = ["real", "deeds", "playbook", "fencing"])]
+    sabotage: bool,
     /// Writes the journals of each playbook version that has none yet, and does nothing else.
     #[arg(long)]
     record: bool,
@@ -68,6 +72,9 @@ fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<bool> {
     }
     if options.deeds {
         return live(options, out);
+    }
+    if options.sabotage {
+        return sabotage(out);
     }
     if let Some(histories) = options.fencing {
         return fence(options.seed, histories, out);
@@ -162,6 +169,22 @@ fn told_deeds(tried: &deeds::Tried, out: &mut dyn Write) -> io::Result<()> {
     failures.iter().try_for_each(|failure| writeln!(out, "FAILED {playbook}: {failure}"))?;
     writeln!(out, "{playbook}: {steps} steps, {runs} runs, {:.1} s", took.as_secs_f64())?;
     out.flush()
+}
+
+/// Bugs.
+fn sabotage(out: &mut dyn Write) -> anyhow::Result<bool> {
+    let mut missed = 0;
+    for bug in Bug::ALL {
+        match sabotage::found(bug)? {
+            Some(story) => writeln!(out, "{bug:?} is found: {story}")?,
+            None => {
+                writeln!(out, "FAILED {bug:?} is found by no case")?;
+                missed += 1;
+            }
+        }
+    }
+    writeln!(out, "{} bugs, {missed} of them not found", Bug::ALL.len())?;
+    Ok(missed == 0)
 }
 
 /// Strangers.

@@ -264,7 +264,7 @@ impl Model<'_> {
             actions: self.gate.actions(&self.scene.subjects),
             playbooks: subject.library.clone(),
             clock: Arc::new(PausedClock::new(self.now.clone())),
-            hooks: Arc::new(Messages),
+            hooks: Arc::new(Messages::default()),
         }
     }
 

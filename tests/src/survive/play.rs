@@ -25,6 +25,7 @@ use uuid::Uuid;
 use super::{
     Scenario, Subject,
     journal::MemoryJournal,
+    sabotage,
     subject::BYSTANDER,
     witness::Witness,
     world::{Fake, World},
@@ -48,6 +49,8 @@ pub struct Ending {
     pub messages: BTreeSet<(String, String)>,
     /// Ids of what was sent, in order.
     pub sent: Vec<String>,
+    /// Ids of what playbooks handed over, whether or not it was ever durable.
+    pub handed: BTreeSet<String>,
     /// How many runs there are of the message.
     pub runs: usize,
     /// Objects that the inventory knows.
@@ -89,6 +92,7 @@ pub fn play(subject: &Subject, scenario: &Scenario) -> Result<Ending, String> {
         acknowledged: false,
         asked: BTreeSet::new(),
         accepted: BTreeSet::new(),
+        handed: Arc::default(),
         bystander: None,
     };
     for lives in 1..=MAX_LIVES {
@@ -112,6 +116,7 @@ pub fn play(subject: &Subject, scenario: &Scenario) -> Result<Ending, String> {
                 bystander: stage.bystander,
                 messages: outgoing.iter().map(|it| (it.subject.clone(), it.body.clone())).collect(),
                 sent: outgoing.into_iter().map(|it| it.id).collect(),
+                handed: stage.handed.lock().unwrap_or_else(PoisonError::into_inner).clone(),
                 runs: journal.runs_but(neighbour),
                 commits: journal.progress().borrow().commits,
                 lives,
@@ -140,6 +145,7 @@ struct Stage<'s> {
     asked: BTreeSet<usize>,
     /// Commands that were accepted.
     accepted: BTreeSet<usize>,
+    handed: Arc<Mutex<BTreeSet<String>>>,
     bystander: Option<Status>,
 }
 
@@ -227,15 +233,16 @@ impl Stage<'_> {
                 output: self.subject.outputs.get(spec.name).cloned().unwrap_or_else(|| json!({})),
                 world: self.world.clone(),
                 witness: self.witness.clone(),
+                bug: self.subject.bug,
             };
             actions = actions.with_any(spec.clone(), Arc::new(fake));
         }
         Parts {
-            journal: Arc::new(self.journal.clone()) as Arc<dyn Journal>,
+            journal: sabotage::journal(self.subject.bug, self.journal.clone()),
             actions,
             playbooks: self.subject.library.clone(),
             clock: Arc::new(PausedClock::new(self.now.clone())),
-            hooks: Arc::new(Messages),
+            hooks: Arc::new(Messages(self.handed.clone())),
         }
     }
 
@@ -291,8 +298,9 @@ impl Clock for PausedClock {
     }
 }
 
-/// Every message goes out as it is.
-pub(super) struct Messages;
+/// Every message goes out as it is, and its id is remembered.
+#[derive(Default)]
+pub(super) struct Messages(Arc<Mutex<BTreeSet<String>>>);
 
 impl Hooks for Messages {
     fn outgoing(&self, happened: &Happened<'_>) -> Result<Vec<Outgoing>, Failure> {
@@ -306,6 +314,8 @@ impl Hooks for Messages {
             headers: std::collections::BTreeMap::new(),
             body: emission.body.to_string(),
         };
+        let mut handed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        handed.extend(happened.emissions.iter().map(|emission| emission.id.to_string()));
         Ok(happened.emissions.iter().map(message).collect())
     }
 }

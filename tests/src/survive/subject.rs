@@ -14,6 +14,7 @@ use store::Store;
 
 use super::{
     example,
+    sabotage::Bug,
     variants::{self, Variant},
 };
 
@@ -35,6 +36,8 @@ pub struct Subject {
     pub specs: Vec<ActionSpec>,
     /// All playbooks of the contractor.
     pub library: Library,
+    /// What is wrong with the contractor, so that the harness can be put to the test.
+    pub bug: Option<Bug>,
 }
 
 /// Playbooks made to be mean: fan-outs, calls, conditions, a commit point, each failure policy.
@@ -102,6 +105,7 @@ impl Subject {
                 outputs: variant.outputs.into_iter().collect(),
                 specs: specs.clone(),
                 library: library.clone(),
+                bug: None,
             }
         };
         let tested = library.iter().filter(|definition| definition.playbook.name.value != BYSTANDER);

@@ -74,6 +74,9 @@ pub fn of(subject: &Subject, seeds: std::ops::Range<u64>) -> Result<Tried, Strin
 /// If it does not succeed.
 pub fn untroubled(subject: &Subject) -> Result<Ending, String> {
     let ending = play(subject, &Scenario::default())?;
+    if let Some(lost) = ending.handed.iter().find(|id| !ending.sent.contains(id)) {
+        return Err(format!("{}: message {lost} is lost", subject.title()));
+    }
     match (ending.status, ending.broken.first()) {
         (Status::Succeeded, None) => Ok(ending),
         (Status::Succeeded, Some(broken)) => Err(format!("{}: {broken}", subject.title())),

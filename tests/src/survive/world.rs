@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use store::InventoryChange;
 
-use super::{Fault, FaultKind, example, variants, witness::Witness};
+use super::{Fault, FaultKind, example, sabotage::Bug, variants, witness::Witness};
 
 /// What there is; it survives the process.
 #[derive(Clone, Default)]
@@ -96,6 +96,8 @@ pub struct Fake {
     pub world: World,
     /// Who watches.
     pub witness: Witness,
+    /// A bug in the action, so that the harness can be put to the test.
+    pub bug: Option<Bug>,
 }
 
 impl Fake {
@@ -164,7 +166,8 @@ impl AnyAction for Fake {
     }
 
     fn find<'a>(&'a self, cx: &'a StepContext, _: &'a Value) -> BoxFuture<'a, Result<Option<Done<Value>>, StepError>> {
-        Box::pin(async move { Ok(self.world.objects().contains(&cx.step).then(|| self.done(cx, None))) })
+        let sees = self.bug != Some(Bug::NeverLooks) && self.world.objects().contains(&cx.step);
+        Box::pin(async move { Ok(sees.then(|| self.done(cx, None))) })
     }
 
     fn undo<'a>(
@@ -178,7 +181,12 @@ impl AnyAction for Fake {
             let fault = self.world.fault(&cx.step, true);
             tokio::time::sleep(Duration::from_millis(30)).await;
             self.suffer(cx, fault, true).await?;
-            self.change(cx, true);
+            if self.bug == Some(Bug::UndoesOnce) && !self.world.objects().contains(&cx.step) {
+                return Err(StepError::fail("there is nothing to undo"));
+            }
+            if self.bug != Some(Bug::UndoesNothing) {
+                self.change(cx, true);
+            }
             let inventory = vec![InventoryChange::delete(self.key(cx))];
             Ok(Effects { inventory, ..Effects::default() })
         })

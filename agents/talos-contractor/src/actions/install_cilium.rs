@@ -26,7 +26,7 @@ use crate::{
 
 const NAME: &str = "cilium-install";
 const NAMESPACE: &str = "kube-system";
-const SLICE: Duration = Duration::from_secs(60);
+const SLICE: Duration = Duration::from_secs(10);
 /// The load balancer for the API on every node's loopback; there is no kube-proxy.
 const KUBE_PRISM: (&str, &str) = ("localhost", "7445");
 

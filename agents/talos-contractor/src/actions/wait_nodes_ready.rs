@@ -21,7 +21,7 @@ use crate::{
     waiting,
 };
 
-const SLICE: Duration = Duration::from_secs(30);
+const SLICE: Duration = Duration::from_secs(5);
 
 /// Waits for nodes.
 pub struct WaitNodesReady(pub Deps);

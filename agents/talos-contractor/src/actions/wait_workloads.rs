@@ -23,7 +23,7 @@ use crate::{
     reach::{Deps, known_cluster},
 };
 
-const SLICE: Duration = Duration::from_secs(30);
+const SLICE: Duration = Duration::from_secs(5);
 
 /// Waits for workloads.
 pub struct WaitWorkloads(pub Deps);
@@ -55,16 +55,27 @@ impl Action for WaitWorkloads {
             let api = api(&client, workload);
             async move {
                 let up = timeout(SLICE, await_condition(api, &workload.name, is_up())).await;
-                (!matches!(up, Ok(Ok(_))))
-                    .then(|| format!("{} {}/{}", workload.kind, workload.namespace, workload.name))
+                (!matches!(up, Ok(Ok(_)))).then(|| title(workload))
             }
         });
-        let missing: Vec<_> = join_all(waits).await.into_iter().flatten().collect();
+        cx.progress(format!("waiting for {}", titles(&input.workloads).join(", ")));
+        let missing: Vec<String> = tokio::select! {
+            missing = join_all(waits) => missing.into_iter().flatten().collect(),
+            () = cx.cancelled.cancelled() => titles(&input.workloads),
+        };
         if missing.is_empty() {
             return Ok(Done::new(Output { ready: input.workloads.len() }));
         }
         Err(StepError::wait(format!("not ready: {}", missing.join(", ")), Duration::ZERO))
     }
+}
+
+fn title(workload: &Workload) -> String {
+    format!("{} {}/{}", workload.kind, workload.namespace, workload.name)
+}
+
+fn titles(workloads: &[Workload]) -> Vec<String> {
+    workloads.iter().map(title).collect()
 }
 
 fn api(client: &Client, workload: &Workload) -> Api<DynamicObject> {

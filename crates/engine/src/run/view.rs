@@ -186,6 +186,22 @@ impl RunState {
         }
     }
 
+    /// In words: who cancels it, and what it waits for.
+    pub(super) fn cancelled_by(&self, by: &str) -> String {
+        let mut waits = None;
+        self.each(&mut |instance| {
+            let at_work = matches!(
+                instance.progress,
+                Progress::Running { .. } | Progress::Waiting { .. } | Progress::Retrying { .. }
+            );
+            if let Some(reason) = instance.reason.as_ref().filter(|_| at_work && instance.called.is_none()) {
+                waits.get_or_insert_with(|| reason.message.clone());
+            }
+        });
+        let waits = waits.map(|reason| format!(" while it waited: {reason}")).unwrap_or_default();
+        format!("cancelled by {by}{waits}")
+    }
+
     fn each(&self, see: &mut dyn FnMut(&Instance)) {
         fn walk(scope: &Scope, see: &mut dyn FnMut(&Instance)) {
             for instance in scope.steps.iter().flat_map(StepState::instances) {

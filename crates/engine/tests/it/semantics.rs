@@ -153,7 +153,7 @@ fn a_run_that_has_not_begun_is_cancelled_at_once_whatever_its_policy() {
         assert_eq!(simulation.play(), Status::Cancelled, "{policy}");
         assert!(simulation.log.is_empty(), "{policy}");
         let told = &simulation.emitted[0];
-        assert_eq!((told.name.as_str(), &told.body), ("broken", &json!({"why": "cancelled"})), "no empty step");
+        assert_eq!((told.name.as_str(), &told.body), ("broken", &json!({"why": "cancelled by test"})), "no empty step");
     }
 }
 

@@ -1,6 +1,7 @@
 //! What API servers, controllers and kubelets of one cluster share.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use super::object::{name, namespace, now, text, uid};
 use super::resources::Registry;
 use super::settings::ClusterIdentity;
 use super::storage::Store;
+use crate::faults::{FaultAction, Faults};
 
 /// One cluster's state and settings.
 pub(crate) struct Cluster {
@@ -25,6 +27,7 @@ pub(crate) struct Cluster {
     quorum: AtomicBool,
     api_servers: AtomicUsize,
     next_pod_address: AtomicU64,
+    faults: OnceLock<Faults>,
 }
 
 impl Cluster {
@@ -39,7 +42,19 @@ impl Cluster {
             quorum: AtomicBool::new(true),
             api_servers: AtomicUsize::new(0),
             next_pod_address: AtomicU64::new(2),
+            faults: OnceLock::new(),
         }
+    }
+
+    /// From now on calls fail as planned; a second plan changes nothing.
+    pub(crate) fn obey(&self, faults: Faults) {
+        // The first plan stays: it is the lab's.
+        let _ = self.faults.set(faults);
+    }
+
+    /// What is planned for a call of this name.
+    pub(crate) fn fault(&self, call: &str) -> Option<FaultAction> {
+        self.faults.get()?.take(call)
     }
 
     /// How long a real duration takes here.

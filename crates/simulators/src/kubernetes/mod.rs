@@ -58,6 +58,12 @@ impl ControlPlane {
         Self { cluster, _controllers: Arc::new(stop.drop_guard()) }
     }
 
+    /// Lets calls fail as planned: `kube PATCH /api/v1/nodes/a`, and `kube ready DaemonSet kube-system/cilium-x` for a
+    /// pod of a daemon set that is about to become ready.
+    pub fn obey(&self, faults: crate::faults::Faults) {
+        self.cluster.obey(faults);
+    }
+
     /// Says whether etcd has quorum. Without it nothing can be written and only cached reads are answered.
     pub fn set_quorum(&self, quorum: bool) {
         self.cluster.set_quorum(quorum);

@@ -138,7 +138,10 @@ impl Sim {
         let (sim, text) = (self.clone(), upid.to_string());
         tokio::spawn(async move {
             let run = async {
-                failed_by_plan.await?;
+                if let Err(reason) = failed_by_plan.await {
+                    sim.give_back(&upid);
+                    return Err(reason);
+                }
                 body.await
             };
             tokio::select! {
@@ -148,6 +151,15 @@ impl Sim {
             sim.changed.notify_waiters();
         });
         text
+    }
+
+    /// A create that fails takes the configuration that it reserved away again, planned or not.
+    fn give_back(&self, upid: &Upid) {
+        let Some(vmid) = upid.id.parse().ok().filter(|_| upid.kind == "qmcreate") else { return };
+        let mut world = self.world();
+        if world.vms.get(&vmid).is_some_and(|vm| vm.config.get("lock") == Some("create")) {
+            world.vms.remove(&vmid);
+        }
     }
 
     /// Waits until a condition on the cluster holds or patience runs out.

@@ -42,7 +42,8 @@ impl Decide<'_> {
     /// What `failure` is in the messages of a run that did not succeed.
     fn failure(&self, outcome: Outcome) -> Value {
         let failure = self.state.failure.as_ref();
-        let message = failure.map_or("cancelled", |failure| failure.error.message.as_str());
+        let cancelled = || self.state.cancelled_why.as_deref().unwrap_or("cancelled");
+        let message = failure.map_or_else(cancelled, |failure| failure.error.message.as_str());
         json!({"step": failure.and_then(|failure| failure.step.as_ref()), "message": message, "outcome": outcome})
     }
 

@@ -50,6 +50,22 @@ impl ApiError {
         Self::new(404, "NotFound", format!("{} \"{name}\" not found", resource.id())).about(resource, name)
     }
 
+    /// An error that the lab's operator planned.
+    pub(crate) fn planned(code: u16, message: &str) -> Self {
+        let reason = match code {
+            401 => "Unauthorized",
+            403 => "Forbidden",
+            409 => "Conflict",
+            429 => "TooManyRequests",
+            503 => "ServiceUnavailable",
+            504 => "Timeout",
+            _ => "InternalError",
+        };
+        let mut error = Self::new(code, reason, message);
+        error.details = (code == 429).then(|| json!({"retryAfterSeconds": 1}));
+        error
+    }
+
     /// What an unknown path answers.
     pub(crate) fn no_such_path() -> Self {
         let mut error = Self::new(404, "NotFound", "the server could not find the requested resource");

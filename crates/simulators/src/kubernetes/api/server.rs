@@ -29,6 +29,7 @@ use super::authentication::{User, from_certificate};
 use super::error::ApiError;
 use super::handler::{Answer, Incoming, ServerFacts, handle};
 use super::negotiation::{Encoding, accept};
+use crate::faults::FaultAction;
 use crate::kubernetes::cluster::Cluster;
 use crate::kubernetes::settings::ApiServerOptions;
 
@@ -149,7 +150,7 @@ impl Connection {
             async move {
                 // The sender is in these facts, so the wait ends only by its word.
                 let _ = facts.frozen.subscribe().wait_for(|frozen| !frozen).await;
-                Ok::<_, Infallible>(respond(&cluster, &facts, user.as_deref(), request).await)
+                planned(&cluster, &facts, user.as_deref(), request).await
             }
         });
         let served = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(tls), service).await;
@@ -157,6 +158,36 @@ impl Connection {
             tracing::trace!(%error, "connection ended");
         }
     }
+}
+
+/// A connection that is closed without an answer, as planned.
+#[derive(Debug, thiserror::Error)]
+#[error("dropped as planned")]
+struct Dropped;
+
+/// Answers a request unless something else is planned for it.
+async fn planned(
+    cluster: &Arc<Cluster>,
+    facts: &Arc<ServerFacts>,
+    user: Option<&User>,
+    request: Request<IncomingBody>,
+) -> Result<Response<Body>, Dropped> {
+    match cluster.fault(&format!("kube {} {}", request.method(), request.uri().path())) {
+        Some(FaultAction::Error { code, message, .. }) => {
+            return Ok(error_response(&ApiError::planned(code, &message), Encoding::Json));
+        }
+        Some(FaultAction::DropRequest) => return Err(Dropped),
+        Some(FaultAction::DropReply) => {
+            respond(cluster, facts, user, request).await;
+            return Err(Dropped);
+        }
+        Some(FaultAction::Hang) => std::future::pending().await,
+        Some(FaultAction::Delay { milliseconds }) => {
+            tokio::time::sleep(std::time::Duration::from_millis(milliseconds)).await;
+        }
+        Some(FaultAction::Warnings { .. }) | None => {}
+    }
+    Ok(respond(cluster, facts, user, request).await)
 }
 
 async fn respond(

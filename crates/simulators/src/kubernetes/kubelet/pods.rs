@@ -147,6 +147,10 @@ impl PodAgent<'_> {
                 if containers::asks_dns(pod) && !dns_answers(self.cluster) {
                     return retry;
                 }
+                let owner = controller_of(pod).map_or("Pod", |owner| text(owner, "/kind"));
+                if self.cluster.fault(&format!("kube ready {owner} {}/{}", namespace(pod), name(pod))).is_some() {
+                    return retry;
+                }
                 self.cluster.change("pods", pod, ready);
                 memory.step = Step::Ready;
             }

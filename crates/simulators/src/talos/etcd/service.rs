@@ -159,6 +159,7 @@ fn bootstrap(boot: &Boot, request: Bootstrap) -> Result<Data, String> {
     let config = boot.active_config().ok_or("no machine configuration")?;
     let address = boot.address().ok_or("no address")?;
     let control_plane = ControlPlane::new(join::cluster_identity(&config), boot.world.speed());
+    control_plane.obey(boot.world.faults().clone());
     if request.recover {
         let stored =
             boot.disk.read(|saved| saved.snapshot.clone()).ok_or("error recovering from the snapshot: no snapshot")?;

@@ -1,0 +1,97 @@
+//! Talos nodes that refuse, break off, answer twice, lose power or never come up.
+
+use bus::identity::Identity;
+use serde_json::{Value, json};
+use tests::{demo, world::WorldOptions};
+
+use crate::{
+    command::call,
+    scenario::{Scenario, told},
+};
+
+fn request(workers: u32) -> Value {
+    json!({
+        "request_type": "provision_cluster", "cluster_name": "edge", "pattern": "edge", "worker_nodes": workers,
+        "service_account_key": "ecdsa-p256",
+    })
+}
+
+fn start(options: WorldOptions) -> Scenario {
+    Scenario::start(&WorldOptions { speed: 100.0, ..options })
+}
+
+/// Connections that break at the worst moment, replies that get lost, nodes that say that they are not ready.
+const PASSING: [&str; 8] = [
+    "talos * /machine.MachineService/ApplyConfiguration#1=drop-request",
+    "talos * /machine.MachineService/ApplyConfiguration#2=drop-reply",
+    "talos * /machine.MachineService/Bootstrap#1=error:9:bootstrap is not available yet",
+    "talos * /machine.MachineService/Bootstrap#2=drop-reply",
+    "talos * /cosi.resource.State/Get#3=drop-reply",
+    "talos * /cosi.resource.State/Watch#1=drop-request",
+    "talos * /cosi.resource.State/List#2=error:14:transport is closing",
+    "talos * /machine.MachineService/ServiceList#1=drop-reply",
+];
+
+#[test]
+fn a_deployment_goes_through_lost_replies_and_a_bootstrap_that_is_answered_twice() {
+    let scenario = start(WorldOptions::default());
+    scenario.plan(&PASSING);
+    let made = scenario.ask("provision_cluster", &request(1)).unwrap();
+    assert_eq!(made.state, "succeeded", "{}", told(&made));
+    assert_eq!(scenario.idle_faults(), Vec::<String>::new(), "each fault has hit a call");
+}
+
+#[test]
+fn what_a_node_says_of_a_configuration_that_it_refuses_reaches_the_operator() {
+    let scenario = start(WorldOptions::default());
+    let before = scenario.snapshot();
+    let words = "configuration validation failed: 1 error occurred: install disk is missing";
+    scenario.plan(&[&format!("talos * /machine.MachineService/ApplyConfigurationx*=error:3:{words}")]);
+    let failed = scenario.ask("provision_cluster", &request(1)).unwrap();
+    assert_eq!(failed.state, "failed", "{}", told(&failed));
+    assert!(told(&failed).contains(words), "{}", told(&failed));
+    let view = scenario.flow(failed.flow);
+    let run = view.runs.iter().find(|run| run.playbook == "bootstrap-cluster").unwrap().run.to_string();
+    let environment = scenario.world.environment(Identity::Operator);
+    call(&["runs", "show", &run], &environment, "").ok().says(&[words]);
+    let events = call(&["events", "tail", "--type", "step_failed", "-o", "json"], &environment, "");
+    events.ok().says(&[words]);
+    assert_eq!(demo::leftovers(&before, &scenario.snapshot()), Vec::<String>::new());
+}
+
+#[test]
+fn a_node_that_never_comes_up_is_named_and_its_flow_ends_by_its_deadline() {
+    let lab_arguments = vec!["--no-guests".to_owned()];
+    let machines = "\n[machines]\npatience_seconds = 1\n".to_owned();
+    let more = [machines, String::new()];
+    let scenario = start(WorldOptions { lab_arguments, more, ..WorldOptions::default() });
+    let before = scenario.snapshot();
+    let mut request = request(1);
+    request["deadline"] = json!("8s");
+    let flow = scenario.submit("provision_cluster", &request).unwrap();
+    scenario.says(flow, "edge-cp-1 does not answer at");
+    let ended = scenario.follow(flow).unwrap();
+    assert_eq!(ended.state, "cancelled", "{}", told(&ended));
+    assert!(told(&ended).contains("its deadline"), "{}", told(&ended));
+    assert_eq!(demo::leftovers(&before, &scenario.snapshot()), Vec::<String>::new());
+}
+
+#[test]
+fn a_node_that_loses_power_while_it_takes_its_configuration_joins_when_it_is_back() {
+    let scenario = start(WorldOptions::default());
+    scenario.plan(&["talos * /machine.MachineService/ApplyConfiguration#2=delay:1500"]);
+    let flow = scenario.submit("provision_cluster", &request(1)).unwrap();
+    scenario.until("a configuration is on its way", || {
+        let idle = scenario.idle_faults();
+        idle.is_empty().then_some(()).ok_or_else(|| idle.join(", "))
+    });
+    let root = scenario.root();
+    for (vmid, vm) in scenario.vms().into_values() {
+        scenario.knob(&format!("vms/{vmid}"), &json!("crash"));
+        let host = vm["host"].as_str().unwrap();
+        scenario.runtime.block_on(root.start_vm(host, proxmox::VmId(vmid))).unwrap();
+    }
+    let made = scenario.follow(flow).unwrap();
+    assert_eq!(made.state, "succeeded", "{}", told(&made));
+    assert_eq!(scenario.machines(), 2);
+}
