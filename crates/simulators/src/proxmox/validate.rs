@@ -37,7 +37,7 @@ pub(crate) fn call(call: &Call, params: &Params, version: Version) -> ApiResult<
         };
         let rules = property.rules(version);
         if let Some(needed) = rules.requires.filter(|needed| params.raw(needed).is_none()) {
-            add(&mut errors, needed, &format!("missing property - '{key}' requires this property"));
+            add(&mut errors, needed, &format!("missing property required by '{key}'"));
         }
         raw_value(property, rules, (key, raw), (&mut errors, version));
     }
@@ -131,7 +131,7 @@ fn special_format(format: &str, value: &str) -> Result<(), String> {
             }
             for (gateway, address) in [("gw", "ip"), ("gw6", "ip6")] {
                 if parts.contains_key(gateway) && !parts.contains_key(address) {
-                    nested.push_str(&format!("{address}: missing property - '{gateway}' requires this property\n"));
+                    nested.push_str(&format!("{address}: missing property required by '{gateway}'\n"));
                 }
             }
             if nested.is_empty() { Ok(()) } else { Err(format!("format error\n{}", nested.trim_end_matches('\n'))) }
@@ -206,11 +206,7 @@ pub(crate) fn property_string(
         if let Some(needed) =
             rules.requires.filter(|needed| parts.contains_key(property.name) && !parts.contains_key(*needed))
         {
-            add(
-                &mut errors,
-                &format!("{path}.{needed}"),
-                &format!("missing property - '{nested}' requires this property"),
-            );
+            add(&mut errors, &format!("{path}.{needed}"), &format!("missing property required by '{nested}'"));
         }
     }
     if errors.is_empty() {
