@@ -21,6 +21,7 @@ pub mod play;
 pub mod recorded;
 pub mod rounds;
 pub mod sabotage;
+pub mod soak;
 pub mod subject;
 pub mod trial;
 pub mod variants;

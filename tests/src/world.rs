@@ -29,6 +29,8 @@ pub struct WorldOptions {
     pub lab_arguments: Vec<String>,
     /// Log filter of the contractors.
     pub log: String,
+    /// TOML lines for the section `[store]` of both.
+    pub store: String,
     /// TOML that is appended to the configuration of infrastructure-contractor and of talos-contractor.
     pub more: [String; 2],
 }
@@ -41,6 +43,7 @@ impl Default for WorldOptions {
             faults: Vec::new(),
             lab_arguments: Vec::new(),
             log: "info".to_owned(),
+            store: String::new(),
             more: [String::new(), String::new()],
         }
     }
@@ -195,7 +198,7 @@ fn daemon(folder: &Path, name: &str, config: &Path) -> anyhow::Result<Process> {
     Ok(Process::new(name, &binaries::path(name)?, arguments, folder))
 }
 
-fn common_config(folder: &Path, nats: &NatsServer, identity: Identity, port: u16, log: &str) -> String {
+fn common_config(folder: &Path, nats: &NatsServer, identity: Identity, port: u16, options: &WorldOptions) -> String {
     let setup = nats.setup();
     let key = |identity: Identity| &setup.public_keys[&identity];
     format!(
@@ -216,7 +219,7 @@ ca_file = "{ca}"
 [store]
 path = "{store}"
 key_file = "{age}"
-
+{store_more}
 [http]
 listen = "127.0.0.1:{port}"
 
@@ -232,6 +235,8 @@ filter = "{log}"
         operator = key(Identity::Operator),
         mcp = key(Identity::Mcp),
         store = folder.join(format!("{identity}-store")).display(),
+        store_more = options.store,
+        log = options.log,
         age = folder.join(format!("{identity}.age")).display(),
     )
 }
@@ -274,7 +279,7 @@ folder = "{monitoring}"
         monitoring = folder.join("prometheus").display(),
     );
     let path = folder.join("infrastructure-contractor.toml");
-    let common = common_config(folder, nats, Identity::Infrastructure, port, &options.log);
+    let common = common_config(folder, nats, Identity::Infrastructure, port, options);
     fs::write(&path, format!("{common}{own}{}", options.more[0]))?;
     Ok(path)
 }
@@ -294,7 +299,7 @@ fn talos_config(
         ));
     }
     let path = folder.join("talos-contractor.toml");
-    let common = common_config(folder, nats, Identity::Talos, port, &options.log);
+    let common = common_config(folder, nats, Identity::Talos, port, options);
     fs::write(&path, format!("{common}{own}{}", options.more[1]))?;
     Ok(path)
 }

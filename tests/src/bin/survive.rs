@@ -4,13 +4,14 @@ use std::{
     io::{self, Write},
     path::Path,
     process::ExitCode,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use clap::Parser;
 use tests::survive::{
     Subject, deeds, fencing, machine, recorded, rounds,
     sabotage::{self, Bug},
+    soak,
     trial::{self, Tried},
 };
 
@@ -44,6 +45,9 @@ struct Options {
     /// Instead: breaks the contractor on purpose, and says which case finds each bug.
     #[arg(long, conflicts_with_all = ["real", "deeds", "playbook", "fencing"])]
     sabotage: bool,
+    /// Instead: so many minutes of lives with faults; memory, file descriptors and stores of the daemons must not climb.
+    #[arg(long, value_name = "MINUTES", conflicts_with_all = ["real", "deeds", "playbook", "fencing"])]
+    soak: Option<u64>,
     /// Writes the journals of each playbook version that has none yet, and does nothing else.
     #[arg(long)]
     record: bool,
@@ -78,6 +82,9 @@ fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<bool> {
     }
     if let Some(histories) = options.fencing {
         return fence(options.seed, histories, out);
+    }
+    if let Some(minutes) = options.soak {
+        return soak(options.seed, minutes, out);
     }
     let subjects: Vec<_> =
         Subject::every()?.into_iter().filter(|subject| subject.playbook.contains(&options.playbook)).collect();
@@ -200,6 +207,34 @@ fn fence(seed: u64, histories: u64, out: &mut dyn Write) -> anyhow::Result<bool>
     let fencing::Tried { stories, runs, deeds, took, .. } = &tried;
     writeln!(out, "{stories} histories, {runs} runs, {deeds} deeds of strangers in {:.1} s", took.as_secs_f64())?;
     Ok(tried.failure.is_none())
+}
+
+/// Lives, for a while.
+fn soak(seed: u64, minutes: u64, out: &mut dyn Write) -> anyhow::Result<bool> {
+    const MIB: f64 = 1024.0 * 1024.0;
+    let mut told = writeln!(out, " lives  seconds  rss MiB      fds      store MiB     streams MiB");
+    let survived = soak::play(seed, Duration::from_secs(minutes * 60), &mut |sample| {
+        let [one, two] = sample.daemons;
+        told = writeln!(
+            out,
+            "{:6} {:8.0}  {:5.1} {:5.1}  {:3} {:3}  {:6.2} {:6.2}  {:6.2}",
+            sample.lives,
+            sample.after.as_secs_f64(),
+            one.memory as f64 / 1024.0,
+            two.memory as f64 / 1024.0,
+            one.descriptors,
+            two.descriptors,
+            one.store as f64 / MIB,
+            two.store as f64 / MIB,
+            sample.streams as f64 / MIB,
+        )
+        .and_then(|()| out.flush());
+    });
+    told?;
+    if let Err(error) = &survived {
+        writeln!(out, "FAILED with --seed {seed}: {error:#}")?;
+    }
+    Ok(survived.is_ok())
 }
 
 /// Journals of each shipped playbook and version: later programs must still read them.
