@@ -45,7 +45,19 @@ pub(crate) struct Folder {
     pub(crate) path: PathBuf,
     pub(crate) format: Format,
     watermark: fs::File,
-    _lock: fs::File,
+    _lock: Held,
+}
+
+/// A lock on a file. It is given up by word: closing the file would leave it to a program that is being started by another
+/// thread, for as long as that has copies of all files of this process.
+struct Held(fs::File);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::debug!(%error, "the store's lock goes with its file");
+        }
+    }
 }
 
 impl Folder {
@@ -167,7 +179,7 @@ fn snapshots(data: &Path) -> io::Result<Vec<PathBuf>> {
     }
 }
 
-fn take_lock(path: &Path) -> Result<fs::File, OpenError> {
+fn take_lock(path: &Path) -> Result<Held, OpenError> {
     let failed = |source| OpenError::Io { path: path.to_owned(), source };
     let file = path.join("lock");
     let mut lock = open_private(&file).map_err(failed)?;
@@ -183,7 +195,7 @@ fn take_lock(path: &Path) -> Result<fs::File, OpenError> {
     let name = std::env::current_exe().ok().and_then(|exe| Some(exe.file_name()?.to_string_lossy().into_owned()));
     let owner = format!("process {} ({})\n", std::process::id(), name.as_deref().unwrap_or("unknown"));
     lock.set_len(0).and_then(|()| lock.write_all(owner.as_bytes())).map_err(failed)?;
-    Ok(lock)
+    Ok(Held(lock))
 }
 
 fn read_format(path: &Path) -> Result<Option<Format>, OpenError> {
