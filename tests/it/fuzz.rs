@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use tests::fuzz::{self, Options, TARGETS};
 
+/// With the same seed each time, so that a change is judged by what it changes; `FUZZ_SEED` takes another.
 #[test]
 fn foreign_bytes_break_no_promise() {
-    let seed = std::env::var("FUZZ_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
+    let seed = std::env::var("FUZZ_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     println!("FUZZ_SEED={seed}");
     let options = Options { seed, cases: 400, time: Duration::from_secs(4) };
     for target in TARGETS {

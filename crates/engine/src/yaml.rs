@@ -65,12 +65,16 @@ pub fn similar<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     (distance <= 2.max(word.len() / 3)).then(|| best.to_owned())
 }
 
+/// Mappings and lists in each other, at most: each level costs stack, and a thread has two megabytes of it.
+const MAX_DEPTH: usize = 48;
+
 /// Reads one document strictly: only `true` and `false` are booleans, no duplicate keys, no octal.
 pub fn read<T: for<'de> Deserialize<'de>>(file: &str, text: &str) -> Result<T, Problem> {
     let options = serde_saphyr::options! {
         strict_booleans: true,
         duplicate_keys: DuplicateKeyPolicy::Error,
         with_snippet: false,
+        budget: serde_saphyr::budget! { max_depth: MAX_DEPTH },
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let place = error.location().map(|at| Place { line: at.line(), column: at.column() }).unwrap_or_default();
