@@ -67,7 +67,11 @@ fn rights_taken_away_are_named_and_work_goes_on_when_they_are_back() {
     let handoff = "\"cortex.handoff.talos.*\"";
     assert!(all.contains(handoff), "the right that is taken away is there");
     fs::write(&config, all.replace(handoff, "\"cortex.handoff.nobody.*\"")).unwrap();
+    // The server lets go of whose rights changed; a call in that moment would be answered by nobody.
+    let connections = || scenario.world.infrastructure.log().matches("connected to the bus").count();
+    let before = connections();
     scenario.world.nats.reload().unwrap();
+    wait(|| (connections() > before).then_some(()).ok_or("it has not connected again"));
     let flow = edge(&scenario);
     wait_for_trouble(&scenario, INFRASTRUCTURE, "cortex.handoff.talos.vm_provisioned");
     fs::write(&config, all).unwrap();
