@@ -71,7 +71,7 @@ fn rights_taken_away_are_named_and_work_goes_on_when_they_are_back() {
     let connections = || scenario.world.infrastructure.log().matches("connected to the bus").count();
     let before = connections();
     scenario.world.nats.reload().unwrap();
-    wait(|| (connections() > before).then_some(()).ok_or("it has not connected again"));
+    wait(|| (connections() > before).then_some(()).ok_or(vec!["it has not connected again".to_owned()]));
     let flow = edge(&scenario);
     wait_for_trouble(&scenario, INFRASTRUCTURE, "cortex.handoff.talos.vm_provisioned");
     fs::write(&config, all).unwrap();
