@@ -16,10 +16,11 @@ const INFRASTRUCTURE: usize = 0;
 const TALOS: usize = 1;
 
 pub(crate) fn edge(scenario: &Scenario) -> Uuid {
-    let request = json!({
-        "request_type": "provision_cluster", "cluster_name": "edge", "pattern": "edge", "worker_nodes": 1,
-    });
-    scenario.submit("provision_cluster", &request).unwrap()
+    scenario.submit("provision_cluster", &request()).unwrap()
+}
+
+fn request() -> serde_json::Value {
+    json!({ "request_type": "provision_cluster", "cluster_name": "edge", "pattern": "edge", "worker_nodes": 1 })
 }
 
 #[test]
@@ -67,12 +68,10 @@ fn rights_taken_away_are_named_and_work_goes_on_when_they_are_back() {
     let handoff = "\"cortex.handoff.talos.*\"";
     assert!(all.contains(handoff), "the right that is taken away is there");
     fs::write(&config, all.replace(handoff, "\"cortex.handoff.nobody.*\"")).unwrap();
-    // The server lets go of whose rights changed; a call in that moment would be answered by nobody.
-    let connections = || scenario.world.infrastructure.log().matches("connected to the bus").count();
-    let before = connections();
     scenario.world.nats.reload().unwrap();
-    wait(|| (connections() > before).then_some(()).ok_or(vec!["it has not connected again".to_owned()]));
-    let flow = edge(&scenario);
+    // The server may let go of whose rights changed: a call in that moment is answered by nobody, and is made again.
+    let asked = (0..2).find_map(|_| scenario.submit("provision_cluster", &request()).ok());
+    let flow = asked.expect("a call is answered");
     wait_for_trouble(&scenario, INFRASTRUCTURE, "cortex.handoff.talos.vm_provisioned");
     fs::write(&config, all).unwrap();
     scenario.world.nats.reload().unwrap();
