@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use messages::{
     catalogue::{self, Family},
     envelope::{Envelope, Headers},
-    query::{Accepted, Answer, PlanView, Refusal},
+    query::{Accepted, Answer, FlowView, PlanView, Refusal, RefusalKind},
     signature,
     subject::{Party, Subject},
 };
@@ -55,6 +55,16 @@ pub enum Error {
     /// The contractor did not answer.
     #[error("{0}")]
     Request(#[from] RequestError),
+    /// The contractor did not answer a request, and knows nothing of it.
+    #[error("{to}-contractor did not answer within {patience:?} and knows no flow {flow}: ask again")]
+    Unanswered {
+        /// Whom.
+        to: Party,
+        /// The flow that did not begin.
+        flow: Uuid,
+        /// How long was waited.
+        patience: Duration,
+    },
     /// The contractor said no.
     #[error("{}", .0.message)]
     Refused(Refusal),
@@ -117,19 +127,42 @@ impl Client {
     }
 
     /// Submits a request and waits until it is durable. `flow` is chosen by the caller, so that its events can be
-    /// watched from the start.
+    /// watched from the start. A call's answer may be lost where the request was not (a broker that reads its rights
+    /// anew forgets whom it let answer), so without one the contractor is asked for the flow.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn submit(&self, to: Party, name: &str, flow: Uuid, body: &Value) -> Result<Submission, Error> {
         let subject = format!("cortex.cmd.{to}.submit");
-        let answer = self.call(&subject, self.envelope(name, flow, body)?, body).await?;
+        let answer = match self.call(&subject, self.envelope(name, flow, body)?, body).await {
+            Err(Error::Request(RequestError::TimedOut { patience, .. })) => {
+                return self.begun(to, flow, patience).await;
+            }
+            answer => answer?,
+        };
         if answer.get("awaits_approval").is_some() {
             let plan = shaped(answer.get("plan").cloned().unwrap_or_default())?;
             let flow = shaped(answer.get("flow").cloned().unwrap_or_default())?;
             return Ok(Submission::AwaitsApproval { flow, plan: Box::new(plan) });
         }
         Ok(Submission::Accepted(shaped(answer)?))
+    }
+
+    /// What became of a request that was not answered.
+    async fn begun(&self, to: Party, flow: Uuid, patience: Duration) -> Result<Submission, Error> {
+        let view: FlowView = match self.query(to, "flows.show", json!({ "flow": flow })).await {
+            Err(Error::Refused(refusal)) if refusal.kind == RefusalKind::NotFound => {
+                return Err(Error::Unanswered { to, flow, patience });
+            }
+            view => view?,
+        };
+        match (view.plan, view.runs.first()) {
+            (Some(plan), None) => Ok(Submission::AwaitsApproval { flow, plan: Box::new(plan) }),
+            (_, run) => {
+                let run = run.map(|run| run.run).unwrap_or_default();
+                Ok(Submission::Accepted(Accepted { flow, run, duplicate: true }))
+            }
+        }
     }
 
     /// Publishes a request into the stream, as coordinators do; returns when the stream has it. The contractor's word
