@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use bus::{Bus, Delivery};
 use bytes::Bytes;
-use jiff::Timestamp;
 use messages::query::{Accepted, Answer, Refusal, RefusalKind};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -55,17 +54,7 @@ impl Receiver {
     }
 
     async fn receive(&self, delivery: Delivery) {
-        let raw = Raw {
-            subject: delivery.subject.clone(),
-            signed_subject: delivery.subject.clone(),
-            headers: delivery.headers.clone(),
-            body: delivery.body.clone(),
-            stream: delivery.stream.clone(),
-            stream_created: delivery.stream_created,
-            sequence: delivery.sequence,
-            published: delivery.published,
-            judged_at: Timestamp::now(),
-        };
+        let raw = Raw::from(&delivery);
         let taken = self.intake.take(&raw).await;
         let answered = match &taken {
             Ok(Verdict::Accepted(accepted)) => {

@@ -20,7 +20,7 @@ use contractor::{
     outbound::Publisher,
     trust::Trust,
 };
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use messages::{
     catalogue::{self, Family},
     signature,
@@ -142,17 +142,7 @@ impl Pair {
 
 /// Verifies, validates, makes inbox row and run durable, acknowledges.
 async fn take(gate: &Gate, store: &Store, delivery: Delivery) -> anyhow::Result<()> {
-    let raw = Raw {
-        subject: delivery.subject.clone(),
-        signed_subject: delivery.subject.clone(),
-        headers: delivery.headers.clone(),
-        body: delivery.body.clone(),
-        stream: delivery.stream.clone(),
-        stream_created: delivery.stream_created,
-        sequence: delivery.sequence,
-        published: delivery.published,
-        judged_at: Timestamp::now(),
-    };
+    let raw = Raw::from(&delivery);
     let message = gate.pass(&raw).map_err(|refusal| anyhow::anyhow!(refusal.message))?;
     let flow = message.envelope.correlation.unwrap_or_default();
     let summary = RunSummary {

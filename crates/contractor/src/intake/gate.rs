@@ -1,5 +1,6 @@
 //! The first look at a message: is it one, from whom, and does it validate?
 
+use bus::Delivery;
 use bytes::Bytes;
 use jiff::Timestamp;
 use messages::{
@@ -39,6 +40,23 @@ pub struct Raw {
     pub published: Timestamp,
     /// The time by which its age is judged: now, unless an operator brings it again.
     pub judged_at: Timestamp,
+}
+
+impl From<&Delivery> for Raw {
+    /// A message that a stream delivered, judged now.
+    fn from(delivery: &Delivery) -> Self {
+        Self {
+            subject: delivery.subject.clone(),
+            signed_subject: delivery.subject.clone(),
+            headers: delivery.headers.clone(),
+            body: delivery.body.clone(),
+            stream: delivery.stream.clone(),
+            stream_created: delivery.stream_created,
+            sequence: delivery.sequence,
+            published: delivery.published,
+            judged_at: Timestamp::now(),
+        }
+    }
 }
 
 impl Raw {
