@@ -71,21 +71,12 @@ pub async fn run(
     verify_bus(&bus, agent.party()).await?;
     let (changed, flows) = mpsc::unbounded_channel();
     let herald = Herald::new(agent.party(), changed);
-    let driver = Driver::start(Parts {
-        journal: Arc::new(store.clone()),
-        actions: agent.actions(),
-        playbooks: library.clone(),
-        clock: Arc::new(SystemClock),
-        hooks: Arc::new(AgentHooks { herald: herald.clone(), agent: Arc::clone(&agent), store: store.reader() }),
-    })
-    .await
-    .map_err(|error| chain(&error))?;
+    let driver = start_driver(&agent, &library, &herald, &store).await?;
 
-    let playbooks = library.clone();
     let intake = Arc::new(Intake {
         agent: Arc::clone(&agent),
         gate: Gate { party: agent.party(), trust: trust(common) },
-        library,
+        library: library.clone(),
         store: store.clone(),
         driver: driver.clone(),
         herald: herald.clone(),
@@ -114,18 +105,14 @@ pub async fn run(
     troubles.extend(spawn_receivers(&mut tasks, &bus, &intake));
     tasks.spawn("audit", audit::tell_heads(store.clone(), herald.clone(), agent.party(), stop.clone()));
     tasks.spawn("flow keeper", keeper.run(flows, stop.clone()));
-    for (playbook, schedule) in triggers::by_schedule(&playbooks) {
-        tasks.spawn("schedule", triggers::follow_schedule(place.clone(), playbook, schedule, stop.clone()));
-    }
-    for (name, work) in agent.background(Background { at: place, playbooks, bus: bus.clone(), stop: stop.clone() }) {
-        tasks.spawn(name, work);
-    }
+    let own = Background { at: place, playbooks: library, bus: bus.clone(), stop: stop.clone() };
+    spawn_own_work(&mut tasks, &*agent, own);
     let stopping = stop.clone();
     tasks.spawn_fallible("desk", async move { desk.run(stopping).await });
     let (warnings, warned) = watch::channel(Vec::new());
-    let keeper_of_secrets = Arc::clone(&agent);
+    let kept = Arc::clone(&agent);
     let watcher = Watcher {
-        kept: Arc::new(move || keeper_of_secrets.certificates()),
+        kept: Arc::new(move || kept.certificates()),
         store: store.clone(),
         herald: herald.clone(),
         files,
@@ -152,6 +139,33 @@ pub async fn run(
     }
     store.close().await;
     ended
+}
+
+/// The driver, with every run that is not finished going on.
+async fn start_driver(
+    agent: &Arc<dyn Agent>,
+    library: &Library,
+    herald: &Herald,
+    store: &Store,
+) -> Result<Driver, String> {
+    let parts = Parts {
+        journal: Arc::new(store.clone()),
+        actions: agent.actions(),
+        playbooks: library.clone(),
+        clock: Arc::new(SystemClock),
+        hooks: Arc::new(AgentHooks { herald: herald.clone(), agent: Arc::clone(agent), store: store.reader() }),
+    };
+    Driver::start(parts).await.map_err(|error| chain(&error))
+}
+
+/// What the contractor does without being asked: schedules, and what the agent has besides.
+fn spawn_own_work(tasks: &mut Tasks, agent: &dyn Agent, own: Background) {
+    for (playbook, schedule) in triggers::by_schedule(&own.playbooks) {
+        tasks.spawn("schedule", triggers::follow_schedule(own.at.clone(), playbook, schedule, own.stop.clone()));
+    }
+    for (name, work) in agent.background(own) {
+        tasks.spawn(name, work);
+    }
 }
 
 /// Why a lane or a consumer stands still; for `/healthz`.
