@@ -111,20 +111,21 @@ fn what_lasts_is_waited_for_with_its_reason_until_it_is_over() {
 #[test]
 fn a_host_that_dies_while_it_makes_a_machine_is_waited_for_by_name() {
     let scenario = start();
-    scenario.plan(&["pve task qmcreate *#1=delay:20000"]);
+    // One VM by its id: the other node's machine, made at the same time, is locked for a moment too.
+    let vmid = "100";
+    scenario.plan(&["pve task qmcreate 100#1=delay:20000"]);
     let flow = submit(&scenario, "edge");
-    let (vmid, host) = scenario.until("a VM is being made", || {
-        let vms = scenario.snapshot()["vms"].clone();
-        let found = vms.as_object().unwrap().iter().find(|(_, vm)| vm["config"]["lock"] == "create");
-        let found = found.map(|(id, vm)| (id.clone(), vm["host"].as_str().unwrap().to_owned()));
-        found.ok_or_else(|| vms.to_string())
+    let host = scenario.until("VM 100 is being made", || {
+        let vm = scenario.snapshot()["vms"][vmid].clone();
+        let host = (vm["config"]["lock"] == "create").then(|| vm["host"].as_str().unwrap().to_owned());
+        host.ok_or_else(|| vm.to_string())
     });
     scenario.knob(&format!("hosts/{host}"), &json!({ "power": false }));
     scenario.says(flow, "No route to host");
     scenario.knob(&format!("hosts/{host}"), &json!({ "power": true }));
     // What the dead task left has neither a mark of ours nor our rights on it: its id is left to an administrator.
     expect_one_vm_per_node(&scenario, flow, "edge");
-    let half_made = &scenario.snapshot()["vms"][&vmid];
+    let half_made = &scenario.snapshot()["vms"][vmid];
     assert_eq!(half_made["config"]["lock"], "create", "{half_made}");
     let listed = call(&["quarantine", "list"], &scenario.world.environment(Identity::Operator), "");
     listed.ok().says(&[&format!("vmid/{vmid}")]);
