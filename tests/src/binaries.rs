@@ -1,6 +1,7 @@
 //! The programs of this workspace, built once per process, as separate processes need them.
 
 use std::{
+    io::IsTerminal,
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
@@ -31,7 +32,11 @@ fn build() -> anyhow::Result<PathBuf> {
     let folder = folder()?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).args(["build", "--quiet", "--bins"]);
+    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).args(["build", "--bins"]);
+    // The first build takes many minutes: whoever looks at it sees it work.
+    if !std::io::stderr().is_terminal() {
+        command.arg("--quiet");
+    }
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(describes_this_program) {
             command.env_remove(name);
