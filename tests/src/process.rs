@@ -112,6 +112,19 @@ impl Drop for Process {
     }
 }
 
+/// Resident memory of a process in KiB, now and at most.
+///
+/// # Errors
+/// If it is gone.
+pub fn memory(process: u32) -> anyhow::Result<[u64; 2]> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let of = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).context("a process has memory")?;
+        anyhow::Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
+    };
+    Ok([of("VmRSS:")?, of("VmHWM:")?])
+}
+
 /// Sends a signal by the system's own program: this workspace forbids unsafe code.
 pub fn signal(process: u32, name: &str) -> anyhow::Result<()> {
     let status = Command::new("kill").arg(format!("-{name}")).arg(process.to_string()).status()?;

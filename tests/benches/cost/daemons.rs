@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use store::{Commit, Options, RunAppend, RunState, RunSummary, Store};
-use tests::world::{World, WorldOptions, is_ready};
+use tests::{
+    process::memory,
+    world::{World, WorldOptions, is_ready},
+};
 use uuid::Uuid;
 
 use crate::{
     engine::entry,
-    figures::{Figures, memory, percentile, scratch},
+    figures::{Figures, percentile, scratch},
 };
 
 const NAME: &str = "daemons";
@@ -58,8 +61,8 @@ fn starts(figures: &mut Figures, world: &mut World, with: &str) -> anyhow::Resul
         figures.against("< 100", NAME, format!("{name}, {with}: start to ready"), (percentile(&mut times, 0.5), "ms"));
         // A measurement, not a synchronisation: what is left when the start is over.
         std::thread::sleep(Duration::from_secs(3));
-        let (now, _) = memory(process.id().context("it runs")?)?;
-        figures.against("< 32", NAME, format!("{name}, {with}: resident when idle"), (now, "MiB"));
+        let [now, _] = memory(process.id().context("it runs")?)?;
+        figures.against("< 32", NAME, format!("{name}, {with}: resident when idle"), (now as f64 / 1024.0, "MiB"));
     }
     Ok(())
 }

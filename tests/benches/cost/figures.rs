@@ -77,17 +77,6 @@ pub(crate) fn percentile(times: &mut [Duration], share: f64) -> f64 {
     times.get(at).map_or(0.0, |time| time.as_secs_f64() * 1000.0)
 }
 
-/// Resident memory of a process now and at most, in MiB.
-pub(crate) fn memory(process: u32) -> anyhow::Result<(f64, f64)> {
-    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let of = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let kib: Option<f64> = line.and_then(|line| line.trim().trim_end_matches(" kB").trim().parse().ok());
-        kib.map_or(0.0, |kib| kib / 1024.0)
-    };
-    Ok((of("VmRSS:"), of("VmHWM:")))
-}
-
 /// CPU seconds that a process has used.
 pub(crate) fn cpu_seconds(process: u32) -> anyhow::Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;

@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     demo,
+    process::memory,
     world::{World, WorldOptions},
 };
 
@@ -166,10 +167,8 @@ async fn harm(world: &World, fault: &str) -> anyhow::Result<()> {
 fn usage(world: &World, party: Party) -> anyhow::Result<Usage> {
     let process = if party == Party::Talos { &world.talos } else { &world.infrastructure };
     let id = process.id().with_context(|| format!("{} ended", process.name()))?;
-    let status = fs::read_to_string(format!("/proc/{id}/status"))?;
-    let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a process has memory")?;
     Ok(Usage {
-        memory: memory.trim().trim_end_matches(" kB").trim().parse()?,
+        memory: memory(id)?[0],
         descriptors: fs::read_dir(format!("/proc/{id}/fd"))?.count() as u64,
         store: bytes(&world.folder.join(format!("{party}-store"))),
     })
