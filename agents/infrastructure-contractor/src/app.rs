@@ -12,7 +12,7 @@ use engine::plan::Plan;
 use messages::{schema::Violation, subject::Party};
 use proxmox::targets::AllowedTargets;
 use serde_json::Value;
-use store::{InventoryChange, Reader, Store};
+use store::{InventoryChange, ReadError, Reader, Store};
 
 use crate::{Deps, accept, actions, check, config::Sections, deps, foresight, inventory, playbooks, queries};
 
@@ -67,7 +67,7 @@ impl Agent for Infrastructure {
         queries::all(&self.deps)
     }
 
-    fn left(&self, what: Left<'_>, store: &Reader) -> Vec<InventoryChange> {
+    fn left(&self, what: Left<'_>, store: &Reader) -> Result<Vec<InventoryChange>, ReadError> {
         inventory::left(what, store)
     }
 

@@ -12,7 +12,7 @@ use messages::{
 use proxmox::config::Mac;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use store::{InventoryChange, Reader};
+use store::{InventoryChange, ReadError, Reader};
 use uuid::Uuid;
 
 use crate::reservation;
@@ -53,16 +53,16 @@ pub fn checksum_key(image: &Image) -> String {
 }
 
 /// What the inventory says of a cluster whose making failed and was kept: not that it is still being made.
-pub fn left(what: Left<'_>, store: &Reader) -> Vec<InventoryChange> {
-    let Left::ByFlow(flow) = what else { return Vec::new() };
+pub fn left(what: Left<'_>, store: &Reader) -> Result<Vec<InventoryChange>, ReadError> {
+    let Left::ByFlow(flow) = what else { return Ok(Vec::new()) };
     let Some(name) = flow.cluster.as_deref().and_then(|name| name.parse::<ClusterName>().ok()) else {
-        return Vec::new();
+        return Ok(Vec::new());
     };
     let key = cluster_key(&name);
-    let known = store.get::<Cluster>(&key).ok().flatten().map(|found| found.value);
+    let known = store.get::<Cluster>(&key)?.map(|found| found.value);
     let unfinished = known.filter(|it| it.flow == flow.flow && it.state == ClusterState::Provisioning);
     let failed = unfinished.map(|it| Cluster { state: ClusterState::Failed, ..it });
-    failed.map(|it| InventoryChange::put(key, reservation::json(&it))).into_iter().collect()
+    Ok(failed.map(|it| InventoryChange::put(key, reservation::json(&it))).into_iter().collect())
 }
 
 /// `cluster/<name>`: a cluster that has machines or is getting or losing them.

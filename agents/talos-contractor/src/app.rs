@@ -13,7 +13,7 @@ use contractor::{
 };
 use ipnet::IpNet;
 use messages::{schema::Violation, subject::Party};
-use store::{InventoryChange, Reader, Store};
+use store::{InventoryChange, ReadError, Reader, Store};
 use talos::api::AllowedTargets;
 
 use crate::{
@@ -93,7 +93,7 @@ impl Agent for Talos {
         kept::certificates(&self.store)
     }
 
-    fn left(&self, what: Left<'_>, store: &Reader) -> Vec<InventoryChange> {
+    fn left(&self, what: Left<'_>, store: &Reader) -> Result<Vec<InventoryChange>, ReadError> {
         inventory::left(what, store)
     }
 

@@ -205,16 +205,16 @@ pub fn clusters(store: &Reader) -> Result<Vec<Versioned<Cluster>>, ReadError> {
 }
 
 /// What the inventory says of a cluster whose making failed and was kept: not that it is still being made.
-pub fn left(what: Left<'_>, store: &Reader) -> Vec<InventoryChange> {
-    let Left::ByRun(run) = what else { return Vec::new() };
+pub fn left(what: Left<'_>, store: &Reader) -> Result<Vec<InventoryChange>, ReadError> {
+    let Left::ByRun(run) = what else { return Ok(Vec::new()) };
     let made_by_it = run.input.get("handoff_type") == Some(&"vm_provisioned".into())
         && run.input.get("purpose").is_none_or(|purpose| purpose == "create");
     let name = run.subject.as_deref().and_then(|name| name.parse::<ClusterName>().ok());
-    let Some(name) = name.filter(|_| made_by_it) else { return Vec::new() };
-    let known = cluster(store, &name).ok().flatten().map(|found| found.value);
+    let Some(name) = name.filter(|_| made_by_it) else { return Ok(Vec::new()) };
+    let known = cluster(store, &name)?.map(|found| found.value);
     let unfinished = known.filter(|it| it.state == ClusterState::Bootstrapping);
     let failed = unfinished.map(|it| Cluster { state: ClusterState::Failed, ..it });
-    failed.map(|it| InventoryChange::put(cluster_key(&name), json(&it))).into_iter().collect()
+    Ok(failed.map(|it| InventoryChange::put(cluster_key(&name), json(&it))).into_iter().collect())
 }
 
 /// Writes a cluster over the revision that was read.

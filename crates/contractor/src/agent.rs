@@ -12,7 +12,7 @@ use messages::{
     subject::{Party, Subject},
 };
 use serde_json::Value;
-use store::{InventoryChange, Reader, Store};
+use store::{InventoryChange, ReadError, Reader, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::{action::Actions, credentials::Certificate, driver::Driver, flows::FlowRecord, herald::Herald};
@@ -49,8 +49,11 @@ pub trait Agent: Send + Sync + 'static {
 
     /// What the inventory says of what a flow or run made that failed, where nothing is taken back. Changes without
     /// preconditions.
-    fn left(&self, _what: Left<'_>, _store: &Reader) -> Vec<InventoryChange> {
-        Vec::new()
+    ///
+    /// # Errors
+    /// What cannot be read is said; it does not keep the flow or run from ending.
+    fn left(&self, _what: Left<'_>, _store: &Reader) -> Result<Vec<InventoryChange>, ReadError> {
+        Ok(Vec::new())
     }
 
     /// The certificates that it keeps sealed, for their dates. Opens every one of them.

@@ -207,13 +207,9 @@ impl Desk {
 
     fn caller_once(&self, call: &Call) -> Result<String, Refusal> {
         let caller = self.caller(call)?;
-        if self.heard.is_new(call, Timestamp::now()) {
-            return Ok(caller);
-        }
-        Err(Refusal::new(
-            RefusalKind::Conflict,
-            "this very command was carried out before; ask again to have it done again",
-        ))
+        let first = self.heard.first(&call.headers, Timestamp::now());
+        first.map_err(|again| Refusal::new(RefusalKind::Conflict, again.to_string()))?;
+        Ok(caller)
     }
 
     fn caller(&self, call: &Call) -> Result<String, Refusal> {

@@ -270,7 +270,12 @@ impl Keeper {
         let event = record.event(&self.at.herald, name, None).map_err(|failure| failure.message)?;
         let mut inventory = vec![InventoryChange::update(key(flow), found.revision, record.to_value())];
         if state != State::Succeeded {
-            inventory.extend(self.agent.left(Left::ByFlow(&record), &reader));
+            match self.agent.left(Left::ByFlow(&record), &reader) {
+                Ok(left) => inventory.extend(left),
+                Err(error) => {
+                    tracing::error!(%flow, error = chain(&error), "what the flow left could not be read");
+                }
+            }
         }
         let commit = Commit {
             inventory,

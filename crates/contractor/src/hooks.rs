@@ -10,6 +10,7 @@ use crate::{
     agent::{Agent, Left},
     driver::{Happened, Hooks},
     herald::Herald,
+    intake::chain,
 };
 
 /// The hooks of a daemon's driver.
@@ -30,7 +31,10 @@ impl Hooks for AgentHooks {
         if !happened.events.iter().any(was_left) {
             return Vec::new();
         }
-        self.agent.left(Left::ByRun(happened.run), &self.store)
+        self.agent.left(Left::ByRun(happened.run), &self.store).unwrap_or_else(|error| {
+            tracing::error!(run = %happened.run.id, error = chain(&error), "what the run left could not be read");
+            Vec::new()
+        })
     }
 
     fn committed(&self, happened: &Happened<'_>) {

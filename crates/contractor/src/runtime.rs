@@ -96,7 +96,7 @@ pub async fn run(
         intake: Arc::clone(&intake),
         store: store.clone(),
         driver: driver.clone(),
-        heard: Heard::default(),
+        heard: Heard::since(Timestamp::now()),
         version: env!("CARGO_PKG_VERSION"),
     });
 

@@ -13,7 +13,7 @@ use engine::plan::Plan;
 use messages::{schema::Violation, subject::Party};
 use secrecy::ExposeSecret;
 use serde_json::Value;
-use store::{InventoryChange, Reader, Store};
+use store::{InventoryChange, ReadError, Reader, Store};
 use talos::{secrets::Bundle, talosconfig::TalosConfig};
 use talos_contractor::{app::TalosContractor, settings::Sections};
 
@@ -79,7 +79,7 @@ impl Agent for Doomed {
         self.inner.queries()
     }
 
-    fn left(&self, what: Left<'_>, store: &Reader) -> Vec<InventoryChange> {
+    fn left(&self, what: Left<'_>, store: &Reader) -> Result<Vec<InventoryChange>, ReadError> {
         self.inner.left(what, store)
     }
 
