@@ -32,7 +32,7 @@ impl Hooks for AgentHooks {
             return Vec::new();
         }
         self.agent.left(Left::ByRun(happened.run), &self.store).unwrap_or_else(|error| {
-            tracing::error!(run = %happened.run.id, error = chain(&error), "what the run left could not be read");
+            tracing::error!(run = %happened.run.run, error = chain(&error), "what the run left could not be read");
             Vec::new()
         })
     }
