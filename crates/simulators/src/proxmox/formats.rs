@@ -16,7 +16,6 @@ pattern!(DNS_NAME, r"^([a-zA-Z0-9]([a-zA-Z0-9\-]*[a-zA-Z0-9])?\.)*[a-zA-Z0-9]([a
 pattern!(NODE, r"^[a-zA-Z0-9]([a-zA-Z0-9\-]*[a-zA-Z0-9])?$");
 pattern!(CONFIG_ID, r"(?i)^[a-z][a-z0-9_-]+$");
 pattern!(STORAGE_ID, r"(?i)^[a-z][a-z0-9\-_.]*[a-z0-9]$");
-pattern!(VOLUME_ID, r"(?i)^([a-z][a-z0-9\-_.]*[a-z0-9]):(.+)$");
 pattern!(POOL_ID, r"^[A-Za-z0-9.\-_]+(?:/[A-Za-z0-9.\-_]+){0,2}$");
 pattern!(MAC, r"(?i)^[a-f0-9][02468ace](?::[a-f0-9]{2}){5}$");
 pattern!(TAG, r"(?i)^[a-z0-9_][a-z0-9_\-+.]*$");
@@ -70,11 +69,12 @@ fn one(format: &str, value: &str) -> Result<(), String> {
             TOKEN_ID.is_match(value) || FULL_TOKEN.is_match(value),
             format!("value '{value}' does not look like a valid token ID"),
         ),
-        "pve-volume-id" => ok(VOLUME_ID.is_match(value), format!("unable to parse volume ID '{value}'")),
+        "pve-volume-id" => ok(parse_volume_id(value).is_some(), format!("unable to parse volume ID '{value}'")),
         "pve-volume-id-or-qm-path" if matches!(value, "none" | "cdrom") => Ok(()),
-        "pve-volume-id-or-qm-path" | "pve-volume-id-or-absolute-path" => {
-            ok(value.starts_with('/') || VOLUME_ID.is_match(value), format!("unable to parse volume ID '{value}'"))
-        }
+        "pve-volume-id-or-qm-path" | "pve-volume-id-or-absolute-path" => ok(
+            value.starts_with('/') || parse_volume_id(value).is_some(),
+            format!("unable to parse volume ID '{value}'"),
+        ),
         "pve-startup-order" => ok(STARTUP.is_match(value), "unable to parse startup options".to_owned()),
         "pve-hotplug-features" => ok(
             matches!(value, "0" | "1") || split_list(value).iter().all(|part| HOTPLUG.is_match(part)),
@@ -171,8 +171,13 @@ pub(crate) fn parse_boolean(text: &str) -> Option<bool> {
 
 /// A volume id as storage and volume name.
 pub(crate) fn parse_volume_id(text: &str) -> Option<(&str, &str)> {
-    let captures = VOLUME_ID.captures(text)?;
-    Some((captures.get(1)?.as_str(), captures.get(2)?.as_str()))
+    let (storage, name) = text.split_once(':')?;
+    let (first, last) = (storage.bytes().next()?, storage.bytes().last()?);
+    let is_storage = storage.len() > 1
+        && first.is_ascii_alphabetic()
+        && last.is_ascii_alphanumeric()
+        && storage.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    (is_storage && !name.is_empty() && !name.contains('\n')).then_some((storage, name))
 }
 
 #[cfg(test)]
