@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bus::{Bus, Outgoing, PublishError, TailFrom, identity, identity::Identity, streams};
+use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 use messages::{
     catalogue::{self, Family},
@@ -219,6 +220,67 @@ fn a_message_that_comes_again_under_another_broker_id_is_done_once() {
         scenario.runtime.block_on(scenario.operator.query(Party::Infrastructure, "runs.list", json!({}))).unwrap();
     let provisions = runs.iter().filter(|run| run["playbook"] == "provision-vms").count();
     assert_eq!((provisions, scenario.machines()), (1, 1));
+}
+
+/// Plain JSON, as a script publishes it, starts a flow where policy says so; whoever names an inbox is told, in the trace that
+/// it follows.
+#[test]
+fn plain_json_is_taken_where_policy_says_so_and_answered_where_it_asks() {
+    let policy = "\n[policy]\nanonymous = [\"provision_cluster\"]\n".to_owned();
+    let options = WorldOptions { more: [policy, String::new()], ..WorldOptions::default() };
+    let scenario = Scenario::start(&options);
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let body = json!({
+        "request_type": "provision_cluster", "cluster_name": "plain", "pattern": "single", "network_cni": "flannel",
+        "service_account_key": "ecdsa-p256",
+    });
+    let answer: Value = scenario.runtime.block_on(async {
+        let coordinator = raw_client(&scenario, Identity::Coordinator).await;
+        let mut inbox = coordinator.subscribe("cortex.reply.coordinator.plain").await.unwrap();
+        coordinator.flush().await.unwrap();
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("cortex-reply-to", "cortex.reply.coordinator.plain");
+        headers.insert("traceparent", format!("00-{trace}-00f067aa0ba902b7-01").as_str());
+        let stream = async_nats::jetstream::new(coordinator);
+        let subject = "cortex.request.infrastructure.provision_cluster";
+        let taken = stream.publish_with_headers(subject, headers, body.to_string().into()).await.unwrap();
+        taken.await.expect("the stream has it");
+        let told = tokio::time::timeout(Duration::from_secs(60), inbox.next()).await.expect("an answer comes");
+        serde_json::from_slice(&told.unwrap().payload).unwrap()
+    });
+    let flow: Uuid = answer["ok"]["flow"].as_str().unwrap_or_else(|| panic!("{answer}")).parse().unwrap();
+    let made = scenario.follow(flow).unwrap();
+    assert_eq!(made.state, "succeeded", "{}", told(&made));
+    let traces = scenario.runtime.block_on(async {
+        let mut tail = scenario.operator.bus().tail(streams::EVENTS, TailFrom::Start, &[]).await.unwrap();
+        let mut traces = std::collections::BTreeMap::new();
+        loop {
+            let event = tail.next_within(Duration::from_secs(60)).await.unwrap().expect("the flow's end is told");
+            let header = |name: &str| event.headers.get(name).cloned().unwrap_or_default();
+            if header("cortex-correlation-id") == flow.to_string() {
+                traces.insert(header("ce-id"), header("traceparent"));
+            }
+            if event.subject.ends_with(".flow_succeeded") {
+                return traces;
+            }
+        }
+    });
+    let spans: std::collections::BTreeSet<&String> = traces.values().collect();
+    assert!(spans.iter().all(|span| span.starts_with(&format!("00-{trace}-")) && span.ends_with("-01")), "{traces:?}");
+    assert_eq!(spans.len(), traces.len(), "every message is a span of its own");
+    assert!(traces.len() > 20, "of both contractors: {}", traces.len());
+}
+
+async fn raw_client(scenario: &Scenario, identity: Identity) -> async_nats::Client {
+    let setup = scenario.world.nats.setup();
+    let seed = identity::read_seed(&setup.keys[&identity]).unwrap();
+    async_nats::ConnectOptions::with_nkey(seed.expose_secret().to_owned())
+        .add_root_certificates(setup.root_ca.clone())
+        .require_tls(true)
+        .custom_inbox_prefix(format!("_INBOX.{identity}"))
+        .connect(scenario.world.nats.url())
+        .await
+        .unwrap()
 }
 
 /// A command as an operator signs it, spoilt in one way each; none is carried out, and a good one only once.

@@ -1,7 +1,11 @@
 //! What is wrong is refused with every reason; what fails is taken back.
 
 use bus::{Outgoing, TailFrom, identity::Identity, streams};
-use messages::{event::DeadLetter, query::RefusalKind, subject::Party};
+use messages::{
+    event::DeadLetter,
+    query::{Refusal, RefusalKind},
+    subject::Party,
+};
 use serde_json::{Value, json};
 use tests::{demo, world::WorldOptions};
 use uuid::Uuid;
@@ -14,13 +18,7 @@ fn an_invalid_request_is_refused_with_every_violation_and_put_aside() {
     let bad = json!({
         "request_type": "provision_cluster", "cluster_name": "Prod", "patern": "ha", "control_plane_nodes": 0,
     });
-    let submitted = scenario.runtime.block_on(scenario.operator.submit(
-        Party::Infrastructure,
-        "provision_cluster",
-        Uuid::now_v7(),
-        &bad,
-    ));
-    let cortexctl::client::Error::Refused(refusal) = submitted.unwrap_err() else { panic!("it is not refused") };
+    let refusal = refused(&scenario, &bad);
     assert_eq!(refusal.kind, RefusalKind::Invalid);
     let paths: Vec<&str> = refusal.violations.iter().map(|violation| violation.path.as_str()).collect();
     assert_eq!(paths, ["/cluster_name", "/control_plane_nodes", "/patern"]);
@@ -39,6 +37,64 @@ fn an_invalid_request_is_refused_with_every_violation_and_put_aside() {
     assert_eq!(letter.violations.len(), 3);
     assert!(!serde_json::to_string(&letter).unwrap().contains("Prod"), "values are masked");
     assert_eq!(scenario.machines(), 0);
+}
+
+/// What only talos-contractor can judge is refused before a machine is made; and when it could not be asked, the flow ends
+/// with its words as soon as it has them, and not at its deadline.
+#[test]
+fn what_talos_would_refuse_is_refused_at_once_or_ends_the_flow_with_its_words() {
+    let mut scenario = Scenario::start(&WorldOptions::default());
+    let before = scenario.snapshot();
+    let request = json!({
+        "request_type": "provision_cluster", "cluster_name": "edge", "pattern": "edge", "worker_nodes": 1,
+        "service_account_key": "ecdsa-p256",
+        "patches": { "all": ["cluster:\n  clusterName: another\n"] },
+    });
+    let refusal = refused(&scenario, &request);
+    assert_eq!(refusal.kind, RefusalKind::Invalid);
+    assert_eq!(refusal.violations.len(), 1, "{refusal:?}");
+    assert_eq!(refusal.violations[0].path, "/patches");
+    assert!(refusal.violations[0].got.contains("clusterName"), "{refusal:?}");
+    // A configuration that could not be applied, which no single patch shows.
+    let mut unfit = request.clone();
+    unfit["patches"] = json!({ "worker": ["machine:\n  install:\n    disk: \"\"\n    $patch: delete\n"] });
+    let refusal = refused(&scenario, &unfit);
+    assert!(refusal.message.starts_with("talos-contractor would refuse its part: /"), "{refusal:?}");
+
+    scenario.world.talos.kill();
+    let flow = scenario.submit("provision_cluster", &request).unwrap();
+    scenario.until("the machines are handed over", || {
+        let runs = scenario.runtime.block_on(scenario.operator.query::<Vec<Value>>(
+            Party::Infrastructure,
+            "runs.list",
+            json!({ "flow": flow }),
+        ));
+        let runs = runs.map_err(|error| error.to_string())?;
+        runs.iter().all(|run| run["state"] == "succeeded").then_some(()).ok_or_else(|| format!("{runs:?}"))
+    });
+    scenario.world.talos.start(false).unwrap();
+    let ended = scenario.follow(flow).unwrap();
+    assert_eq!(ended.state, "failed");
+    let reason = ended.reason.unwrap_or_default();
+    assert!(
+        reason.contains("talos-contractor refuses the vm_provisioned") && reason.contains("clusterName"),
+        "{reason}"
+    );
+    assert_eq!(demo::leftovers(&before, &scenario.snapshot()), Vec::<String>::new());
+}
+
+/// What a request is refused with.
+fn refused(scenario: &Scenario, request: &Value) -> Refusal {
+    let submitted = scenario.runtime.block_on(scenario.operator.submit(
+        Party::Infrastructure,
+        "provision_cluster",
+        Uuid::now_v7(),
+        request,
+    ));
+    match submitted {
+        Err(cortexctl::client::Error::Refused(refusal)) => refusal,
+        other => panic!("it is not refused: {other:?}"),
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ mod wait_maintenance;
 
 use contractor::action::{Actions, DomainEvent, StepError};
 use messages::name::ClusterName;
-use serde_json::json;
+use serde_json::{Value, json};
 use store::{InventoryChange, Reader, Versioned};
 
 use crate::{
@@ -106,6 +106,11 @@ fn record(reader: &Reader, machine: &Machine, state: VmState) -> Result<Inventor
 }
 
 /// An event about a machine.
+/// Something happened to a cluster.
+fn cluster_event(kind: &'static str, cluster: &ClusterName, facts: Value) -> DomainEvent {
+    DomainEvent { kind, cluster: Some(cluster.to_string()), body: json!({ "object": cluster, "facts": facts }) }
+}
+
 fn machine_event(kind: &'static str, machine: &Machine) -> DomainEvent {
     let facts = json!({
         "node_uid": machine.node_uid, "vm_id": machine.vmid.to_string(), "host": machine.host, "ip": machine.ip,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use contractor::{
     action::Actions,
-    agent::{Agent, Answering, Left, Message, Query, Sense},
+    agent::{Agent, Answering, Foreseen, Left, Message, Query, Sense},
     cli::{Daemon, Finding},
     config::Config,
 };
@@ -61,6 +61,10 @@ impl Agent for Infrastructure {
 
     fn accept<'a>(&'a self, message: &'a Message, store: &'a Reader) -> Answering<'a, Result<Sense, Vec<Violation>>> {
         Box::pin(async move { accept::accept(&self.deps.sections, message, store) })
+    }
+
+    fn foreseen(&self, message: &Message) -> Option<Foreseen> {
+        foresight::foreseen(message, &self.deps.sections)
     }
 
     fn queries(&self) -> Vec<Query> {

@@ -97,7 +97,7 @@ fn told(event: &str, object: &str, machine: Option<&Machine>, reason: &str) -> O
         message: Some(reason.to_owned()),
         facts: BTreeMap::new(),
     };
-    let made = herald.event(Uuid::now_v7(), event, &About { flow, cluster, cause: None }, &body);
+    let made = herald.event(Uuid::now_v7(), event, &About { flow, cluster, ..About::default() }, &body);
     made.map_err(|error| tracing::error!(error = error.message, event, "an event could not be made")).ok()
 }
 

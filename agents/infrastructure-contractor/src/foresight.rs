@@ -1,7 +1,9 @@
-//! What talos-contractor would be handed at the end of a plan, so that it can plan its part.
+//! What talos-contractor would be handed at the end of a request or plan, so that it can judge or plan its part.
 
+use contractor::agent::{Foreseen, Message};
 use engine::plan::{Change, Plan};
 use messages::{
+    catalogue::Family,
     name::ClusterName,
     request::{EndpointKind, ProvisionCluster},
     subject::Party,
@@ -10,7 +12,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use store::Reader;
 
-use crate::inventory::{Cluster, cluster_key};
+use crate::{
+    config::Sections,
+    inventory::{Cluster, Endpoint, cluster_key},
+};
 
 /// The handoff that the plan ends with, as far as the plan knows it.
 pub(crate) fn handed_over(plan: &Plan, store: &Reader) -> Option<(Party, String, Value)> {
@@ -22,6 +27,46 @@ pub(crate) fn handed_over(plan: &Plan, store: &Reader) -> Option<(Party, String,
         _ => return None,
     };
     Some((Party::Talos, kind.to_owned(), body))
+}
+
+/// The handoff that a request for a cluster leads to. Ids and addresses are stand-ins.
+pub(crate) fn foreseen(message: &Message, sections: &Sections) -> Option<Foreseen> {
+    if (message.family, message.name.as_str()) != (Family::Request, "provision_cluster") {
+        return None;
+    }
+    let request = ProvisionCluster::deserialize(&message.body).ok()?;
+    let network = sections.network(request.network.as_ref().and_then(|network| network.name.as_deref()))?;
+    let mut spec = request.talos_spec();
+    let asked = request.endpoint.as_ref();
+    spec.endpoint_is_vip = Some(asked.is_none_or(|endpoint| endpoint.kind == EndpointKind::Vip));
+    spec.talos_version = spec.talos_version.or_else(|| Some(sections.images.default_talos_version()));
+    let stand_in = network.gateway;
+    let endpoint = Endpoint {
+        kind: asked.map_or(EndpointKind::Vip, |endpoint| endpoint.kind),
+        host: asked.and_then(|endpoint| endpoint.address.clone()).unwrap_or_else(|| stand_in.to_string()),
+        port: asked.and_then(|endpoint| endpoint.port).unwrap_or(6443),
+        leased: None,
+    };
+    let nodes = request.effective_pools().into_iter().flat_map(|pool| {
+        let cluster = &request.cluster_name;
+        (1..=pool.count).map(move |number| {
+            json!({
+                "role": pool.role, "ip": stand_in, "hostname": format!("{cluster}-{}-{number}", pool.name),
+                "vm_id": sections.machines.first_vmid, "pool": pool.name,
+            })
+        })
+    });
+    let body = json!({
+        "handoff_type": "vm_provisioned",
+        "cluster_name": request.cluster_name,
+        "purpose": "create",
+        "nodes": nodes.collect::<Vec<_>>(),
+        "network": { "gateway": network.gateway, "dns_servers": network.dns_servers, "prefix": network.cidr.prefix_len() },
+        "api_endpoint": endpoint.url(),
+        "spec": spec,
+        "ready": true,
+    });
+    Some(Foreseen { to: Party::Talos, name: "vm_provisioned".to_owned(), body, within: "/spec" })
 }
 
 fn changes(plan: &Plan) -> impl Iterator<Item = &Change> {

@@ -32,7 +32,8 @@ pub fn all(deps: &Deps) -> Vec<Query> {
         Query::command("quarantine.lift", move |asked| {
             let deps = lift.clone();
             async move { lift_quarantine(&deps, &asked).await }
-        }),
+        })
+        .told_as("quarantine_lifted"),
     ]
 }
 

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 use messages::{
-    request::{Architecture, EndpointKind, Pool, ProvisionCluster, Role, Storage},
+    request::{Architecture, EndpointKind, Feature, Pool, ProvisionCluster, Role, Storage},
     schema::Violation,
 };
 use talos::version::Minor;
@@ -104,6 +104,14 @@ fn switches(request: &ProvisionCluster, found: &mut Found) {
             "longhorn, local-path or none; ceph is not in the add-on catalogue, bring it yourself after none";
         found.add("/storage_backend", "available", expected, "ceph");
     }
+    for (index, feature) in request.features.iter().enumerate() {
+        let (name, instead) = match feature {
+            Feature::MetricsServer => ("metrics_server", "apply its manifest when the cluster stands"),
+            Feature::EdgeOptimizations => ("edge_optimizations", "write what you need as `patches`"),
+        };
+        let expected = format!("no feature: {name} is not in the add-on catalogue; {instead}");
+        found.add(format!("/features/{index}"), "available", expected, name);
+    }
     let endpoint = request.endpoint.as_ref();
     if let Some(endpoint) = endpoint.filter(|endpoint| endpoint.kind == EndpointKind::External)
         && endpoint.address.is_none()
@@ -192,6 +200,7 @@ mod tests {
             check(json!({
                 "control_plane_nodes": 2, "architecture": "arm64", "talos_version": "1.9.2",
                 "control_plane_taint": true, "allow_workloads_on_control_plane": true, "storage_backend": "ceph",
+                "features": ["metrics_server", "edge_optimizations"],
                 "network": {"pod_cidr": "192.168.0.0/16", "service_cidr": "192.168.128.0/17"},
                 "endpoint": {"kind": "vip", "address": "10.0.0.1"},
             })),
@@ -201,6 +210,10 @@ mod tests {
                 "/control_plane_taint: expected the opposite of allow_workloads_on_control_plane, got true",
                 "/storage_backend: expected longhorn, local-path or none; ceph is not in the add-on catalogue, bring it \
                  yourself after none, got ceph",
+                "/features/0: expected no feature: metrics_server is not in the add-on catalogue; apply its manifest when \
+                 the cluster stands, got metrics_server",
+                "/features/1: expected no feature: edge_optimizations is not in the add-on catalogue; write what you need \
+                 as `patches`, got edge_optimizations",
                 "/talos_version: expected Talos 1.12, 1.13 or 1.14, for example 1.12.11, 1.13.9, 1.14.0-rc.1, got 1.9.2",
                 "/network/pod_cidr: expected a network apart from the node network 192.168.1.0/24, got 192.168.0.0/16",
                 "/network/service_cidr: expected a network apart from the pod network 192.168.0.0/16, got 192.168.128.0/17",

@@ -82,7 +82,7 @@ impl Agent for Talos {
     }
 
     fn accept<'a>(&'a self, message: &'a Message, store: &'a Reader) -> Answering<'a, Result<Sense, Vec<Violation>>> {
-        Box::pin(async move { sense::of(message, store) })
+        Box::pin(async move { sense::of(message, store, &self.deps) })
     }
 
     fn queries(&self) -> Vec<Query> {

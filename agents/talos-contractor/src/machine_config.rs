@@ -1,9 +1,13 @@
 //! The machine configuration of a node: what the cluster's record and the node's record come to.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use contractor::action::StepError;
 use ipnet::IpNet;
+use jiff::Timestamp;
 use messages::request::{Cni, Patches, Role, Storage, Taint};
 use semver::Version;
 use talos::{
@@ -49,6 +53,24 @@ pub fn generate(
         .map_err(|error| unusable("a configuration patch", &error))?;
     config.validate(Mode::Cloud).map_err(|error| unusable("the machine configuration", &error))?;
     Ok(config)
+}
+
+/// Generates the configurations that a cluster's nodes would get, with keys that nobody uses and hardware that nobody has,
+/// to learn before there is a machine whether they would be valid. One node stands for all of its pool.
+pub fn rehearse(factory: &str, cluster: &Cluster, nodes: &[Node]) -> Result<(), StepError> {
+    let failed = |error: talos::pki::Error| unusable("randomness", &error);
+    let minor = Minor::of(&cluster.talos_version).map_err(|error| unusable("the Talos version", &error))?;
+    let key = talos::pki::service_account_key(talos::pki::ServiceAccountKey::EcdsaP256).map_err(failed)?;
+    let bundle = Bundle::generate(minor, key, Timestamp::now()).map_err(failed)?;
+    let hardware = Hardware { disk: InstallDisk::Path("/dev/sda".to_owned()), link: "eth0".to_owned() };
+    let mut seen = BTreeSet::new();
+    for node in nodes {
+        let is_patched = cluster.spec.patches.nodes.contains_key(node.hostname.as_str());
+        if seen.insert((node.is_control_plane(), node.pool.clone())) || is_patched {
+            generate(factory, cluster, node, &hardware, &bundle)?;
+        }
+    }
+    Ok(())
 }
 
 /// The patches of a request, checked: they may not touch what identifies the cluster or the node.

@@ -126,11 +126,12 @@ fn is_unschedulable(pod: &Pod) -> bool {
     refused.next().is_some() && pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_none())
 }
 
-/// The clusters that stand and have such pods, with how many. One whose API does not answer is left out.
+/// The clusters that may grow by themselves, stand and have such pods, with how many. One whose API does not answer is
+/// left out.
 async fn clusters_under_pressure(deps: &Deps, store: &Reader) -> Result<Vec<(ClusterName, usize)>, StepError> {
     let mut found = Vec::new();
     for cluster in inventory::clusters(store).map_err(read)?.into_iter().map(|known| known.value) {
-        if cluster.state != ClusterState::Active {
+        if cluster.state != ClusterState::Active || cluster.spec.worker_autoscaling != Some(true) {
             continue;
         }
         let Ok(client) = kubernetes::connect(deps, store, &cluster).await else { continue };

@@ -1,7 +1,12 @@
 //! Whether a message that validates also makes sense here, before anything is done.
 
 use contractor::agent::{Message, Sense};
-use messages::{handoff::VmProvisioned, name::ClusterName, request::Role, schema::Violation};
+use messages::{
+    handoff::{Purpose, VmProvisioned},
+    name::ClusterName,
+    request::{Role, Storage},
+    schema::Violation,
+};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use store::Reader;
@@ -9,14 +14,20 @@ use talos::version::Minor;
 use uuid::Uuid;
 
 use crate::{
+    actions::register_cluster,
     inventory::{self, Cluster},
     machine_config,
+    reach::Deps,
 };
 
 /// Everything that is wrong with the message.
-pub fn of(message: &Message, store: &Reader) -> Result<Sense, Vec<Violation>> {
+pub fn of(message: &Message, store: &Reader, deps: &Deps) -> Result<Sense, Vec<Violation>> {
     match message.name.as_str() {
-        "vm_provisioned" => provisioned(&typed(&message.body)?, store),
+        "vm_provisioned" => {
+            let handoff: VmProvisioned = typed(&message.body)?;
+            provisioned(&handoff, store)?;
+            if begins(&handoff) { could_become_a_cluster(&handoff, deps) } else { Ok(Sense::default()) }
+        }
         // Giving up what is not known is done at once: its making may have failed before it came here.
         "decommission_request" => incarnation(&message.body, named(&message.body, store)?.as_ref()),
         "scale_request" => match named(&message.body, store)? {
@@ -33,7 +44,7 @@ fn provisioned(handoff: &VmProvisioned, store: &Reader) -> Result<Sense, Vec<Vio
         problems.push(violation(path, rule, expected, got));
     };
     let planes = handoff.nodes.iter().filter(|node| node.role == Role::ControlPlane).count();
-    let creates = !matches!(handoff.purpose, Some(purpose) if purpose != messages::handoff::Purpose::Create);
+    let creates = begins(handoff);
     let known = record(store, &handoff.cluster_name)?;
     if creates && planes % 2 == 0 {
         refuse("/nodes", "quorum", "an odd number of control planes", &planes.to_string());
@@ -67,6 +78,39 @@ fn provisioned(handoff: &VmProvisioned, store: &Reader) -> Result<Sense, Vec<Vio
         }
     }
     if problems.is_empty() { Ok(Sense::default()) } else { Err(problems) }
+}
+
+fn begins(handoff: &VmProvisioned) -> bool {
+    handoff.purpose.is_none_or(|purpose| purpose == Purpose::Create)
+}
+
+/// That the catalogue lacks an add-on, or that a node's configuration would not be valid, is found out here, and not when
+/// there are machines.
+fn could_become_a_cluster(handoff: &VmProvisioned, deps: &Deps) -> Result<Sense, Vec<Violation>> {
+    let spec = handoff.spec.clone().unwrap_or_default();
+    let addon = match spec.storage_backend {
+        Some(Storage::Longhorn) => Some("longhorn"),
+        Some(Storage::LocalPath | Storage::LocalStorage) => Some("local-path"),
+        Some(Storage::Ceph | Storage::None) | None => None,
+    };
+    if let Some(addon) = addon.filter(|addon| !deps.addons().manifests.contains_key(*addon)) {
+        let expected = format!(
+            "none, or an add-on of the catalogue: name its url, sha256 and version under addons.manifests.{addon} of \
+             talos-contractor's configuration"
+        );
+        return Err(vec![violation("/spec/storage_backend", "available", &expected, addon)]);
+    }
+    let rehearsed = register_cluster::plan(handoff, Uuid::nil())
+        .and_then(|(cluster, nodes)| machine_config::rehearse(&deps.settings().image_factory, &cluster, &nodes));
+    match rehearsed {
+        Ok(()) => Ok(Sense::default()),
+        Err(error) => Err(vec![violation(
+            "/spec",
+            "configuration",
+            "machine configurations that Talos takes",
+            &error.to_string(),
+        )]),
+    }
 }
 
 /// The message must mean the cluster of that name that exists now.

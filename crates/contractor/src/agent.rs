@@ -34,6 +34,12 @@ pub trait Agent: Send + Sync + 'static {
     /// Whether a message that validates also makes sense, before anything is created.
     fn accept<'a>(&'a self, message: &'a Message, store: &'a Reader) -> Answering<'a, Result<Sense, Vec<Violation>>>;
 
+    /// What the other contractor will be handed at the end of what this message asks for, as far as the message says it:
+    /// enough to hear before anything is made whether it would be refused.
+    fn foreseen(&self, _message: &Message) -> Option<Foreseen> {
+        None
+    }
+
     /// What it answers about its inventory, beside the queries that every contractor answers.
     fn queries(&self) -> Vec<Query>;
 
@@ -66,6 +72,19 @@ pub trait Agent: Send + Sync + 'static {
     fn handed_over(&self, _plan: &engine::plan::Plan) -> Option<(Party, String, Value)> {
         None
     }
+}
+
+/// A handoff that lies ahead, with stand-ins for what is known only later.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Foreseen {
+    /// Who will get it.
+    pub to: Party,
+    /// Its type.
+    pub name: String,
+    /// Its body, which validates.
+    pub body: Value,
+    /// JSON pointer to the fields in it that are the message's own.
+    pub within: &'static str,
 }
 
 /// What an agent says of a message that makes sense.

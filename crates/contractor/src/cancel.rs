@@ -17,7 +17,6 @@ use crate::{
     agent::Workplace,
     driver::CommandError,
     flows::{FlowRecord, State, key},
-    herald::Context,
 };
 
 /// Where flows are remembered that were cancelled by the contractor that keeps them.
@@ -94,7 +93,7 @@ async fn tell(at: &Workplace, found: Versioned<FlowRecord>, stopping: Stopping<'
     };
     record.cancelled = Some(stopping.by.to_owned());
     record.reason.get_or_insert_with(|| format!("cancelled by {}", stopping.by));
-    let context = Context { flow: Some(record.flow), cause: None, cluster: record.cluster.clone() };
+    let context = record.context(None);
     let refused = |failure: engine::event::Failure| CommandError::Refused(failure.message);
     let id = Uuid::new_v5(&record.flow, b"cancel_request");
     let commit = Commit {

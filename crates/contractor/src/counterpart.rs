@@ -9,7 +9,7 @@ use messages::{
 };
 use serde_json::Value;
 
-/// How long an answer may take.
+/// How long an answer may take where nobody says otherwise.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The other contractor, as somebody to ask. A cheap clone.
@@ -17,6 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Counterpart {
     bus: Bus,
     party: Party,
+    patience: Duration,
 }
 
 /// Why there is no answer.
@@ -40,10 +41,16 @@ pub enum Unanswered {
 impl Counterpart {
     /// Asks `party` over `bus`.
     pub fn new(bus: Bus, party: Party) -> Self {
-        Self { bus, party }
+        Self { bus, party, patience: PATIENCE }
     }
 
-    /// Asks a query of `messages::service` and waits for the answer, at most twenty seconds.
+    /// The same with another patience; twenty seconds otherwise.
+    #[must_use]
+    pub fn within(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Asks a query of `messages::service` and waits for the answer.
     ///
     /// # Errors
     /// See [`Unanswered`].
@@ -51,7 +58,7 @@ impl Counterpart {
         let silent = |reason: String| Unanswered::Silent { party: self.party, query: query.to_owned(), reason };
         let subject = format!("cortex.query.{}.{query}", self.party);
         let body = arguments.to_string().into_bytes().into();
-        let reply = self.bus.request(&subject, &Default::default(), body, PATIENCE).await;
+        let reply = self.bus.request(&subject, &Default::default(), body, self.patience).await;
         let reply = reply.map_err(|error| silent(error.to_string()))?;
         match serde_json::from_slice(&reply.body) {
             Ok(Answer::Ok(value)) => Ok(value),

@@ -169,8 +169,9 @@ impl Desk {
         let Some(name) = query.told_as else { return (query.answer)(asked).await };
         let cluster = asked.arguments.get("cluster").and_then(Value::as_str).map(str::to_owned);
         let shown = |field: &str| asked.arguments.get(field).cloned().map(|value| (field.to_owned(), value));
-        let mut facts: BTreeMap<String, Value> = ["role", "ttl", "recipient"].into_iter().filter_map(shown).collect();
-        facts.insert("what".to_owned(), query.name.into());
+        let mut facts: BTreeMap<String, Value> =
+            ["role", "ttl", "recipient", "what"].into_iter().filter_map(shown).collect();
+        facts.entry("what".to_owned()).or_insert_with(|| query.name.into());
         facts.insert("by".to_owned(), asked.by.clone().into());
         let body = DomainEvent {
             event_type: name.to_owned(),
@@ -287,7 +288,16 @@ impl Desk {
                 let found = self.intake.library.get(&name).ok_or_else(|| missing("playbook", &name))?;
                 value(&views::playbook(found, party, true))
             }
-            "plan" => self.plan(asked).await,
+            "consider" => {
+                let (family, kind, body) = imagined(asked)?;
+                self.intake.judge(family, &kind, body).await?;
+                Ok(json!({}))
+            }
+            "plan" => {
+                let (family, kind, body) = imagined(asked)?;
+                let flow = asked.arguments.get("flow").and_then(Value::as_str).and_then(|flow| flow.parse().ok());
+                value(&self.intake.plan(family, &kind, body, flow).await?)
+            }
             "store.verify" => {
                 let verified = self.store.reader().verify().map_err(|error| broken(&error))?;
                 value(&verified)
@@ -335,17 +345,6 @@ impl Desk {
         }
     }
 
-    async fn plan(&self, asked: &Asked) -> Result<Value, Refusal> {
-        let family = match asked.arguments.get("family").and_then(Value::as_str) {
-            Some("handoff") => Family::Handoff,
-            _ => Family::Request,
-        };
-        let kind: String = argument(asked, "type")?;
-        let body = asked.arguments.get("body").cloned().unwrap_or_default();
-        let flow = asked.arguments.get("flow").and_then(Value::as_str).and_then(|flow| flow.parse().ok());
-        value(&self.intake.plan(family, &kind, body, flow).await?)
-    }
-
     async fn retry_parked(&self) -> Result<Value, Refusal> {
         let parked = self.store.reader().parked().map_err(|error| broken(&error))?;
         let mut retried = 0;
@@ -363,6 +362,15 @@ fn arguments(call: &Call) -> Result<Value, Refusal> {
         return Ok(json!({}));
     }
     json::parse(&call.body).map_err(|error| Refusal::new(RefusalKind::Invalid, format!("the arguments: {error}")))
+}
+
+/// The message that is asked about.
+fn imagined(asked: &Asked) -> Result<(Family, String, Value), Refusal> {
+    let family = match asked.arguments.get("family").and_then(Value::as_str) {
+        Some("handoff") => Family::Handoff,
+        _ => Family::Request,
+    };
+    Ok((family, argument(asked, "type")?, asked.arguments.get("body").cloned().unwrap_or_default()))
 }
 
 fn argument<T: DeserializeOwned>(asked: &Asked, name: &str) -> Result<T, Refusal> {

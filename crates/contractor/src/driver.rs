@@ -78,6 +78,8 @@ pub struct NewRun {
     pub input: Value,
     /// The approved plan, if it had to be approved.
     pub plan: Option<Approved>,
+    /// The W3C trace that the message is part of, as 32 hex digits.
+    pub trace: Option<String>,
     /// What commits together with the run's first entry: inbox row, replies. Its `run` and `definitions` are set here.
     pub with: Commit,
 }
@@ -221,6 +223,7 @@ impl Driver {
             on_failure: None,
             plan: new.plan.as_ref().map(|plan| plan.shown.clone()),
             own_plan: new.plan.and_then(|plan| plan.own),
+            trace: new.trace,
             at: shared.parts.clock.now(),
         };
         opened.locks = definition.locks(&opened.input, &opened.about()).map_err(|error| refused(error.to_string()))?;

@@ -30,6 +30,9 @@ pub struct FlowRecord {
     /// About which cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
+    /// The W3C trace that whoever asked follows, as 32 hex digits; the flow's own where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
     /// Who asked.
     pub source: String,
     /// When.
@@ -104,12 +107,22 @@ pub struct Pending {
 }
 
 impl FlowRecord {
+    /// What messages about it say that they are about.
+    pub fn context(&self, cause: Option<&str>) -> Context {
+        Context {
+            flow: Some(self.flow),
+            cause: cause.map(str::to_owned),
+            cluster: self.cluster.clone(),
+            trace: self.trace.clone(),
+        }
+    }
+
     /// What is told of the flow; the same id however often it is told.
     ///
     /// # Errors
     /// See [`Herald::event`].
     pub fn event(&self, herald: &Herald, name: &str, cause: Option<&str>) -> Result<store::Outgoing, Failure> {
-        let context = Context { flow: Some(self.flow), cause: cause.map(str::to_owned), cluster: self.cluster.clone() };
+        let context = self.context(cause);
         let body = FlowEvent {
             event_type: String::new(),
             flow: self.flow,
@@ -422,6 +435,7 @@ mod tests {
         FlowRecord {
             flow: Uuid::nil(),
             kind: "provision_cluster".into(),
+            trace: None,
             cluster: None,
             source: "/operator/ada".into(),
             started: Timestamp::UNIX_EPOCH,

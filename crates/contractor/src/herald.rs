@@ -39,6 +39,8 @@ pub struct Context {
     pub cause: Option<String>,
     /// The cluster.
     pub cluster: Option<String>,
+    /// The W3C trace that it is part of, as 32 hex digits; the flow's own where it is left out.
+    pub trace: Option<String>,
 }
 
 impl Herald {
@@ -119,6 +121,7 @@ impl Herald {
         envelope.cluster = context.cluster.as_ref().and_then(|cluster| cluster.parse().ok());
         envelope.correlation = context.flow;
         envelope.causation.clone_from(&context.cause);
+        envelope.follow(context.trace.as_deref());
         let event = matches!(subject, Subject::Event { .. });
         Ok(Outgoing {
             id: envelope.id.clone(),
@@ -143,6 +146,7 @@ impl Hooks for Herald {
             flow: Some(happened.run.flow),
             cause: Some(happened.run.cause.clone()),
             cluster: happened.run.subject.clone(),
+            trace: happened.run.trace.clone(),
         };
         let base = happened.after.events - happened.events.len() as u64;
         let mut outgoing = Vec::new();

@@ -3,18 +3,17 @@
 //! Only what is needed for the answer happens here; the work itself happens in the run. A message is acknowledged when
 //! its inbox row and its run are durable.
 
+mod ahead;
 mod flow;
 pub mod gate;
+mod refuse;
 
 use std::sync::Arc;
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use engine::{event, hash, library::Library};
 use jiff::Timestamp;
 use messages::{
     catalogue::Family,
-    envelope::Headers,
-    event::{DeadLetter, Rejected},
     query::{Accepted, PlanView, Refusal, RefusalKind},
     request::FailurePolicy,
     subject::Party,
@@ -26,16 +25,12 @@ use uuid::Uuid;
 pub use self::gate::{Gate, Raw};
 use crate::{
     agent::{Agent, Message},
-    audit,
     config::{Consent, Policy},
     driver::{Approved, Driver, NewRun, SubmitError, Submitted},
     flows::{self, FlowRecord},
     herald::{Context, Herald},
     planner::Planner,
 };
-
-/// Larger bodies are not copied into the dead letter, which only names their place in the stream then.
-const LARGEST_COPY: usize = 64 * 1024;
 
 /// Takes messages.
 pub struct Intake {
@@ -84,20 +79,32 @@ impl Intake {
     /// # Errors
     /// [`NotNow`] when the store could not take it; nothing has happened then.
     pub async fn take(&self, raw: &Raw) -> Result<Verdict, NotNow> {
+        self.take_as(raw, Known::Refused).await
+    }
+
+    /// Takes a message that may have been refused before: an operator has mended what it was refused for.
+    ///
+    /// # Errors
+    /// See [`Intake::take`].
+    pub async fn take_again(&self, raw: &Raw) -> Result<Verdict, NotNow> {
+        self.take_as(raw, Known::Taken).await
+    }
+
+    async fn take_as(&self, raw: &Raw, remembered: Known) -> Result<Verdict, NotNow> {
         let message = match self.gate.pass(raw) {
             Ok(message) => message,
-            Err(refusal) => return self.refuse(raw, None, refusal).await,
+            Err(stopped) => return self.refuse(raw, stopped.believed.as_deref(), stopped.refusal).await,
         };
-        if let Some(known) = self.known(&message)? {
-            self.stop_if_cancelled(known.flow).await?;
-            return Ok(Verdict::Accepted(known));
+        if let Some(verdict) = self.known(&message, remembered).await? {
+            self.stop_if_cancelled(flow_of(&message)).await?;
+            return Ok(verdict);
         }
         match (message.family, message.name.as_str()) {
             (Family::Handoff, "cluster_failed") => return self.other_side_failed(&message).await,
             (Family::Handoff, "cancel_request") => return self.stop_flow(&message).await,
             _ => {}
         }
-        let verdict = match self.consider(&message).await {
+        let verdict = match self.consider_ahead(&message).await {
             Ok(considered) => self.admit(raw, &message, considered).await?,
             Err(refusal) => return self.refuse(raw, Some(&message), refusal).await,
         };
@@ -111,7 +118,7 @@ impl Intake {
     /// Why the message would be refused.
     pub async fn plan(&self, family: Family, name: &str, body: Value, flow: Option<Uuid>) -> Result<PlanView, Refusal> {
         let message = self.gate.imagine(family, name, body, flow)?;
-        let considered = self.consider(&message).await?;
+        let considered = self.consider_ahead(&message).await?;
         self.planner.plan(&considered.playbook, considered.flow, &considered.input).await
     }
 
@@ -144,11 +151,10 @@ impl Intake {
             outcome: None,
         });
         with.inventory.push(InventoryChange::delete_at(key, pending.revision));
-        with.inventory.push(InventoryChange::put(flows::key(flow), value.record.to_value()));
+        with.inventory.push(InventoryChange::create(flows::key(flow), value.record.to_value()));
         let body = json!({ "object": value.record.cluster, "flow": flow, "message": format!("approved by {by}"),
             "facts": { "plan_hash": plan_hash } });
-        let context =
-            Context { flow: Some(flow), cause: Some(value.cause.clone()), cluster: value.record.cluster.clone() };
+        let context = value.record.context(Some(&value.cause));
         with.outgoing.push(self.herald.event(Uuid::now_v7(), "approval_given", &context, &body).map_err(internal)?);
         with.outgoing.push(self.flow_event(&value.record, "flow_started", &value.cause).map_err(internal)?);
         let new = NewRun {
@@ -159,6 +165,7 @@ impl Intake {
             subject: value.record.cluster,
             input: value.input,
             plan: Some(approved),
+            trace: value.record.trace,
             with,
         };
         match self.driver.submit(new).await {
@@ -168,9 +175,23 @@ impl Intake {
         }
     }
 
-    fn known(&self, message: &Message) -> Result<Option<Accepted>, NotNow> {
+    /// What was said of the message when it came before.
+    async fn known(&self, message: &Message, remembered: Known) -> Result<Option<Verdict>, NotNow> {
         let row = self.store.reader().inbox(&inbox_key(message)).map_err(|error| NotNow(chain(&error)))?;
-        Ok(row.map(|row| Accepted { flow: flow_of(message), run: row.run.unwrap_or_default(), duplicate: true }))
+        let Some(row) = row else { return Ok(None) };
+        let flow = flow_of(message);
+        if let Some(said) = row.said {
+            let refusal = serde_json::from_value(said).map_err(|error| NotNow(format!("its inbox row: {error}")))?;
+            return Ok((remembered == Known::Refused).then_some(Verdict::Refused(refusal)));
+        }
+        let pending = self.store.reader().get::<flows::Pending>(&flows::pending_key(flow));
+        let pending = pending.map_err(|error| NotNow(chain(&error)))?.map(|found| found.value);
+        if let Some(pending) = pending.filter(|pending| pending.cause == message.envelope.message_id()) {
+            let plan = self.planner.plan(&pending.playbook, flow, &pending.input).await;
+            let plan = plan.map_err(|refusal| NotNow(refusal.message))?;
+            return Ok(Some(Verdict::AwaitsApproval { flow, plan: Box::new(plan) }));
+        }
+        Ok(Some(Verdict::Accepted(Accepted { flow, run: row.run.unwrap_or_default(), duplicate: true })))
     }
 
     /// Which playbook, with which input; whether the message makes sense.
@@ -231,7 +252,7 @@ impl Intake {
                 Err(refusal) => return self.refuse(raw, Some(message), refusal).await,
             };
             match approval {
-                None => return self.await_approval(message, considered, plan).await,
+                None => return self.await_approval(raw, message, considered, plan).await,
                 Some(hash) => {
                     let same = match same_plan(&plan, hash) {
                         Ok(()) => self.approved(&plan, &considered.playbook, considered.flow, &considered.input).await,
@@ -247,7 +268,7 @@ impl Intake {
         let mut with = Commit { inbox: Some(inbox_key(message)), ..Commit::default() };
         if self.begins_flow(message, considered.flow)? {
             let record = self.record(message, &considered);
-            with.inventory.push(InventoryChange::put(flows::key(considered.flow), record.to_value()));
+            with.inventory.push(InventoryChange::create(flows::key(considered.flow), record.to_value()));
             let event = self.flow_event(&record, "flow_started", &message.envelope.message_id());
             with.outgoing.push(event.map_err(|failure| NotNow(failure.message))?);
         }
@@ -259,6 +280,7 @@ impl Intake {
             subject: cluster_of(message),
             input: considered.input,
             plan: approved.or_else(|| approval.map(|shown| Approved { shown: shown.to_owned(), own: None })),
+            trace: message.envelope.trace().map(str::to_owned),
             with,
         };
         match self.driver.submit(new).await {
@@ -271,6 +293,12 @@ impl Intake {
                 run: first.run.unwrap_or_default(),
                 duplicate: true,
             })),
+            Err(SubmitError::Commit(CommitError::Precondition { .. })) => {
+                self.refuse(raw, Some(message), flow_in_use(considered.flow)).await
+            }
+            Err(error @ SubmitError::Commit(CommitError::TooLarge { .. } | CommitError::Invalid(_))) => {
+                self.refuse(raw, Some(message), Refusal::new(RefusalKind::Invalid, chain(&error))).await
+            }
             Err(error @ (SubmitError::NoPlaybook(_) | SubmitError::Input { .. })) => {
                 self.refuse(raw, Some(message), Refusal::new(RefusalKind::Invalid, chain(&error))).await
             }
@@ -304,10 +332,15 @@ impl Intake {
 
     async fn await_approval(
         &self,
+        raw: &Raw,
         message: &Message,
         considered: Considered,
         plan: PlanView,
     ) -> Result<Verdict, NotNow> {
+        let known = self.store.reader().get::<FlowRecord>(&flows::key(considered.flow));
+        if known.map_err(|error| NotNow(chain(&error)))?.is_some() {
+            return self.refuse(raw, Some(message), flow_in_use(considered.flow)).await;
+        }
         let record = self.record(message, &considered);
         let pending = flows::Pending {
             run: event::run_id(&message.envelope.source, &message.envelope.id, &considered.playbook),
@@ -332,57 +365,22 @@ impl Intake {
         let commit = Commit {
             audit: vec![deed],
             inbox: Some(inbox_key(message)),
-            inventory: vec![InventoryChange::put(flows::pending_key(considered.flow), pending.to_value())],
+            inventory: vec![InventoryChange::create(flows::pending_key(considered.flow), pending.to_value())],
             outgoing: vec![event.map_err(|failure| NotNow(failure.message))?],
             ..Commit::default()
         };
-        self.commit(commit).await?;
-        Ok(Verdict::AwaitsApproval { flow: considered.flow, plan: Box::new(plan) })
-    }
-
-    async fn refuse(&self, raw: &Raw, message: Option<&Message>, refusal: Refusal) -> Result<Verdict, NotNow> {
-        let id = raw.message_id();
-        let violations = refusal.violations.clone();
-        let told = Rejected {
-            event_type: "rejected".into(),
-            message: id.clone(),
-            subject: raw.subject.clone(),
-            reason: refusal.message.clone(),
-            violations: violations.clone(),
-        };
-        let mut context = Context { cause: Some(id), ..Context::default() };
-        if let Some(message) = message {
-            context.cluster = cluster_of(message);
-            context.flow = Some(flow_of(message));
+        match self.store.commit(commit).await {
+            Ok(_) | Err(CommitError::Duplicate { .. }) => {
+                Ok(Verdict::AwaitsApproval { flow: considered.flow, plan: Box::new(plan) })
+            }
+            Err(CommitError::Precondition { .. }) => {
+                self.refuse(raw, Some(message), flow_in_use(considered.flow)).await
+            }
+            Err(error @ (CommitError::TooLarge { .. } | CommitError::Invalid(_))) => {
+                self.refuse(raw, Some(message), Refusal::new(RefusalKind::Invalid, chain(&error))).await
+            }
+            Err(error) => Err(NotNow(chain(&error))),
         }
-        let mut commit = Commit::default();
-        // A call has no place in a stream: what was refused and when tells two refusals apart.
-        let place = format!("refused:{}:{}:{}:{}", raw.stream, raw.sequence, raw.message_id(), raw.published);
-        let base = Uuid::new_v5(&Uuid::NAMESPACE_URL, place.as_bytes());
-        let event = self.herald.event(Uuid::new_v5(&base, b"event"), "rejected", &context, &told);
-        commit.outgoing.push(event.map_err(|failure| NotNow(failure.message))?);
-        if raw.sequence > 0 {
-            let letter = DeadLetter {
-                event_type: "dead_letter".into(),
-                at: self.agent.party().to_string(),
-                time: Timestamp::now(),
-                subject: raw.subject.clone(),
-                headers: harmless(&raw.headers),
-                stream: raw.stream.clone(),
-                sequence: raw.sequence,
-                reason: refusal.message.clone(),
-                violations,
-                body: (raw.body.len() <= LARGEST_COPY).then(|| BASE64_STANDARD.encode(&raw.body)),
-            };
-            let letter = self.herald.dead_letter(Uuid::new_v5(&base, b"letter"), &letter);
-            commit.outgoing.push(letter.map_err(|failure| NotNow(failure.message))?);
-        }
-        commit.audit.push(audit::refused(raw.claimed_source(), &raw.subject, &refusal));
-        // A message whose sender is believed is remembered, so that it is refused once.
-        commit.inbox = message.map(inbox_key);
-        self.commit(commit).await?;
-        metrics::counter!("contractor_messages_refused_total").increment(1);
-        Ok(Verdict::Refused(refusal))
     }
 
     async fn commit(&self, commit: Commit) -> Result<(), NotNow> {
@@ -402,6 +400,7 @@ impl Intake {
             flow: considered.flow,
             kind: message.name.clone(),
             cluster: cluster_of(message),
+            trace: message.envelope.trace().map(str::to_owned),
             source: message.envelope.source.clone(),
             started: now,
             deadline: now + period.0,
@@ -418,6 +417,15 @@ impl Intake {
     fn flow_event(&self, record: &FlowRecord, name: &str, cause: &str) -> Result<store::Outgoing, event::Failure> {
         record.event(&self.herald, name, Some(cause))
     }
+}
+
+/// What of a message that comes again is answered from memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// That it was taken.
+    Taken,
+    /// That it was taken or refused.
+    Refused,
 }
 
 struct Considered {
@@ -439,8 +447,23 @@ fn cluster_of(message: &Message) -> Option<String> {
     named.or_else(|| message.envelope.cluster.as_ref().map(ToString::to_string))
 }
 
+/// What messages because of it say that they are about.
+fn context_of(message: &Message) -> Context {
+    Context {
+        flow: Some(flow_of(message)),
+        cause: Some(message.envelope.message_id()),
+        cluster: cluster_of(message),
+        trace: message.envelope.trace().map(str::to_owned),
+    }
+}
+
 fn inbox_key(message: &Message) -> InboxKey {
     InboxKey { source: message.envelope.source.clone(), id: message.envelope.id.clone() }
+}
+
+fn flow_in_use(flow: Uuid) -> Refusal {
+    Refusal::new(RefusalKind::Conflict, format!("flow {flow} belongs to another request"))
+        .with_hint("every request begins a flow of its own: leave cortex-correlation-id out, or choose a new one")
 }
 
 fn same_plan(plan: &PlanView, approved: &str) -> Result<(), Refusal> {
@@ -450,20 +473,6 @@ fn same_plan(plan: &PlanView, approved: &str) -> Result<(), Refusal> {
     let text = "the world is not what the approved plan was made from; the approval is void";
     Err(Refusal::new(RefusalKind::Changed, text)
         .with_hint(format!("look at the new plan and approve its hash {}", plan.plan_hash)))
-}
-
-/// Headers that may be shown: no signature, no reply subject.
-fn harmless(headers: &Headers) -> Headers {
-    let shown = |name: &str| {
-        let name = name.to_ascii_lowercase();
-        name.starts_with("ce-")
-            || matches!(name.as_str(), "cortex-correlation-id" | "cortex-causation-id" | "traceparent")
-    };
-    headers
-        .iter()
-        .filter(|(name, _)| shown(name))
-        .map(|(name, value)| (name.clone(), value.chars().take(500).collect()))
-        .collect()
 }
 
 fn internal(failure: event::Failure) -> Refusal {

@@ -94,6 +94,7 @@ pub async fn fire(at: &Workplace, cause: Cause<'_>) -> bool {
         playbook: playbook.to_owned(),
         subject: cluster.map(ToString::to_string),
         input,
+        trace: None,
         plan: None,
         with,
     };
@@ -117,7 +118,7 @@ fn told(at: &Workplace, cause: &Cause<'_>, flow: Uuid) -> Result<Outgoing, Strin
         message: None,
         facts: BTreeMap::from([("cause".to_owned(), cause.name.as_str().into())]),
     };
-    let context = Context { flow: Some(flow), cause: None, cluster: cause.cluster.map(ToString::to_string) };
+    let context = Context { flow: Some(flow), cluster: cause.cluster.map(ToString::to_string), ..Context::default() };
     let id = Uuid::new_v5(&flow, b"trigger_fired");
     at.herald.event(id, "trigger_fired", &context, &body).map_err(|failure| failure.message)
 }

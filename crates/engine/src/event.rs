@@ -202,6 +202,9 @@ pub struct Opened {
     /// Hash of this contractor's part of it: made again before the first step, it must be the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_plan: Option<String>,
+    /// The W3C trace that whoever asked follows, as 32 hex digits; the flow's own where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
     /// When.
     pub at: Timestamp,
 }

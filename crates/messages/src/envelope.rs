@@ -62,7 +62,32 @@ const LONGEST_NAME: usize = 256;
 /// Headers by lower-case name. Values are as on the wire.
 pub type Headers = BTreeMap<String, String>;
 
+/// The trace id of a W3C `traceparent` of version 00, 32 hex digits; `None` where it is not one.
+fn trace_of(traceparent: &str) -> Option<&str> {
+    let mut parts = traceparent.split('-');
+    let (version, trace, span, _flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let is_hex = |text: &str, length: usize| {
+        text.len() == length
+            && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+            && text.bytes().any(|byte| byte != b'0')
+    };
+    (version == "00" && is_hex(trace, 32) && is_hex(span, 16)).then_some(trace)
+}
+
 impl Envelope {
+    /// The trace that the message is part of, as 32 hex digits, if its sender follows one.
+    pub fn trace(&self) -> Option<&str> {
+        self.traceparent.as_deref().and_then(trace_of)
+    }
+
+    /// Makes the message a span of its own in `trace`, or in the trace that every message of its flow is in.
+    pub fn follow(&mut self, trace: Option<&str>) {
+        let of_flow = || self.correlation.map(|flow| flow.simple().to_string());
+        let Some(trace) = trace.map(str::to_owned).or_else(of_flow) else { return };
+        let span = Uuid::new_v5(&Uuid::NAMESPACE_OID, self.message_id().as_bytes()).simple().to_string();
+        self.traceparent = Some(format!("00-{trace}-{}-01", &span[..16]));
+    }
+
     /// The envelope of a message that begins a flow or tells of one.
     pub fn new(id: Uuid, source: impl Into<String>, kind: &Kind, time: Timestamp) -> Self {
         Self {

@@ -109,6 +109,16 @@ const QUERIES: &[Service] = &[
     query(BOTH, "clusters.list", "The clusters that the contractor knows.", &[]),
     query(BOTH, "clusters.show", "What the contractor believes of a cluster.", &[CLUSTER]),
     query(BOTH, "clusters.status", "How a cluster is, asked of the world now.", &[CLUSTER]),
+    query(
+        BOTH,
+        "consider",
+        "Whether a message would be taken, before what leads to it is begun; nothing is planned or done.",
+        &[
+            needed("type", "string", "The message's type."),
+            optional("family", "string", "request or handoff; default: request."),
+            needed("body", "object", "The message's body."),
+        ],
+    ),
     query(BOTH, "flows.list", "Flows, newest first.", &[]),
     query(BOTH, "flows.show", "One flow with the contractor's runs and their steps.", &[FLOW]),
     query(TALOS, "nodes.list", "Nodes of the clusters.", &[ONE_CLUSTER]),

@@ -126,7 +126,8 @@ impl Sealed {
         let Self { commit, secrets } = self;
         counters.revision += 1;
         if let Some(key) = &commit.inbox {
-            take_message(draft, key, at, commit.run.as_ref().map(|run| run.run))?;
+            let row = InboxRow { at, run: commit.run.as_ref().map(|run| run.run), said: commit.said };
+            take_message(draft, key, row)?;
         }
         let run_seq = commit.run.map(|append| append_events(draft, append, at)).transpose()?;
         for definition in commit.definitions {
@@ -156,20 +157,18 @@ impl Sealed {
     }
 }
 
-fn take_message(
-    draft: &mut Draft<'_>,
-    key: &InboxKey,
-    at: Timestamp,
-    run: Option<uuid::Uuid>,
-) -> Result<(), CommitError> {
+fn take_message(draft: &mut Draft<'_>, key: &InboxKey, taken: InboxRow) -> Result<(), CommitError> {
     keys::check_name("message source", &key.source).map_err(CommitError::Invalid)?;
     keys::check_name("message id", &key.id).map_err(CommitError::Invalid)?;
     let row = keys::inbox(key);
-    if let Some(first) = draft.json(&row)? {
-        return Err(CommitError::Duplicate { key: key.clone(), first: Box::new(first) });
+    match draft.json::<InboxRow>(&row)? {
+        // One that started nothing may be taken later.
+        Some(first) if first.said.is_some() => draft.remove(keys::inbox_time(first.at, key)),
+        Some(first) => return Err(CommitError::Duplicate { key: key.clone(), first: Box::new(first) }),
+        None => {}
     }
-    draft.put_json(row, &InboxRow { at, run }, "inbox row")?;
-    draft.put_json(keys::inbox_time(at, key), &(), "inbox index")
+    draft.put_json(row, &taken, "inbox row")?;
+    draft.put_json(keys::inbox_time(taken.at, key), &(), "inbox index")
 }
 
 fn append_events(draft: &mut Draft<'_>, append: RunAppend, at: Timestamp) -> Result<u64, CommitError> {

@@ -28,8 +28,11 @@ pub struct Commit {
     pub secrets: Vec<SecretPut>,
     /// Messages to publish once this is durable.
     pub outgoing: Vec<Outgoing>,
-    /// The message that caused this; a second commit with the same key is refused as [`CommitError::Duplicate`].
+    /// The message that caused this; a second commit with the same key is refused as [`CommitError::Duplicate`], unless the
+    /// first had something `said` instead of doing what the message asks for.
     pub inbox: Option<InboxKey>,
+    /// What is said of that message where it starts no run; at most 60 KiB as JSON, and kept as long as its inbox row.
+    pub said: Option<Value>,
     /// Runs of an ended flow: their journals become one compressed row each. Their last state must be terminal.
     pub archive: Vec<RunId>,
     /// What the audit log keeps of this, in order.

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::commit::{Outgoing, RunId, RunSummary};
@@ -122,6 +123,9 @@ pub struct InboxRow {
     /// The run that its commit appended to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunId>,
+    /// What was said of it where there is no run, for when it comes again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said: Option<Value>,
 }
 
 /// A message that waits to be published.

@@ -84,6 +84,7 @@ fn decisions(figures: &mut Figures, width: usize) -> anyhow::Result<()> {
         on_failure: None,
         plan: None,
         own_plan: None,
+        trace: None,
         at: now,
     };
     let mut state = RunState::open(opened, definition.clone())?;

@@ -143,7 +143,7 @@ impl Pair {
 /// Verifies, validates, makes inbox row and run durable, acknowledges.
 async fn take(gate: &Gate, store: &Store, delivery: Delivery) -> anyhow::Result<()> {
     let raw = Raw::from(&delivery);
-    let message = gate.pass(&raw).map_err(|refusal| anyhow::anyhow!(refusal.message))?;
+    let message = gate.pass(&raw).map_err(|stopped| anyhow::anyhow!(stopped.refusal.message))?;
     let flow = message.envelope.correlation.unwrap_or_default();
     let summary = RunSummary {
         flow,

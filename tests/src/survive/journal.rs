@@ -155,7 +155,7 @@ impl Disk {
         if let Some(InboxKey { source, id }) = &commit.inbox
             && let Some(run) = self.inbox.get(&(source.clone(), id.clone()))
         {
-            let first = Box::new(InboxRow { at: Timestamp::UNIX_EPOCH, run: Some(*run) });
+            let first = Box::new(InboxRow { at: Timestamp::UNIX_EPOCH, run: Some(*run), said: None });
             return Err(CommitError::Duplicate { key: InboxKey { source: source.clone(), id: id.clone() }, first });
         }
         if let Some(append) = &commit.run {

@@ -279,6 +279,7 @@ impl Model<'_> {
             subject: None,
             input: subject.input.clone(),
             plan: None,
+            trace: None,
             with: Commit { inbox, ..Commit::default() },
         }
     }

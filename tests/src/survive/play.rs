@@ -263,6 +263,7 @@ impl Stage<'_> {
             subject: Some("prod-k8s".to_owned()),
             input: self.subject.input.clone(),
             plan: None,
+            trace: None,
             with: Commit {
                 inbox: Some(InboxKey { source: "/test".to_owned(), id: "1".to_owned() }),
                 ..Commit::default()

@@ -5,11 +5,11 @@ use engine::catalog::Undo;
 use messages::request::DecommissionRequest;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use store::InventoryChange;
 use uuid::Uuid;
 
-use super::{cluster, known_cluster, list_machines::destruction, machines};
+use super::{cluster, cluster_event, known_cluster, list_machines::destruction, machines};
 use crate::{
     failure,
     inventory::{Cluster, ClusterState, cluster_key},
@@ -64,7 +64,8 @@ impl Action for PlanDecommission {
         };
         let key = cluster_key(&request.cluster_name);
         let change = InventoryChange::update(key, found.revision, reservation::json(&found.value));
-        Ok(Done::with_effects(output, Effects { inventory: vec![change], ..Effects::default() }))
+        let told = cluster_event("cluster_leaving", &found.value.name, json!({ "machines": output.machines }));
+        Ok(Done::with_effects(output, Effects { inventory: vec![change], events: vec![told], ..Effects::default() }))
     }
 
     async fn undo(&self, cx: &StepContext, input: &Input, output: Option<&Output>) -> Result<Effects, StepError> {
@@ -77,7 +78,8 @@ impl Action for PlanDecommission {
         }
         found.value.state = output.state_before;
         let change = InventoryChange::update(cluster_key(name), found.revision, reservation::json(&found.value));
-        Ok(Effects { inventory: vec![change], ..Effects::default() })
+        let told = cluster_event("cluster_kept", name, json!({ "state": found.value.state }));
+        Ok(Effects { inventory: vec![change], events: vec![told], ..Effects::default() })
     }
 
     /// Everything that will be destroyed in the end, so that consent is given to all of it at once.

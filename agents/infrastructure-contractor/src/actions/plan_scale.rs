@@ -1,9 +1,9 @@
 //! `infrastructure.plan_scale`: what a desired count means for a pool, and the pool's new generation.
 
-use contractor::action::{Action, Change, Done, Effects, PreviewContext, StepContext, StepError};
+use contractor::action::{Action, Change, DomainEvent, Done, Effects, PreviewContext, StepContext, StepError};
 use engine::catalog::Undo;
 use messages::{
-    name::{ClusterName, PoolName},
+    name::{ClusterName, NodeName, PoolName},
     request::{Pool, Role, ScaleRequest, Size},
 };
 use schemars::JsonSchema;
@@ -11,9 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Duration};
 use store::{InventoryChange, Reader, Versioned};
-use uuid::Uuid;
 
-use super::{known_cluster, machines};
+use super::{cluster_event, known_cluster, machines};
 use crate::{
     inventory::{Cluster, ClusterState, PoolRecord, cluster_key},
     reservation,
@@ -74,7 +73,8 @@ impl Action for PlanScale {
             ClusterState::Active => {}
             ClusterState::Provisioning => {
                 let reason = format!("cluster {} is not ready yet", found.value.name);
-                return Err(StepError::wait(reason, Duration::from_secs(5)));
+                // Without the cluster's lock, which the run that makes it ready needs.
+                return Err(StepError::no_capacity(reason, Duration::from_secs(5)));
             }
             ClusterState::Failed => {
                 let reason = format!("cluster {}'s making failed, and what there is of it was kept", found.value.name);
@@ -85,7 +85,8 @@ impl Action for PlanScale {
             }
         }
         let change = set_count(found, &input.request, output.generation);
-        Ok(Done::with_effects(output, Effects { inventory: vec![change], ..Effects::default() }))
+        let told = scaled(&output, output.wanted_before, output.count, output.generation);
+        Ok(Done::with_effects(output, Effects { inventory: vec![change], events: vec![told], ..Effects::default() }))
     }
 
     /// The count that was wanted before, unless it was changed again since.
@@ -100,12 +101,13 @@ impl Action for PlanScale {
         };
         pool.spec.count = output.wanted_before;
         pool.generation += 1;
+        let told = scaled(output, output.count, output.wanted_before, pool.generation);
         let change = InventoryChange::update(
             cluster_key(&input.request.cluster_name),
             found.revision,
             reservation::json(&found.value),
         );
-        Ok(Effects { inventory: vec![change], ..Effects::default() })
+        Ok(Effects { inventory: vec![change], events: vec![told], ..Effects::default() })
     }
 
     async fn preview(&self, cx: &PreviewContext, input: &Value) -> Result<Vec<Change>, StepError> {
@@ -134,6 +136,11 @@ impl Action for PlanScale {
     }
 }
 
+fn scaled(of: &Output, from: u32, to: u32, generation: u64) -> DomainEvent {
+    let facts = json!({ "pool": of.pool, "from": from, "to": to, "generation": generation });
+    cluster_event("pool_scaled", &of.cluster, facts)
+}
+
 fn decide(reader: &Reader, request: &ScaleRequest) -> Result<(Versioned<Cluster>, Output), StepError> {
     let found = known_cluster(reader, &request.cluster_name, request.cluster_uid)?;
     let pool = pool_of(&found.value, request)?;
@@ -142,15 +149,23 @@ fn decide(reader: &Reader, request: &ScaleRequest) -> Result<(Versioned<Cluster>
         return Err(StepError::fail(message).with_hint("the pool has changed since the count was computed: ask again"));
     }
     let own = machines(reader, &request.cluster_name)?;
-    let current = own.iter().filter(|vm| vm.machine.pool == request.pool).count();
-    let current = u32::try_from(current).unwrap_or(u32::MAX);
+    let own = own.into_iter().filter(|vm| vm.machine.pool == request.pool);
+    let own: Vec<NodeName> = own.map(|vm| vm.machine.hostname).collect();
+    let current = u32::try_from(own.len()).unwrap_or(u32::MAX);
     let direction = match request.count.cmp(&current) {
         std::cmp::Ordering::Greater => Direction::Up,
         std::cmp::Ordering::Less => Direction::Down,
         std::cmp::Ordering::Equal => Direction::None,
     };
     let generation = pool.generation + 1;
-    let handoff = handoff(request, found.value.uid, generation);
+    let handoff = ScaleRequest {
+        handoff_type: "scale_request".into(),
+        cluster_uid: Some(found.value.uid),
+        generation: Some(generation),
+        machines: own,
+        approval: None,
+        ..request.clone()
+    };
     let output = Output {
         direction,
         cluster: request.cluster_name.clone(),
@@ -162,16 +177,6 @@ fn decide(reader: &Reader, request: &ScaleRequest) -> Result<(Versioned<Cluster>
         handoff,
     };
     Ok((found, output))
-}
-
-fn handoff(request: &ScaleRequest, uid: Uuid, generation: u64) -> ScaleRequest {
-    ScaleRequest {
-        handoff_type: "scale_request".into(),
-        cluster_uid: Some(uid),
-        generation: Some(generation),
-        approval: None,
-        ..request.clone()
-    }
 }
 
 /// The pool, or a new one of workers where the request says of which size.

@@ -1,13 +1,13 @@
 //! `infrastructure.protect_vm`: Proxmox refuses to destroy the VM until we lift the protection again.
 
-use contractor::action::{Action, Done, Effects, StepContext, StepError};
+use contractor::action::{Action, DomainEvent, Done, Effects, StepContext, StepError};
 use engine::catalog::Undo;
 use proxmox::{VmId, form::Params};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{recall, recall_known};
+use super::{machine_event, recall, recall_known};
 use crate::{
     Deps, failure, fence,
     inventory::{Machine, MachineRef},
@@ -40,7 +40,8 @@ impl Action for ProtectVm {
         let machine = recall_known(&cx.store, &input.machine)?;
         let ours = fence::prove_present(&self.0, &machine).await?;
         self.set(&machine, &ours, true).await?;
-        Ok(Done::new(Output { node_uid: input.machine.node_uid }))
+        let effects = Effects { events: vec![protected(&machine, true)], ..Effects::default() };
+        Ok(Done::with_effects(Output { node_uid: input.machine.node_uid }, effects))
     }
 
     async fn undo(&self, cx: &StepContext, input: &Input, _output: Option<&Output>) -> Result<Effects, StepError> {
@@ -48,9 +49,16 @@ impl Action for ProtectVm {
             && let Some(ours) = fence::prove(&self.0, &machine).await?
         {
             self.set(&machine, &ours, false).await?;
+            return Ok(Effects { events: vec![protected(&machine, false)], ..Effects::default() });
         }
         Ok(Effects::default())
     }
+}
+
+fn protected(machine: &Machine, is_protected: bool) -> DomainEvent {
+    let mut told = machine_event("vm_protected", machine);
+    told.body["facts"]["protection"] = is_protected.into();
+    told
 }
 
 impl ProtectVm {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use store::InventoryChange;
 use uuid::Uuid;
 
-use super::{known_cluster, machines};
+use super::{known_cluster, machine_event, machines};
 use crate::{
     inventory::{VmState, vm_key},
     reservation,
@@ -51,6 +51,7 @@ impl Action for RecordNodes {
         for vm in own.iter().filter(|vm| input.node_uids.contains(&vm.machine.node_uid)) {
             let mut vm = vm.clone();
             vm.state = VmState::Joined;
+            effects.events.push(machine_event("vm_joined", &vm.machine));
             effects.inventory.push(InventoryChange::put(vm_key(vm.machine.node_uid), reservation::json(&vm)));
         }
         Ok(Done::with_effects(Output { nodes: own.len() }, effects))

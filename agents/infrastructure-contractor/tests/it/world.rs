@@ -111,6 +111,7 @@ impl World {
             subject: Some("prod".to_owned()),
             input,
             plan: None,
+            trace: None,
             with: Commit::default(),
         };
         self.driver.submit(new).await.unwrap();

@@ -151,7 +151,7 @@ fn already_known(known: &Cluster) -> StepError {
 }
 
 /// The records to write; refuses what cannot become a cluster.
-fn plan(handoff: &VmProvisioned, own_uid: Uuid) -> Result<(Cluster, Vec<Node>), StepError> {
+pub(crate) fn plan(handoff: &VmProvisioned, own_uid: Uuid) -> Result<(Cluster, Vec<Node>), StepError> {
     let refuse = |reason: String| Err(StepError::fail(reason));
     if !handoff.ready {
         return refuse("the machines are not ready".to_owned());

@@ -18,6 +18,7 @@ use crate::{
     failure::read,
     inventory::{self, Cluster, ClusterState, Node, NodeState, json as record},
     reach::known_cluster,
+    told,
 };
 
 /// Writes down new nodes of a known cluster.
@@ -74,7 +75,11 @@ impl Action for RegisterNodes {
         for node in &nodes {
             let key = inventory::node_key(&cluster.name, &node.hostname);
             match cx.store.get::<Node>(&key).map_err(read)? {
-                None => effects.inventory.push(InventoryChange::create(key, record(node))),
+                None => {
+                    effects.inventory.push(InventoryChange::create(key, record(node)));
+                    let facts = json!({ "pool": node.pool, "ip": node.ip });
+                    effects.events.push(told::event("node_registered", &cluster.name, node.hostname.as_str(), facts));
+                }
                 Some(known) if known.value.uid == node.uid => {}
                 Some(_) => {
                     return Err(StepError::fail(format!("there is another node called {}", node.hostname)));
@@ -104,6 +109,8 @@ impl Action for RegisterNodes {
                 effects.inventory.push(InventoryChange::delete(inventory::config_key(cluster, &machine.hostname)));
                 let name = inventory::machine_config_name(cluster, &machine.hostname);
                 effects.secrets.push(SecretPut { name, plain: None });
+                let hostname = machine.hostname.as_str();
+                effects.events.push(told::event("node_forgotten", cluster, hostname, json!({})));
             }
         }
         Ok(effects)

@@ -20,8 +20,11 @@ use crate::{
     failure::reached,
     inventory::Node,
     reach::{Deps, control_planes, known_node},
+    waiting::for_node,
 };
 
+/// How long a node is given to answer before it counts as dead: one lost connection is no death.
+const ANSWER: Duration = Duration::from_secs(5);
 /// How long a node is given to end its services and wipe itself.
 const WIPE: Duration = Duration::from_secs(5 * 60);
 /// The task at whose start a reset is past everything that matters to others.
@@ -60,7 +63,7 @@ impl Action for ResetNode {
         if node.is_control_plane() {
             self.prove_quorum(cx, &others, &node).await?;
         }
-        let wiped = match self.0.node(&cx.store, &node, Role::Admin).await {
+        let wiped = match for_node(&self.0, cx, &node, Role::Admin, ANSWER).await {
             Ok(client) => self.wipe(cx, &client, &node).await?,
             Err(error @ StepError::Fail(_)) => return Err(error),
             Err(_) => false,
@@ -98,7 +101,7 @@ impl ResetNode {
     /// Who is a member is what etcd says, not the inventory: a dead member that nobody removed counts, too.
     async fn prove_quorum(&self, cx: &StepContext, others: &[Node], node: &Node) -> Result<(), StepError> {
         let asked = others.iter().map(|other| async move {
-            let client = self.0.node(&cx.store, other, Role::Reader).await.ok()?;
+            let client = for_node(&self.0, cx, other, Role::Reader, ANSWER).await.ok()?;
             let status = client.etcd_status().await.ok()?;
             let is_healthy = status.leader != 0 && !status.is_learner && status.errors.is_empty();
             let members = client.etcd_members(true).await.ok().filter(|_| is_healthy)?;

@@ -20,6 +20,7 @@ use crate::{
     inventory::{self, ClusterState, Node, NodeState},
     kubernetes,
     reach::{Deps, known_cluster},
+    told,
 };
 
 /// Chooses nodes.
@@ -34,13 +35,19 @@ pub struct Input {
     pub cluster_uid: Option<Uuid>,
     pub pool: PoolName,
     pub count: u32,
+    /// The pool's machines as infrastructure-contractor knows them.
+    #[serde(default)]
+    pub machines: Vec<NodeName>,
 }
 
 /// Which nodes go.
 #[derive(Serialize, Deserialize, JsonSchema)]
 pub struct Output {
     pub cluster_uid: Uuid,
+    /// Those that have to leave.
     pub nodes: Vec<Removed>,
+    /// Those that have left already, and whose machines are still there: an earlier removal was broken off.
+    pub gone: Vec<Removed>,
 }
 
 /// A node that goes, as `node_removed` names it.
@@ -68,6 +75,7 @@ impl Action for SelectNodes {
         }
         let pool = pool(&cx.store, input)?;
         let surplus = surplus(&pool, input.count)?;
+        let gone = gone(&pool, input);
         let mut effects = Effects::default();
         let chosen = if surplus == 0 {
             Vec::new()
@@ -79,6 +87,8 @@ impl Action for SelectNodes {
         for node in &chosen {
             if node.value.state != NodeState::Leaving {
                 let value = Node { state: NodeState::Leaving, ..node.value.clone() };
+                let name = value.hostname.as_str();
+                effects.events.push(told::event("node_leaving", &input.cluster, name, json!({ "pool": input.pool })));
                 effects.inventory.push(inventory::put_node(&Versioned { revision: node.revision, value }));
             }
         }
@@ -87,7 +97,7 @@ impl Action for SelectNodes {
             node_uid: node.value.uid,
             pool: input.pool.clone(),
         });
-        Ok(Done::with_effects(Output { cluster_uid: cluster.uid, nodes: nodes.collect() }, effects))
+        Ok(Done::with_effects(Output { cluster_uid: cluster.uid, nodes: nodes.collect(), gone }, effects))
     }
 
     async fn undo(&self, cx: &StepContext, input: &Input, output: Option<&Output>) -> Result<Effects, StepError> {
@@ -98,6 +108,7 @@ impl Action for SelectNodes {
                 && value.state == NodeState::Leaving
             {
                 let value = Node { state: NodeState::Ready, ..value };
+                effects.events.push(told::event("node_kept", &input.cluster, node.hostname.as_str(), json!({})));
                 effects.inventory.push(inventory::put_node(&Versioned { revision, value }));
             }
         }
@@ -130,6 +141,13 @@ fn surplus(pool: &[Versioned<Node>], count: u32) -> Result<usize, StepError> {
         return Err(StepError::fail("a pool of control planes is not scaled"));
     }
     Ok(surplus)
+}
+
+/// Machines of the pool that are no nodes of it.
+fn gone(pool: &[Versioned<Node>], input: &Input) -> Vec<Removed> {
+    let known = |machine: &&NodeName| pool.iter().any(|node| node.value.hostname == **machine);
+    let left = input.machines.iter().filter(|machine| !known(machine));
+    left.map(|hostname| Removed { hostname: hostname.clone(), node_uid: None, pool: input.pool.clone() }).collect()
 }
 
 /// How dear a node is: whether it is healthy, and how many pods would have to move.
@@ -173,6 +191,14 @@ mod tests {
             "vm_id": "100", "state": state,
         });
         Versioned { revision: 1, value: serde_json::from_value(value).unwrap() }
+    }
+
+    #[test]
+    fn machines_whose_nodes_are_gone_are_given_back() {
+        let input = json!({ "cluster": "c", "pool": "worker", "count": 1, "machines": ["w-1", "w-2"] });
+        let gone = gone(&[node("w-2", "ready")], &serde_json::from_value(input).unwrap());
+        let names: Vec<_> = gone.iter().map(|removed| removed.hostname.as_str()).collect();
+        assert_eq!(names, ["w-1"]);
     }
 
     #[test]

@@ -72,6 +72,7 @@ impl Bench {
             subject: Some(CLUSTER.to_owned()),
             input,
             plan: None,
+            trace: None,
             with: Commit::default(),
         };
         self.driver.submit(new).await.unwrap();

@@ -54,6 +54,13 @@ fn runs(world: &World) -> usize {
     runs.iter().filter(|run| run.summary.playbook == PLAYBOOK).count()
 }
 
+/// What `worker_autoscaling` of the request says.
+async fn may_grow(store: &Store) {
+    let mut cluster = inventory::cluster(&store.reader(), &CLUSTER.parse().unwrap()).unwrap().unwrap();
+    cluster.value.spec.worker_autoscaling = Some(true);
+    store.commit(Commit { inventory: vec![inventory::put_cluster(&cluster)], ..Commit::default() }).await.unwrap();
+}
+
 /// Nothing is asked for while nodes come or go.
 async fn settle(store: &Store) {
     let nodes = inventory::nodes(&store.reader(), &CLUSTER.parse().unwrap()).unwrap();
@@ -82,6 +89,11 @@ async fn it_fires_after_the_hold_once_per_rest_and_a_restart_forgets_nothing() {
     };
     await_condition(pods, "greedy", refused).await.unwrap();
     let begin = Timestamp::now();
+    let mut unwanted = pressure();
+    unwanted.look(&at, deps, begin - MINUTE * 2).await;
+    unwanted.look(&at, deps, begin - MINUTE).await;
+    assert_eq!(runs(&world), 0, "nobody said that the cluster may grow by itself");
+    may_grow(store).await;
     first.look(&at, deps, begin).await;
     assert_eq!(runs(&world), 0, "it has to last");
     first.look(&at, deps, begin + MINUTE).await;

@@ -17,7 +17,9 @@ pub(super) enum Again {
     #[error("this very command was carried out before; ask again to have it done again")]
     Heard,
     /// It may have been carried out before a restart, of which nothing is remembered here.
-    #[error("this command was made at {made}, before this contractor started at {since}: ask again (if it was made just now, a clock is wrong)")]
+    #[error(
+        "this command was made at {made}, before this contractor started at {since}: ask again (if it was made just now, a clock is wrong)"
+    )]
     Older {
         /// When the sender says that it made it.
         made: Timestamp,

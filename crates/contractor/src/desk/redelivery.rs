@@ -36,7 +36,7 @@ impl Desk {
             judged_at: published,
         };
         tracing::info!(subject = raw.subject, message = raw.message_id(), by = asked.by, "message taken again");
-        let verdict = self.intake.take(&raw).await;
+        let verdict = self.intake.take_again(&raw).await;
         let verdict = verdict.map_err(|reason| Refusal::new(RefusalKind::Unavailable, reason.to_string()))?;
         match answer(verdict) {
             Answer::Ok(told) => Ok(told),

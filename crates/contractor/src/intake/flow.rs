@@ -3,21 +3,24 @@
 use engine::event::Failure;
 use jiff::Timestamp;
 use messages::{
+    catalogue::Family,
     handoff::{CancelRequest, ClusterFailed, Unknown},
-    query::Accepted,
+    name::ClusterName,
+    query::{Accepted, Refusal},
     request::FailurePolicy,
+    subject::Party,
 };
+use serde::Deserialize;
 use serde_json::json;
 use store::{Commit, InventoryChange, RunQuery};
 use uuid::Uuid;
 
-use super::{Intake, NotNow, Verdict, chain, flow_of, inbox_key};
+use super::{Intake, NotNow, Verdict, chain, context_of, flow_of, inbox_key};
 use crate::{
     agent::{Message, Workplace},
     cancel::{self, Mark, Stopping, mark_key},
     driver::CommandError,
     flows::{self, FlowRecord},
-    herald::Context,
 };
 
 impl Intake {
@@ -71,12 +74,75 @@ impl Intake {
             inventory: vec![InventoryChange::put(mark_key(flow), mark)],
             ..Commit::default()
         };
-        if begun.is_empty() {
-            commit.outgoing.push(self.never_begun(message, &asked).map_err(not_now)?);
+        // One that told how its part ended has said what there is to say.
+        let silent =
+            |run: &store::RunRow| run.summary.state.is_terminal() && run.summary.detail.get("handed_over").is_none();
+        if begun.iter().all(silent) {
+            let reason = match begun.is_empty() {
+                true => format!("cancelled by {} before {}-contractor began", asked.by, self.agent.party()),
+                false => {
+                    format!("cancelled by {} when {}-contractor had nothing left to do", asked.by, self.agent.party())
+                }
+            };
+            commit.outgoing.push(self.nothing_to_stop(message, &asked, reason).map_err(not_now)?);
         }
         self.commit(commit).await?;
         let run = stopped.first().copied().unwrap_or_default();
         Ok(Verdict::Accepted(Accepted { flow, run, duplicate: false }))
+    }
+
+    /// A handoff of a flow is refused, and with it the flow goes no further: whoever waits for it hears that now, not when
+    /// the deadline is over.
+    pub(super) fn tell_flow(&self, message: &Message, refusal: &Refusal, commit: &mut Commit) -> Result<(), NotNow> {
+        let (Family::Handoff, Some(flow)) = (message.family, message.envelope.correlation) else { return Ok(()) };
+        let reader = self.store.reader();
+        let reason = format!("{}-contractor refuses the {}: {}", self.agent.party(), message.name, told(refusal));
+        if let Some(found) = reader.get::<FlowRecord>(&flows::key(flow)).map_err(|error| NotNow(chain(&error)))? {
+            if found.value.state == flows::State::Open {
+                let record = FlowRecord { reason: Some(reason), hint: refusal.hint.clone(), ..found.value };
+                let change = InventoryChange::update(flows::key(flow), found.revision, record.to_value());
+                commit.inventory.push(change);
+            }
+            return Ok(());
+        }
+        let begun = reader.runs(&RunQuery::flow(flow)).map_err(|error| NotNow(chain(&error)))?;
+        // With a part of the flow done here, a second handoff that is refused says nothing of the first.
+        if self.agent.party() == Party::Talos && begun.is_empty() {
+            commit.outgoing.extend(self.refused_at_the_door(message, flow, reason, refusal).map_err(not_now)?);
+        }
+        Ok(())
+    }
+
+    fn refused_at_the_door(
+        &self,
+        message: &Message,
+        flow: Uuid,
+        reason: String,
+        refusal: &Refusal,
+    ) -> Result<Option<store::Outgoing>, Failure> {
+        let field = |name: &str| message.body.get(name).cloned().unwrap_or_default();
+        let Ok(cluster_name) = ClusterName::deserialize(field("cluster_name")) else { return Ok(None) };
+        // Only machines that were made for this handoff are to be taken back.
+        let failure_policy = match message.name.as_str() {
+            "vm_provisioned" => {
+                let policy = message.body.pointer("/spec/failure_policy").cloned().unwrap_or_default();
+                FailurePolicy::deserialize(policy).unwrap_or_default()
+            }
+            _ => FailurePolicy::Keep,
+        };
+        let body = ClusterFailed {
+            handoff_type: "cluster_failed".to_owned(),
+            cluster_uid: serde_json::from_value(field("cluster_uid")).unwrap_or_default(),
+            step: Some("accept".to_owned()),
+            reason,
+            hint: refusal.hint.clone(),
+            failure_policy,
+            unknown: Unknown::new(),
+            cluster_name,
+        };
+        let context = context_of(message);
+        let id = Uuid::new_v5(&flow, format!("refused:{}", message.envelope.message_id()).as_bytes());
+        self.herald.handoff(id, "cluster_failed", &context, &body).map(Some)
     }
 
     /// A run that begins for a flow that was cancelled stops at once.
@@ -89,23 +155,24 @@ impl Intake {
         }
     }
 
-    fn never_begun(&self, message: &Message, asked: &CancelRequest) -> Result<store::Outgoing, Failure> {
+    fn nothing_to_stop(
+        &self,
+        message: &Message,
+        asked: &CancelRequest,
+        reason: String,
+    ) -> Result<store::Outgoing, Failure> {
         let flow = flow_of(message);
         let body = ClusterFailed {
             handoff_type: "cluster_failed".to_owned(),
             cluster_name: asked.cluster_name.clone(),
             cluster_uid: None,
             step: None,
-            reason: format!("cancelled by {} before {}-contractor began", asked.by, self.agent.party()),
+            reason,
             hint: None,
             failure_policy: asked.failure_policy,
             unknown: Unknown::new(),
         };
-        let context = Context {
-            flow: Some(flow),
-            cause: Some(message.envelope.message_id()),
-            cluster: Some(asked.cluster_name.to_string()),
-        };
+        let context = context_of(message);
         self.herald.handoff(Uuid::new_v5(&flow, b"never begun"), "cluster_failed", &context, &body)
     }
 
@@ -118,6 +185,12 @@ impl Intake {
 fn shaped<T: serde::de::DeserializeOwned>(message: &Message) -> Result<T, NotNow> {
     serde_json::from_value(message.body.clone())
         .map_err(|error| NotNow(format!("a valid {} has another shape: {error}", message.name)))
+}
+
+/// Every violation in one line, or the one sentence where there is none.
+fn told(refusal: &Refusal) -> String {
+    let violations: Vec<_> = refusal.violations.iter().map(ToString::to_string).collect();
+    if violations.is_empty() { refusal.message.clone() } else { violations.join("; ") }
 }
 
 fn not_now(failure: Failure) -> NotNow {

@@ -89,19 +89,34 @@ pub struct Gate {
     pub trust: Trust,
 }
 
+/// A message that did not pass.
+#[derive(Debug)]
+pub struct Stopped {
+    /// Why, with every violation.
+    pub refusal: Refusal,
+    /// The message, where its sender is believed and only what it says is refused.
+    pub believed: Option<Box<Message>>,
+}
+
+impl From<Refusal> for Stopped {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, believed: None }
+    }
+}
+
 impl Gate {
     /// Lets a message pass.
     ///
     /// # Errors
-    /// Why it is refused, with every violation.
-    pub fn pass(&self, raw: &Raw) -> Result<Message, Refusal> {
+    /// See [`Stopped`].
+    pub fn pass(&self, raw: &Raw) -> Result<Message, Stopped> {
         let invalid = |text: String| Refusal::new(RefusalKind::Invalid, text);
         let subject: Subject = raw.subject.parse().map_err(|error| invalid(format!("{error}")))?;
         let (family, to) = match &subject {
             Subject::Request { to, .. } => (Family::Request, *to),
             Subject::Handoff { to, .. } => (Family::Handoff, *to),
             Subject::Event { .. } | Subject::DeadLetter { .. } => {
-                return Err(invalid("only requests and handoffs are taken".into()));
+                return Err(invalid("only requests and handoffs are taken".into()).into());
             }
         };
         let name = subject.kind().to_owned();
@@ -112,17 +127,21 @@ impl Gate {
                 .filter(|kind| kind.family == family && kind.routes.iter().any(|(taker, _)| *taker == self.party));
             let known: Vec<&str> = known.map(|kind| kind.name).collect();
             let refusal = invalid(format!("{} takes no {} {name}", self.party, family.as_str()));
-            return Err(refusal.with_hint(format!("it takes {}", known.join(", "))));
+            return Err(refusal.with_hint(format!("it takes {}", known.join(", "))).into());
         }
         let envelope = self.believe(raw, &subject)?;
         let body =
             json::parse(&raw.body).map_err(|error| invalid(format!("the body is not acceptable JSON: {error}")))?;
-        self.validate(family, &name, &body)?;
-        Ok(Message { family, name, subject, envelope, body })
+        let valid = self.validate(family, &name, &body);
+        let message = Message { family, name, subject, envelope, body };
+        match valid {
+            Ok(()) => Ok(message),
+            Err(refusal) => Err(Stopped { refusal, believed: Some(Box::new(message)) }),
+        }
     }
 
-    /// A message that nobody sent, to plan with. A handoff that is only planned holds `"${…}"` for what is known later,
-    /// so only requests are validated.
+    /// A message that nobody sent, to judge or to plan with. A handoff that is only planned holds `"${…}"` for what is
+    /// known later, so only requests are validated.
     ///
     /// # Errors
     /// Why it would be refused.
@@ -161,7 +180,11 @@ impl Gate {
         Ok(envelope)
     }
 
-    fn validate(&self, family: Family, name: &str, body: &Value) -> Result<(), Refusal> {
+    /// Whether a body has the shape of its schema.
+    ///
+    /// # Errors
+    /// Every violation.
+    pub fn validate(&self, family: Family, name: &str, body: &Value) -> Result<(), Refusal> {
         schema::validate(family, name, body).map_err(|violations| {
             let count = violations.len();
             let plural = if count == 1 { "" } else { "s" };
@@ -176,7 +199,18 @@ impl Gate {
 fn anonymous(raw: &Raw, subject: &Subject) -> Envelope {
     let place = format!("{}:{}:{}", raw.stream, raw.stream_created, raw.sequence);
     let id = if raw.sequence > 0 { Uuid::new_v5(&Uuid::NAMESPACE_URL, place.as_bytes()) } else { Uuid::now_v7() };
-    Envelope { id: id.to_string(), source: "/anonymous".into(), time: raw.published, ..imagined(subject) }
+    let header = |name: &str| {
+        let found = raw.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.clone())
+    };
+    Envelope {
+        id: id.to_string(),
+        source: "/anonymous".into(),
+        time: raw.published,
+        reply_to: header("cortex-reply-to"),
+        traceparent: header("traceparent"),
+        ..imagined(subject)
+    }
 }
 
 fn imagined(subject: &Subject) -> Envelope {

@@ -145,6 +145,7 @@ impl Life {
             subject: Some("prod".to_owned()),
             input,
             plan,
+            trace: None,
             with: Commit {
                 inbox: Some(InboxKey { source: "/test".to_owned(), id: message.to_owned() }),
                 ..Commit::default()

@@ -87,6 +87,7 @@ impl Simulation {
             on_failure: None,
             plan: None,
             own_plan: None,
+            trace: None,
             at,
         };
         Self {

@@ -55,7 +55,7 @@ pub struct ProvisionCluster {
     /// The opposite of `allow_workloads_on_control_plane`; both together must agree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control_plane_taint: Option<bool>,
-    /// The contractor may ask for more workers when pods cannot be scheduled.
+    /// The contractor may ask for more workers when pods cannot be scheduled; default: it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker_autoscaling: Option<bool>,
     /// Optional features by name.
@@ -398,6 +398,7 @@ impl ProvisionCluster {
                 .into_iter()
                 .map(|pool| (pool.name, PoolSpec { labels: pool.labels, taints: pool.taints }))
                 .collect(),
+            worker_autoscaling: self.worker_autoscaling,
             failure_policy: self.failure_policy,
         }
     }

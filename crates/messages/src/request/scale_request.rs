@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Approval, provision_cluster::Size};
-use crate::name::{ClusterName, Period, PoolName};
+use crate::name::{ClusterName, NodeName, Period, PoolName};
 
 /// Asks for a pool to have `count` nodes: a desired count, never a delta, so that asking twice changes nothing.
 ///
@@ -30,6 +30,11 @@ pub struct ScaleRequest {
     /// The pool's generation that `count` was computed from; refused if the pool has changed since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
+    /// The pool's machines as infrastructure-contractor knows them, which it writes when it hands the request on: those whose
+    /// nodes are gone already go too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 500))]
+    pub machines: Vec<NodeName>,
     /// Shape of the nodes if the pool is new.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<Size>,

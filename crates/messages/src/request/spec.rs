@@ -57,6 +57,9 @@ pub struct TalosSpec {
     /// Labels and taints of the nodes, by pool.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub pools: BTreeMap<PoolName, PoolSpec>,
+    /// The contractor may ask for more workers when pods cannot be scheduled; default: it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker_autoscaling: Option<bool>,
     /// What becomes of a flow that fails; default `rollback`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_policy: Option<FailurePolicy>,

@@ -215,6 +215,7 @@ impl Side {
             subject: Some("prod".to_owned()),
             input: input.clone(),
             plan: None,
+            trace: None,
             with: Commit::default(),
         };
         let (runtime, driver) = self.life.as_ref().context("it lives")?;

@@ -62,7 +62,8 @@ impl Decide<'_> {
             let mut body =
                 values().with_item(&item, key.as_deref()).resolve(&emit.with).map_err(|error| failure(&error))?;
             leave_out_nulls(&mut body);
-            if size(&body) > MAX_VALUE {
+            // A body is kept as text inside a row of JSON.
+            if size(&Value::String(body.to_string())) > MAX_VALUE {
                 return Err(too_large("a message"));
             }
             let name = format!("emit\u{1f}{index}\u{1f}{}", key.unwrap_or_default());
