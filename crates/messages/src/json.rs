@@ -5,6 +5,9 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+/// Characters of a key that an error shows.
+const LONGEST_KEY: usize = 80;
+
 /// Why bytes are not acceptable JSON. Never prints a value of the document.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -102,12 +105,20 @@ impl<'de> Visitor<'de> for Strict {
         let mut object = Map::new();
         while let Some(key) = map.next_key::<String>()? {
             if object.contains_key(&key) {
-                return Err(A::Error::custom(format!("duplicate key {key:?}")));
+                return Err(A::Error::custom(format!("duplicate key {}", shown(&key))));
             }
             let value = map.next_value_seed(Self)?;
             object.insert(key, value);
         }
         Ok(Value::Object(object))
+    }
+}
+
+/// A key for an error message, which is passed on and kept: whoever wrote the body chose its length.
+fn shown(key: &str) -> String {
+    match key.char_indices().nth(LONGEST_KEY) {
+        Some((end, _)) => format!("{:?}…", &key[..end]),
+        None => format!("{key:?}"),
     }
 }
 
@@ -135,5 +146,12 @@ mod tests {
         for (body, expected) in cases {
             assert_eq!(parse(body).unwrap_err().to_string(), expected);
         }
+    }
+
+    #[test]
+    fn a_long_key_is_shown_in_part() {
+        let key = "ключ".repeat(2_000);
+        let reason = parse(format!("{{\"{key}\":1,\"{key}\":2}}").as_bytes()).unwrap_err().to_string();
+        assert!(reason.ends_with(&format!("duplicate key \"{}\"…", "ключ".repeat(20))), "{reason}");
     }
 }

@@ -15,10 +15,13 @@ use crate::{
     commit::CommitError,
     draft::{Draft, decode_own},
     keys,
+    record::VALUE_CAP,
 };
 
-/// Records that become one compressed row together: about 6 KiB.
+/// Records that become one compressed row together: about 6 KiB, and more rows than one where they do not compress.
 pub(crate) const PACK: u64 = 64;
+/// Bytes of one text of a deed; some come from whoever sends a message.
+const TEXT: usize = 512;
 /// What the first record names as the hash before it.
 const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
@@ -47,6 +50,30 @@ pub struct Deed {
     /// What came of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
+}
+
+impl Deed {
+    /// With every text cut to a length that the log can hold.
+    fn clipped(self) -> Self {
+        let clip = |text: Option<String>| text.map(clipped);
+        Self {
+            who: clipped(self.who),
+            did: clipped(self.did),
+            object: clip(self.object),
+            cluster: clip(self.cluster),
+            plan: clip(self.plan),
+            outcome: clip(self.outcome),
+            ..self
+        }
+    }
+}
+
+fn clipped(mut text: String) -> String {
+    if text.len() > TEXT {
+        text.truncate(text.floor_char_boundary(TEXT));
+        text.push('…');
+    }
+    text
 }
 
 /// A deed in its place in the chain.
@@ -105,7 +132,8 @@ pub struct AuditProblem {
 
 /// Appends a deed to the chain.
 pub(crate) fn append(draft: &mut Draft<'_>, deed: Deed, at: Timestamp) -> Result<(), CommitError> {
-    let head: AuditHead = draft.json(keys::AUDIT_HEAD)?.unwrap_or_default();
+    let head = head(draft)?;
+    let deed = deed.clipped();
     let mut record = AuditRecord { seq: head.seq + 1, at, deed, prev: head.hash, hash: String::new() };
     record.hash = hash_of(&record).map_err(CommitError::Invalid)?;
     draft.put_json(keys::audit(record.seq), &record, "audit record")?;
@@ -114,18 +142,67 @@ pub(crate) fn append(draft: &mut Draft<'_>, deed: Deed, at: Timestamp) -> Result
     if head.seq.is_multiple_of(PACK) { pack(draft, head.seq) } else { Ok(()) }
 }
 
-/// Replaces the newest [`PACK`] records by one compressed row under the sequence of the last.
-fn pack(draft: &mut Draft<'_>, last: u64) -> Result<(), CommitError> {
-    let mut records: Vec<Value> = Vec::new();
-    for seq in last - PACK + 1..=last {
-        let key = keys::audit(seq);
-        let row = draft.row(&key)?;
-        let row = row.ok_or_else(|| CommitError::Damaged(format!("audit record {seq} is missing")))?;
-        records.push(decode_own(&key, &row)?);
-        draft.remove(key);
+/// Where the chain ends. Where that row is damaged the last record says it, too: what is done goes on to be recorded.
+fn head(draft: &Draft<'_>) -> Result<AuditHead, CommitError> {
+    match draft.json(keys::AUDIT_HEAD) {
+        Err(CommitError::Damaged(reason)) => {
+            let last = last_record(draft)?.ok_or_else(|| CommitError::Damaged(reason.clone()))?;
+            tracing::error!(reason, seq = last.seq, "the audit log's head is damaged; its last record stands for it");
+            Ok(AuditHead { seq: last.seq, hash: last.hash })
+        }
+        found => Ok(found?.unwrap_or_default()),
     }
-    let packed = archive::pack(&records).map_err(|error| CommitError::Invalid(format!("audit pack: {error}")))?;
-    draft.put_bytes(keys::audit_pack(last), &packed, "audit pack")
+}
+
+fn last_record(draft: &Draft<'_>) -> Result<Option<AuditRecord>, CommitError> {
+    let row = draft.last(keys::AUDIT)?.map(|(key, row)| decode_own::<AuditRecord>(&key, &row)).transpose()?;
+    let packed = draft.last(keys::AUDIT_PACK)?.map(|(key, row)| last_of_pack(key, row)).transpose()?;
+    Ok(row.into_iter().chain(packed).max_by_key(|record| record.seq))
+}
+
+fn last_of_pack(key: String, row: Vec<u8>) -> Result<AuditRecord, CommitError> {
+    let damaged = |reason: String| CommitError::Damaged(format!("audit pack: {reason}"));
+    let last = archive::unpack(&[(key, row)]).map_err(damaged)?.pop();
+    let last = last.ok_or_else(|| damaged("it is empty".to_owned()))?;
+    serde_json::from_value(last).map_err(|error| damaged(error.to_string()))
+}
+
+/// Replaces the newest [`PACK`] records by compressed rows. Records that cannot be read stay as they are, and so do those
+/// beside them: they are for whoever verifies the log, and nobody's commit depends on them.
+fn pack(draft: &mut Draft<'_>, last: u64) -> Result<(), CommitError> {
+    let first = last - PACK + 1;
+    match (first..=last).map(|seq| stored(draft, seq)).collect::<Result<Vec<Value>, _>>() {
+        Ok(records) => put_pack(draft, first, &records),
+        Err(CommitError::Damaged(reason)) => {
+            tracing::error!(reason, "audit records stay uncompressed, as one of them is damaged");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn stored(draft: &Draft<'_>, seq: u64) -> Result<Value, CommitError> {
+    let key = keys::audit(seq);
+    let row = draft.row(&key)?.ok_or_else(|| CommitError::Damaged(format!("audit record {seq} is missing")))?;
+    decode_own(&key, &row)
+}
+
+/// Packs `records`, the first of which has the sequence `first`, under the sequence of the last; in two packs where one
+/// would be above the cap of a value.
+fn put_pack(draft: &mut Draft<'_>, first: u64, records: &[Value]) -> Result<(), CommitError> {
+    let packed = archive::pack(records).map_err(|error| CommitError::Invalid(format!("audit pack: {error}")))?;
+    let count = records.len() as u64;
+    if packed.len() <= VALUE_CAP {
+        (first..first + count).for_each(|seq| draft.remove(keys::audit(seq)));
+        return draft.put_bytes(keys::audit_pack(first + count - 1), &packed, "audit pack");
+    }
+    let (earlier, later) = records.split_at(records.len() / 2);
+    if earlier.is_empty() {
+        // One record that does not compress, from before texts were cut: its row serves as well.
+        return Ok(());
+    }
+    put_pack(draft, first, earlier)?;
+    put_pack(draft, first + earlier.len() as u64, later)
 }
 
 fn hash_of(record: &AuditRecord) -> Result<String, String> {
@@ -276,5 +353,62 @@ mod tests {
         let cut = "it is missing, and so is what follows: 8 records were written".to_owned();
         assert_eq!(problem(&forged, &[longer]), Some((6, cut)));
         forged.close().await;
+    }
+
+    /// Texts that do not compress, in every field.
+    fn noisy() -> Deed {
+        let noise = || (0..300).map(|_| Uuid::new_v4().to_string()).collect::<String>();
+        Deed {
+            who: noise(),
+            did: "message_refused".into(),
+            object: Some(noise()),
+            cluster: Some(noise()),
+            plan: Some(noise()),
+            outcome: Some(format!("{}\u{1}€", noise())),
+            ..Deed::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn deeds_of_any_length_and_content_never_stop_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = filled(folder.path(), 1).await;
+        for _ in 0..2 * PACK {
+            store.commit(Commit { audit: vec![noisy()], ..Commit::default() }).await.unwrap();
+        }
+        let verified = store.reader().verify_audit(&[]).unwrap();
+        assert_eq!((verified.records, verified.problem), (2 * PACK + 1, None));
+        let packs = store.reader().shared.rows().scan_prefix(keys::AUDIT_PACK).count();
+        assert!(packs > 2, "{packs} packs: the test does not fill one");
+        let found: Vec<u64> = store.reader().audit(PACK / 2, 50).unwrap().iter().map(|record| record.seq).collect();
+        assert_eq!(found, (PACK / 2..PACK / 2 + 50).collect::<Vec<_>>());
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_damaged_record_or_head_is_named_and_the_log_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = filled(folder.path(), 9).await;
+        let reader = store.reader();
+        let spoil = |key: &str| reader.shared.rows().insert(key.as_bytes(), b"spoilt").map(drop).unwrap();
+        spoil(&keys::audit(5));
+        for _ in 10..=2 * PACK {
+            let deed = Deed { who: "/operator/ada".into(), did: "more".into(), ..Deed::default() };
+            store.commit(Commit { audit: vec![deed], ..Commit::default() }).await.unwrap();
+        }
+        let (seq, reason) = problem(&store, &[]).unwrap();
+        assert!(seq == 5 && reason.contains("audit/0000000000000005"), "{seq}: {reason}");
+        let sound: Vec<u64> = reader.audit(6, 2 * PACK as usize).unwrap().iter().map(|record| record.seq).collect();
+        assert_eq!(sound, (6..=2 * PACK).collect::<Vec<_>>(), "rows before the pack that follows them");
+
+        for last_in_row in [false, true] {
+            let before = reader.audit_head().unwrap();
+            spoil(keys::AUDIT_HEAD);
+            let deed = Deed { who: "/operator/ada".into(), did: "after".into(), ..Deed::default() };
+            store.commit(Commit { audit: vec![deed], ..Commit::default() }).await.unwrap();
+            let last = reader.audit(before.seq + 1, 2).unwrap();
+            assert_eq!((last.len(), &last[0].prev), (1, &before.hash), "the last is in a row: {last_in_row}");
+        }
+        store.close().await;
     }
 }

@@ -57,6 +57,12 @@ impl<'a> Draft<'a> {
         Ok(rows)
     }
 
+    /// The last row on disk under `prefix`; the batch's own writes are not seen.
+    pub(crate) fn last(&self, prefix: &str) -> Result<Option<(String, Vec<u8>)>, CommitError> {
+        let row = self.tree.scan_prefix(prefix).next_back().transpose().map_err(storage)?;
+        row.map(|(key, row)| Ok((text_key(&key)?, row.to_vec()))).transpose()
+    }
+
     /// The keys on disk from `first` to `last`, both included, at most `limit`; the batch's own writes are not seen.
     pub(crate) fn stored_keys(&self, first: &str, last: &str, limit: usize) -> Result<Vec<String>, CommitError> {
         let keys = self.tree.range(first.as_bytes()..=last.as_bytes()).keys().take(limit);

@@ -74,6 +74,9 @@ pub enum TransferError {
     /// The store cannot be opened.
     #[error("the store cannot be opened")]
     Open(#[from] OpenError),
+    /// The store failed before: what it holds is known only when it is opened again.
+    #[error("the store failed and is not touched until it is opened again: {0}")]
+    Failed(String),
     /// The writer is gone.
     #[error("the store is closed")]
     Closed,

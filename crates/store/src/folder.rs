@@ -98,12 +98,25 @@ impl Folder {
         Ok((name, path))
     }
 
-    /// Makes `data` the folder in use, atomically; the old one stays until [`Self::remove_leftovers`].
-    pub(crate) fn point_at(&mut self, data: String) -> io::Result<()> {
+    /// Prepares that `data` becomes the folder in use; nothing has changed when it fails.
+    pub(crate) fn prepare_move(&self, data: String) -> io::Result<Move> {
         let format = Format { data, ..self.format.clone() };
-        write_format(&self.path, &format)?;
-        self.format = format;
+        let text = written(&format)?;
+        Ok(Move { format, staged: Staged::write(&self.path.join(FORMAT_FILE), &text)? })
+    }
+
+    /// Makes a prepared data folder the one in use, atomically; the old one stays until [`Self::remove_leftovers`]. When it
+    /// fails, only the next open shows which of the two is in use.
+    pub(crate) fn move_to(&mut self, prepared: Move) -> io::Result<()> {
+        prepared.staged.put_in_place()?;
+        self.format = prepared.format;
         Ok(())
+    }
+
+    /// Makes `data` the folder in use where nobody else works on the store.
+    pub(crate) fn point_at(&mut self, data: String) -> io::Result<()> {
+        let prepared = self.prepare_move(data)?;
+        self.move_to(prepared)
     }
 
     /// Records that batch number `batches` is durable. Not synced: it may lag behind, never run ahead.
@@ -240,24 +253,47 @@ fn create_format(path: &Path) -> Result<Format, OpenError> {
         store_id: Uuid::now_v7(),
         data: format!("{DATA}1"),
     };
-    write_format(path, &format).map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
+    let put = written(&format).and_then(|text| replace_file(&path.join(FORMAT_FILE), &text));
+    put.map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
     Ok(format)
 }
 
-fn write_format(path: &Path, format: &Format) -> io::Result<()> {
+fn written(format: &Format) -> io::Result<Vec<u8>> {
     let mut text = serde_json::to_vec_pretty(format)?;
     text.push(b'\n');
-    replace_file(&path.join(FORMAT_FILE), &text)
+    Ok(text)
+}
+
+/// Another data folder that is about to be the one in use.
+pub(crate) struct Move {
+    format: Format,
+    staged: Staged,
+}
+
+/// The new content of a file, durable beside it.
+struct Staged {
+    path: PathBuf,
+    temporary: PathBuf,
+}
+
+impl Staged {
+    fn write(path: &Path, content: &[u8]) -> io::Result<Self> {
+        let temporary = path.with_extension("new");
+        let mut file = fs::File::create(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        Ok(Self { path: path.to_owned(), temporary })
+    }
+
+    fn put_in_place(self) -> io::Result<()> {
+        fs::rename(&self.temporary, &self.path)?;
+        self.path.parent().map_or(Ok(()), sync_folder)
+    }
 }
 
 /// Writes a file so that after a crash either the old or the new content is there.
 pub(crate) fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = fs::File::create(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    path.parent().map_or(Ok(()), sync_folder)
+    Staged::write(path, content)?.put_in_place()
 }
 
 pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {

@@ -49,6 +49,11 @@ pub(crate) fn secret_parts(name: &str, generation: u64) -> String {
     format!("{SECRET_PART}{name}{END}{generation:016x}/")
 }
 
+/// The name of the secret that a [`SECRET_PART`] key belongs to.
+pub(crate) fn secret_of_part(key: &str) -> Option<&str> {
+    key.strip_prefix(SECRET_PART)?.rsplit_once(END).map(|(name, _)| name)
+}
+
 pub(crate) fn part(prefix: &str, index: usize) -> String {
     format!("{prefix}{index:04x}")
 }

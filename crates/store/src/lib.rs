@@ -21,6 +21,7 @@ mod seal;
 mod shared;
 mod store;
 mod verify;
+mod view;
 mod writer;
 
 pub use audit::{AuditHead, AuditProblem, AuditRecord, AuditVerified, Deed};
@@ -29,7 +30,7 @@ pub use commit::{
     RunId, RunSummary, SecretPut,
 };
 pub use export::{Exported, TransferError};
-pub use reader::{Entry, ReadError, Reader, Secret, Versioned};
+pub use reader::{Each, Entry, ReadError, Reader, Secret, Versioned};
 pub use rekey::{Recovery, Rekey, RekeyError, Rekeyed, rekey};
 pub use retention::{Pruned, Retention};
 pub use rows::{InboxRow, OutboxRow, ParkedRow, RunQuery, RunRow, RunState};

@@ -1,6 +1,6 @@
 //! Consistent reads; every record's checksum is verified.
 
-use std::sync::{Arc, RwLockReadGuard};
+use std::sync::Arc;
 
 use secrecy::SecretSlice;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -11,10 +11,14 @@ use crate::{
     archive,
     audit::{AuditHead, AuditProblem, AuditRecord, AuditVerified, Walk},
     commit::{InboxKey, Lane, RunId},
-    keys, record,
-    rows::{InboxRow, OutboxRow, ParkedRow, RunQuery, RunRow},
+    keys,
+    rows::{InboxRow, OutboxRow, ParkedRow, RunQuery, RunRow, RunState},
     shared::Shared,
+    view::{View, decode},
 };
+
+/// Rows that a long look reads before it lets the writer go on.
+pub(crate) const PAGE: usize = 256;
 
 /// Reads of a store; a cheap clone. Reads are synchronous and take microseconds.
 #[derive(Clone)]
@@ -47,6 +51,9 @@ pub struct Entry<T> {
     /// The value.
     pub value: T,
 }
+
+/// One inventory row of a scan by key, or why it cannot be read.
+pub type Each<T> = (String, Result<Versioned<T>, ReadError>);
 
 /// An unsealed secret; its `Debug` shows nothing of it.
 #[derive(Clone, Debug)]
@@ -99,15 +106,22 @@ impl Reader {
 
     /// The inventory under `prefix`, sorted by key, as of one moment.
     pub fn scan<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<Entry<T>>, ReadError> {
+        let rows = self.scan_each(prefix)?.into_iter();
+        let entry = |(key, found): Each<T>| found.map(|Versioned { revision, value }| Entry { key, revision, value });
+        rows.map(entry).collect()
+    }
+
+    /// The same, for work in which a row that cannot be read holds up no other.
+    pub fn scan_each<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<Each<T>>, ReadError> {
         let view = self.view();
-        let mut entries = Vec::new();
+        let mut found = Vec::new();
         for row in view.rows(&keys::inventory(prefix)) {
             let (key, row) = row?;
-            let InventoryRow { revision, value, .. } = decode::<InventoryRow<T>>(&key, &row)?;
-            let key = key.strip_prefix(keys::INVENTORY).unwrap_or(&key).to_owned();
-            entries.push(Entry { key, revision, value });
+            let value = decode::<InventoryRow<T>>(&key, &row);
+            let value = value.map(|InventoryRow { revision, value, .. }| Versioned { revision, value });
+            found.push((key.strip_prefix(keys::INVENTORY).unwrap_or(&key).to_owned(), value));
         }
-        Ok(entries)
+        Ok(found)
     }
 
     /// The inventory keys under `prefix` with their revisions, sorted.
@@ -162,6 +176,12 @@ impl Reader {
 
     /// Runs by index, newest first, without reading journals.
     pub fn runs(&self, query: &RunQuery) -> Result<Vec<RunRow>, ReadError> {
+        let (runs, damaged) = self.readable_runs(query)?;
+        damaged.into_iter().next().map_or(Ok(runs), Err)
+    }
+
+    /// The same, for a list that is not kept back by a run that cannot be read: those that can, and why the others cannot.
+    pub fn readable_runs(&self, query: &RunQuery) -> Result<(Vec<RunRow>, Vec<ReadError>), ReadError> {
         let view = self.view();
         let limit = if query.limit == 0 { usize::MAX } else { query.limit };
         let prefixes = match (query.flow, &query.cluster) {
@@ -170,7 +190,7 @@ impl Reader {
             (None, None) if !query.states.is_empty() => query.states.iter().map(|s| keys::index_state(*s)).collect(),
             (None, None) => vec![keys::index_time()],
         };
-        let mut runs = Vec::new();
+        let (mut runs, mut damaged) = (Vec::new(), Vec::new());
         for prefix in &prefixes {
             let mut found = 0;
             for row in view.rows_backwards(prefix) {
@@ -178,16 +198,48 @@ impl Reader {
                     break;
                 }
                 let (key, _) = row?;
-                let row = view.indexed(&key)?;
-                if matches(query, &row) {
-                    runs.push(row);
-                    found += 1;
+                match view.indexed(&key) {
+                    Ok(row) if matches(query, &row) => {
+                        runs.push(row);
+                        found += 1;
+                    }
+                    Ok(_) => {}
+                    Err(error @ ReadError::Failed(_)) => return Err(error),
+                    Err(error) => damaged.push(error),
                 }
             }
         }
         runs.sort_by_key(|row| std::cmp::Reverse((row.started_at, row.run)));
         runs.truncate(limit);
-        Ok(runs)
+        Ok((runs, damaged))
+    }
+
+    /// Every run in `state` by index, oldest first, for a look over all of them. Commits go on in between: a run that
+    /// changes meanwhile may be missed. One that cannot be read holds up no other.
+    pub fn each_run(
+        &self,
+        state: RunState,
+        mut visit: impl FnMut(RunId, Result<RunRow, ReadError>),
+    ) -> Result<(), ReadError> {
+        let prefix = keys::index_state(state);
+        let mut next = prefix.clone();
+        loop {
+            let view = self.view();
+            let mut last = None;
+            for row in view.rows_from(&prefix, &next).take(PAGE) {
+                let (key, _) = row?;
+                match keys::indexed_run(&key) {
+                    Some(run) => visit(run, view.indexed(&key)),
+                    None => tracing::error!(key, "a row of the index names no run"),
+                }
+                last = Some(key);
+            }
+            // What sorts right behind it.
+            next = match last {
+                Some(key) => format!("{key}\0"),
+                None => return Ok(()),
+            };
+        }
     }
 
     /// A run's events from `from` (0 = all), whether archived or not; empty where there is no such run.
@@ -208,6 +260,11 @@ impl Reader {
         }
         let skip = usize::try_from(from.saturating_sub(first)).unwrap_or(usize::MAX);
         Ok(events.into_iter().skip(skip).collect())
+    }
+
+    /// The first event of a run that is not archived, however its row and its other events look.
+    pub fn first_event(&self, run: RunId) -> Result<Option<Value>, ReadError> {
+        self.view().json(&keys::journal(run, 0))
     }
 
     /// A playbook's text by content hash.
@@ -264,27 +321,44 @@ impl Reader {
     }
 
     /// Walks the audit log from its beginning and compares it with `heads` that were published elsewhere; names the
-    /// first record that was altered, removed or reordered.
+    /// first record that was altered, removed or reordered. Commits go on in between.
     pub fn verify_audit(&self, heads: &[AuditHead]) -> Result<AuditVerified, ReadError> {
-        let end = self.audit_head()?;
-        let view = self.view();
+        let (end, damage) = match self.audit_head() {
+            Err(error @ ReadError::Failed(_)) => return Err(error),
+            Err(error) => (AuditHead::default(), Some(error)),
+            Ok(end) => (end, None),
+        };
         let mut walk = Walk::new(heads);
-        for record in view.audit(1) {
-            let fits = match record {
-                Ok(record) => walk.step(&record),
-                Err(ReadError::Corrupt { key, reason }) => {
-                    Err(AuditProblem { seq: walk.next(), reason: format!("{key}: {reason}") })
+        loop {
+            let page = self.audit_page(walk.next());
+            if page.is_empty() {
+                let seq = walk.next();
+                let damage = damage.map(|error| AuditProblem { seq, reason: format!("the log's head: {error}") });
+                return Ok(walk.finish(&end, damage));
+            }
+            for record in page {
+                let fits = match record {
+                    Ok(record) => walk.step(&record),
+                    Err(ReadError::Corrupt { key, reason }) => {
+                        Err(AuditProblem { seq: walk.next(), reason: format!("{key}: {reason}") })
+                    }
+                    Err(ReadError::Shape { key, source }) => {
+                        Err(AuditProblem { seq: walk.next(), reason: format!("{key} has another shape: {source}") })
+                    }
+                    Err(other) => return Err(other),
+                };
+                if let Err(problem) = fits {
+                    return Ok(walk.finish(&end, Some(problem)));
                 }
-                Err(ReadError::Shape { key, source }) => {
-                    Err(AuditProblem { seq: walk.next(), reason: format!("{key} has another shape: {source}") })
-                }
-                Err(other) => return Err(other),
-            };
-            if let Err(problem) = fits {
-                return Ok(walk.finish(&end, Some(problem)));
             }
         }
-        Ok(walk.finish(&end, None))
+    }
+
+    /// Some audit records from sequence `from` on, as of one moment.
+    fn audit_page(&self, from: u64) -> Vec<Result<AuditRecord, ReadError>> {
+        let view = self.view();
+        let is_before = |record: &Result<AuditRecord, ReadError>| record.as_ref().is_ok_and(|record| record.seq < from);
+        view.audit(from).skip_while(is_before).take(PAGE).collect()
     }
 
     /// The revision of the last durable commit.
@@ -292,83 +366,9 @@ impl Reader {
         *self.shared.revisions.borrow()
     }
 
-    fn view(&self) -> View<'_> {
+    pub(crate) fn view(&self) -> View<'_> {
         View { tree: self.shared.rows() }
     }
-}
-
-/// The rows of one moment: the writer waits while it is held.
-pub(crate) struct View<'a> {
-    pub(crate) tree: RwLockReadGuard<'a, sled::Db>,
-}
-
-impl View<'_> {
-    fn json<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, ReadError> {
-        let row = self.tree.get(key).map_err(|error| failed(key, &error))?;
-        row.map(|row| decode(key, &row)).transpose()
-    }
-
-    /// The run that an index row names.
-    fn indexed(&self, key: &str) -> Result<RunRow, ReadError> {
-        let damaged = |reason: &str| ReadError::Corrupt { key: key.to_owned(), reason: reason.to_owned() };
-        let run = keys::indexed_run(key).ok_or_else(|| damaged("it names no run"))?;
-        self.json(&keys::run(run))?.ok_or_else(|| damaged("the run that it names is missing"))
-    }
-
-    fn rows(&self, prefix: &str) -> impl Iterator<Item = Result<(String, Vec<u8>), ReadError>> + use<> {
-        text_rows(prefix.to_owned(), self.tree.scan_prefix(prefix))
-    }
-
-    fn rows_from(
-        &self,
-        prefix: &str,
-        first: &str,
-    ) -> impl Iterator<Item = Result<(String, Vec<u8>), ReadError>> + use<> {
-        let prefix = prefix.to_owned();
-        let rows = text_rows(prefix.clone(), self.tree.range(first.as_bytes()..));
-        rows.take_while(move |row| row.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix)))
-    }
-
-    fn rows_backwards(&self, prefix: &str) -> impl Iterator<Item = Result<(String, Vec<u8>), ReadError>> + use<> {
-        text_rows(prefix.to_owned(), self.tree.scan_prefix(prefix).rev())
-    }
-
-    /// The audit log from the pack or row that holds `from`.
-    fn audit(&self, from: u64) -> impl Iterator<Item = Result<AuditRecord, ReadError>> + use<> {
-        let packs = self.rows_from(keys::AUDIT_PACK, &keys::audit_pack(from)).flat_map(|row| match row {
-            Err(error) => vec![Err(error)],
-            Ok((key, row)) => match archive::unpack(&[(key.clone(), row)]) {
-                Err(reason) => vec![Err(ReadError::Corrupt { key, reason })],
-                Ok(records) => records.into_iter().map(|record| shape(&key, record)).collect(),
-            },
-        });
-        let rows = self.rows_from(keys::AUDIT, &keys::audit(from));
-        packs.chain(rows.map(|row| row.and_then(|(key, row)| decode(&key, &row))))
-    }
-
-    fn parts(&self, prefix: &str, count: usize) -> Result<Vec<u8>, ReadError> {
-        let mut bytes = Vec::new();
-        for index in 0..count {
-            let key = keys::part(prefix, index);
-            let damaged = |reason: String| ReadError::Corrupt { key: key.clone(), reason };
-            let row = self.tree.get(&key).map_err(|error| failed(&key, &error))?;
-            let row = row.ok_or_else(|| damaged("it is missing".to_owned()))?;
-            bytes.extend_from_slice(record::decode(&key, &row).map_err(damaged)?.1);
-        }
-        Ok(bytes)
-    }
-}
-
-fn text_rows<I>(prefix: String, rows: I) -> impl Iterator<Item = Result<(String, Vec<u8>), ReadError>>
-where
-    I: Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>,
-{
-    rows.map(move |row| {
-        let (key, row) = row.map_err(|error| failed(&prefix, &error))?;
-        let key = String::from_utf8(key.to_vec())
-            .map_err(|_| ReadError::Corrupt { key: prefix.clone(), reason: "a key is not text".to_owned() })?;
-        Ok((key, row.to_vec()))
-    })
 }
 
 fn matches(query: &RunQuery, row: &RunRow) -> bool {
@@ -383,25 +383,4 @@ fn message_row(key: &str, stored: StoredMessage) -> Result<OutboxRow, ReadError>
     let seq = keys::trailing_seq(key)
         .ok_or_else(|| ReadError::Corrupt { key: key.to_owned(), reason: "it has no sequence".to_owned() })?;
     Ok(OutboxRow { seq, at: stored.at, message: stored.message })
-}
-
-fn decode<T: DeserializeOwned>(key: &str, row: &[u8]) -> Result<T, ReadError> {
-    match record::decode_json(key, row) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(source)) => Err(ReadError::Shape { key: key.to_owned(), source }),
-        Err(reason) => Err(ReadError::Corrupt { key: key.to_owned(), reason }),
-    }
-}
-
-fn shape<T: DeserializeOwned>(key: &str, value: Value) -> Result<T, ReadError> {
-    serde_json::from_value(value).map_err(|source| ReadError::Shape { key: key.to_owned(), source })
-}
-
-fn failed(key: &str, error: &sled::Error) -> ReadError {
-    match error {
-        sled::Error::Corruption { .. } => {
-            ReadError::Corrupt { key: key.to_owned(), reason: "its page is damaged on disk".to_owned() }
-        }
-        other => ReadError::Failed(other.to_string()),
-    }
 }

@@ -72,7 +72,12 @@ pub(crate) fn prune_some(draft: &mut Draft<'_>, retention: &Retention) -> Result
                 break;
             }
             let Some(run) = keys::indexed_run(&key) else { continue };
-            let Some(row) = draft.json::<RunRow>(&keys::run(run))? else { continue };
+            // What cannot be read is no reason to forget nothing; whoever verifies the store is told of it.
+            let row = match draft.json::<RunRow>(&keys::run(run)) {
+                Err(CommitError::Damaged(_)) => continue,
+                row => row?,
+            };
+            let Some(row) = row else { continue };
             if row.archived && row.updated_at < before {
                 archive::unindex(draft, &row);
                 draft.remove_all(&keys::archive_of(run))?;

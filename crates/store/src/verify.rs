@@ -1,6 +1,6 @@
 //! Reads every row and checks that they fit together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -9,11 +9,12 @@ use crate::{
     apply::{Counters, InventoryRow, SecretHead, StoredMessage},
     archive,
     audit::AuditHead,
-    commit::{Lane, RunId},
+    commit::{InboxKey, Lane, RunId},
     keys,
-    reader::{ReadError, Reader},
+    reader::{PAGE, ReadError, Reader},
     record,
     rows::{InboxRow, RunRow},
+    view::View,
 };
 
 /// What a verification found.
@@ -26,34 +27,22 @@ pub struct Verified {
 }
 
 impl Reader {
-    /// Reads every row and checks that they fit together; secrets are opened when the store has its key. Commits wait
-    /// meanwhile: it reads some 100,000 rows per second.
+    /// Reads every row and checks that they fit together; secrets are opened when the store has its key. It blocks the
+    /// caller's thread: some 100,000 rows per second. Commits go on in between, as each row is compared with those that it
+    /// belongs to as of one moment.
     pub fn verify(&self) -> Result<Verified, ReadError> {
         let mut check = Check::default();
-        let db = self.shared.rows();
-        for row in db.iter() {
-            match row {
-                Err(error) => {
-                    check.problem("the tree", &format!("it cannot be read to its end: {error}"));
-                    break;
-                }
-                Ok((key, row)) => match std::str::from_utf8(&key) {
-                    Ok(key) => check.row(key, &row),
-                    Err(_) => check.problem("a key", "it is not text"),
-                },
-            }
+        let mut next = Some(Vec::new());
+        while let Some(first) = next {
+            next = check.page(&self.view(), &first);
         }
-        drop(db);
-        check.relations();
         if let Some(problem) = self.verify_audit(&[])?.problem {
             check.found.problems.push(format!("audit record {}: {}", problem.seq, problem.reason));
         }
         if self.shared.sealer.is_some() {
-            for (name, head) in &check.secrets {
-                for generation in head.parts.keys() {
-                    if let Err(error) = self.secret_generation(name, *generation) {
-                        check.found.problems.push(error.to_string());
-                    }
+            for (name, generation) in &check.secrets {
+                if let Err(error) = self.secret_generation(name, *generation) {
+                    check.found.problems.push(error.to_string());
                 }
             }
         }
@@ -61,28 +50,46 @@ impl Reader {
     }
 }
 
-/// What the first pass collects and the second compares.
+/// What is found on the way.
 #[derive(Default)]
 struct Check {
     found: Verified,
     counters: Counters,
-    runs: BTreeMap<RunId, RunRow>,
-    /// Sequences found, by run.
-    journals: BTreeMap<RunId, BTreeSet<u64>>,
-    archives: BTreeMap<RunId, Vec<(String, Vec<u8>)>>,
-    index: BTreeSet<String>,
-    secrets: BTreeMap<String, SecretHead>,
-    parts: BTreeSet<String>,
-    inbox: BTreeMap<String, InboxRow>,
-    inbox_times: BTreeSet<String>,
+    /// Names and generations, to be opened afterwards.
+    secrets: Vec<(String, u64)>,
+    /// The run whose rows stand alone, told once for all of them.
+    lonely: Option<(String, RunId)>,
 }
 
 impl Check {
+    /// Some rows from `first` on, as of one moment; where to go on.
+    fn page(&mut self, view: &View<'_>, first: &[u8]) -> Option<Vec<u8>> {
+        self.counters = view.json(keys::COUNTERS).ok().flatten().unwrap_or_default();
+        let mut last = None;
+        for row in view.tree.range(first..).take(PAGE) {
+            match row {
+                Err(error) => {
+                    self.problem("the tree", &format!("it cannot be read to its end: {error}"));
+                    return None;
+                }
+                Ok((key, row)) => {
+                    match std::str::from_utf8(&key) {
+                        Ok(key) => self.row(view, key, &row),
+                        Err(_) => self.problem("a key", "it is not text"),
+                    }
+                    last = Some(key);
+                }
+            }
+        }
+        // What sorts right behind the last.
+        last.map(|key| [&key[..], &[0]].concat())
+    }
+
     fn problem(&mut self, key: &str, reason: &str) {
         self.found.problems.push(format!("{}: {reason}", key.escape_debug()));
     }
 
-    fn row(&mut self, key: &str, row: &[u8]) {
+    fn row(&mut self, view: &View<'_>, key: &str, row: &[u8]) {
         let kind = key.split('/').next().unwrap_or(key);
         *self.found.rows.entry(kind.to_owned()).or_default() += 1;
         if let Err(reason) = record::decode(key, row) {
@@ -92,36 +99,50 @@ impl Check {
             keys::INVENTORY => drop(self.json::<InventoryRow<Value>>(key, row)),
             keys::RUN => {
                 if let Some(row) = self.json::<RunRow>(key, row) {
-                    self.runs.insert(row.run, row);
+                    self.run(view, &row);
                 }
             }
-            keys::JOURNAL => match (keys::run_of(key), keys::trailing_seq(key)) {
-                (Some(run), Some(seq)) => drop(self.journals.entry(run).or_default().insert(seq)),
-                _ => self.problem(key, "it names no run and event"),
-            },
-            keys::ARCHIVE => match keys::run_of(key) {
-                Some(run) => self.archives.entry(run).or_default().push((key.to_owned(), row.to_vec())),
-                None => self.problem(key, "it names no run"),
-            },
-            keys::INDEX => drop(self.index.insert(key.to_owned())),
+            keys::JOURNAL if keys::trailing_seq(key).is_none() => self.problem(key, "it names no run and event"),
+            keys::JOURNAL | keys::ARCHIVE => self.part_of_run(view, kind, key),
+            keys::INDEX => {
+                let run = view.indexed(key);
+                self.compare(
+                    key,
+                    "index and run differ",
+                    run.is_ok_and(|run| archive::index_keys(&run).iter().any(|of| of == key)),
+                );
+            }
             keys::SECRET_HEAD => {
                 if let Some(head) = self.json::<SecretHead>(key, row) {
-                    self.secrets.insert(key[keys::SECRET_HEAD.len()..].to_owned(), head);
+                    self.secret(view, &key[keys::SECRET_HEAD.len()..], &head);
                 }
             }
-            keys::SECRET_PART => drop(self.parts.insert(key.to_owned())),
+            keys::SECRET_PART => {
+                let head = keys::secret_of_part(key).and_then(|name| {
+                    view.json(&keys::secret_head(name)).ok().flatten().map(|head: SecretHead| (name, head))
+                });
+                let is_part = head.is_some_and(|(name, head)| part_keys(name, &head).iter().any(|of| of == key));
+                self.compare(key, "secret and its parts differ", is_part);
+            }
             keys::INBOX => {
                 if let Some(row) = self.json::<InboxRow>(key, row) {
-                    self.inbox.insert(key[keys::INBOX.len()..].to_owned(), row);
+                    let time = time_key(&key[keys::INBOX.len()..], &row);
+                    let time = time.filter(|time| view.contains(time)).is_some();
+                    self.compare(key, "inbox and its index differ", time);
                 }
             }
-            keys::INBOX_TIME => drop(self.inbox_times.insert(key.to_owned())),
+            keys::INBOX_TIME => {
+                let of = keys::inbox_of_time(key).map(|(source, id)| keys::inbox(&InboxKey { source, id }));
+                let row = of.as_ref().and_then(|of| view.json::<InboxRow>(of).ok().flatten());
+                let time = of.zip(row).and_then(|(of, row)| time_key(&of[keys::INBOX.len()..], &row));
+                self.compare(key, "inbox and its index differ", time.as_deref() == Some(key));
+            }
             keys::OUTBOX | keys::PARKED => self.message(key, row),
             keys::DEFINITION => drop(self.json::<String>(key, row)),
             // The walk of the chain reads these again, in order.
             keys::AUDIT | keys::AUDIT_PACK => {}
             _ if key == keys::AUDIT_HEAD => drop(self.json::<AuditHead>(key, row)),
-            _ if key == keys::COUNTERS => self.counters = self.json(key, row).unwrap_or_default(),
+            _ if key == keys::COUNTERS => drop(self.json::<Counters>(key, row)),
             _ if key == keys::FORMAT => drop(self.json::<Value>(key, row)),
             _ => self.problem(key, "nothing knows this kind of row"),
         }
@@ -141,53 +162,68 @@ impl Check {
         }
     }
 
+    fn compare(&mut self, key: &str, difference: &str, is_same: bool) {
+        if !is_same {
+            self.problem(key, difference);
+        }
+    }
+
+    fn run(&mut self, view: &View<'_>, row: &RunRow) {
+        for key in archive::index_keys(row) {
+            self.compare(&key, "index and run differ", view.contains(&key));
+        }
+        if let Some(reason) = check_run(view, row) {
+            self.found.problems.push(format!("run {}: {reason}", row.run));
+        }
+    }
+
+    /// A row of a journal or an archive: whether all of them are there is looked at with their run.
+    fn part_of_run(&mut self, view: &View<'_>, kind: &str, key: &str) {
+        let Some(run) = keys::run_of(key) else { return self.problem(key, "it names no run") };
+        let lonely = Some((kind.to_owned(), run));
+        if self.lonely != lonely && !view.contains(&keys::run(run)) {
+            self.found.problems.push(format!("{kind} of {run}: there is no such run"));
+            self.lonely = lonely;
+        }
+    }
+
+    fn secret(&mut self, view: &View<'_>, name: &str, head: &SecretHead) {
+        for part in part_keys(name, head) {
+            self.compare(&part, "secret and its parts differ", view.contains(&part));
+        }
+        self.secrets.extend(head.parts.keys().map(|generation| (name.to_owned(), *generation)));
+    }
+
     fn message(&mut self, key: &str, row: &[u8]) {
         let Some(stored) = self.json::<StoredMessage>(key, row) else { return };
-        let (newest, seq) = match stored.message.lane {
-            Lane::Handoff => (self.counters.handoff, keys::trailing_seq(key)),
-            Lane::Event => (self.counters.event, keys::trailing_seq(key)),
+        let newest = match stored.message.lane {
+            Lane::Handoff => self.counters.handoff,
+            Lane::Event => self.counters.event,
         };
-        if seq.is_none_or(|seq| seq > newest) {
+        if keys::trailing_seq(key).is_none_or(|seq| seq > newest) {
             self.problem(key, &format!("its sequence is above the newest, {newest}"));
         }
     }
-
-    fn relations(&mut self) {
-        let mut problems = Vec::new();
-        let mut index: BTreeSet<String> = BTreeSet::new();
-        for (run, row) in &self.runs {
-            index.extend(archive::index_keys(row));
-            let journal = self.journals.remove(run).unwrap_or_default();
-            let parts = self.archives.remove(run).unwrap_or_default();
-            problems.extend(check_run(row, &journal, &parts).map(|reason| format!("run {run}: {reason}")));
-        }
-        problems.extend(self.journals.keys().map(|run| format!("journal of {run}: there is no such run")));
-        problems.extend(self.archives.keys().map(|run| format!("archive of {run}: there is no such run")));
-        problems.extend(index.symmetric_difference(&self.index).map(|key| format!("{key}: index and run differ")));
-        let parts: BTreeSet<String> = self.secrets.iter().flat_map(|(name, head)| part_keys(name, head)).collect();
-        let odd_parts = parts.symmetric_difference(&self.parts);
-        problems.extend(odd_parts.map(|key| format!("{}: secret and its parts differ", key.escape_debug())));
-        let times: BTreeSet<String> = self.inbox.iter().filter_map(|(key, row)| time_key(key, row)).collect();
-        let odd_times = times.symmetric_difference(&self.inbox_times);
-        problems.extend(odd_times.map(|key| format!("{}: inbox and its index differ", key.escape_debug())));
-        self.found.problems.extend(problems);
-    }
 }
 
-fn check_run(row: &RunRow, journal: &BTreeSet<u64>, parts: &[(String, Vec<u8>)]) -> Option<String> {
+fn check_run(view: &View<'_>, row: &RunRow) -> Option<String> {
+    let journal = view.tree.scan_prefix(keys::journal_of(row.run)).keys().filter_map(Result::ok);
+    let last = |key: &sled::IVec| std::str::from_utf8(key).ok().and_then(keys::trailing_seq);
+    let (count, last) = journal.fold((0, None), |(count, _), key| (count + 1, last(&key)));
+    let parts: Vec<_> = view.rows(&keys::archive_of(row.run)).filter_map(Result::ok).collect();
     if row.archived {
-        return match archive::unpack(parts) {
-            _ if !journal.is_empty() => Some("it is archived and has journal rows".to_owned()),
+        return match archive::unpack(&parts) {
+            _ if count > 0 => Some("it is archived and has journal rows".to_owned()),
             Ok(events) if events.len() as u64 == row.seq => None,
             Ok(events) => Some(format!("its archive holds {} of {} events", events.len(), row.seq)),
             Err(reason) => Some(format!("its archive cannot be read: {reason}")),
         };
     }
-    let complete = journal.len() as u64 == row.seq && journal.last().is_none_or(|last| last + 1 == row.seq);
     if !parts.is_empty() {
         return Some("it is not archived and has an archive".to_owned());
     }
-    (!complete).then(|| format!("its journal holds {} of {} events", journal.len(), row.seq))
+    let is_complete = count == row.seq && last.is_none_or(|last| last + 1 == row.seq);
+    (!is_complete).then(|| format!("its journal holds {count} of {} events", row.seq))
 }
 
 fn part_keys(name: &str, head: &SecretHead) -> Vec<String> {
@@ -202,6 +238,6 @@ fn part_keys(name: &str, head: &SecretHead) -> Vec<String> {
 
 fn time_key(key: &str, row: &InboxRow) -> Option<String> {
     let (source, id) = key.split_once(keys::END)?;
-    let key = crate::commit::InboxKey { source: source.to_owned(), id: id.to_owned() };
+    let key = InboxKey { source: source.to_owned(), id: id.to_owned() };
     Some(keys::inbox_time(row.at, &key))
 }

@@ -233,6 +233,9 @@ impl Writer {
 
     /// Copies the live rows to a new data folder and swaps it in; sled never gives space back itself.
     fn compact(&mut self) -> Result<Compacted, TransferError> {
+        if let Some(reason) = self.shared.failure() {
+            return Err(TransferError::Failed(reason));
+        }
         let before = store::folder_bytes(&self.folder.data());
         let root = self.folder.path.clone();
         let failed = |source| TransferError::Io { path: root.clone(), source };
@@ -245,7 +248,12 @@ impl Writer {
         if export::checksum(&fresh)? != checksum {
             return Err(TransferError::Damaged { path, reason: "the copy differs from what was copied".to_owned() });
         }
-        self.folder.point_at(name).map_err(failed)?;
+        let prepared = self.folder.prepare_move(name).map_err(failed)?;
+        if let Err(error) = self.folder.move_to(prepared) {
+            // The next open may take the copy and remove the old data: nothing may be written to either any more.
+            self.shared.fail(&format!("it is not known whether the compacted data is in use: {error}"));
+            return Err(failed(error));
+        }
         let old = std::mem::replace(&mut *self.shared.rows_mut(), fresh);
         self.data_file = data_file;
         drop(old);

@@ -310,6 +310,37 @@ async fn compaction_gives_space_back_and_keeps_everything() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().flatten().filter(|e| e.path().is_dir()).count(), 1);
 }
 
+/// From the moment that `format.json` may name the copy, what is written to the old data would be lost.
+#[tokio::test]
+async fn a_compaction_that_may_have_taken_place_stops_the_store_and_one_that_has_not_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    store.commit(numbered(0)).await.unwrap();
+    let (format, aside) = (folder.path().join("format.json"), folder.path().join("aside"));
+    let in_the_way = |path: &Path| fs::create_dir_all(path.join("in the way")).unwrap();
+
+    in_the_way(&format.with_extension("new"));
+    store.compact().await.unwrap_err();
+    store.commit(numbered(1)).await.unwrap();
+    fs::remove_dir_all(format.with_extension("new")).unwrap();
+
+    fs::rename(&format, &aside).unwrap();
+    in_the_way(&format);
+    store.compact().await.unwrap_err();
+    let refused = store.commit(numbered(2)).await.unwrap_err();
+    assert!(matches!(&refused, store::CommitError::Failed(reason) if reason.contains("compacted")), "{refused}");
+    assert!(store.failure().is_some(), "whoever watches over the daemon is told");
+    let again = store.compact().await.unwrap_err();
+    assert!(matches!(again, store::TransferError::Failed(_)), "{again}");
+    store.close().await;
+
+    fs::remove_dir_all(&format).unwrap();
+    fs::rename(&aside, &format).unwrap();
+    let store = open(folder.path());
+    assert_eq!(counter(&store), Some(1));
+    store.commit(numbered(2)).await.unwrap();
+}
+
 /// The file system refuses to write further: not by our reserve but in the middle of sled's work.
 #[test]
 fn a_write_that_fails_stops_the_store_and_loses_nothing_acknowledged() {

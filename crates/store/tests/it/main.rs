@@ -4,6 +4,7 @@
 mod behaviour;
 mod crash;
 mod rekey;
+mod verify;
 
 use serde_json::{Value, json};
 use store::{Commit, Lane, Options, Outgoing, RunAppend, RunState, RunSummary, Store};
