@@ -169,6 +169,12 @@ impl Deliveries {
         tokio::time::timeout(patience, self.next()).await.ok()
     }
 
+    /// Fetches nothing until [`next`](Self::next) is called again; an open pull goes on fetching by itself, and every
+    /// delivery counts towards the last one. What was fetched and not handed out comes again.
+    pub fn let_go(&mut self) {
+        self.pull = None;
+    }
+
     fn tell(&self, reason: Option<String>) {
         if let Some(trouble) = &self.trouble {
             trouble.send_if_modified(|told| {

@@ -3,6 +3,7 @@
 //! Work passes by handoff, and so does its end. A handoff of the flow may still be on its way when `cancel_request`
 //! comes, so the other side remembers the flow, and a run that begins for it later is cancelled as it begins.
 
+use engine::event::Event;
 use jiff::Timestamp;
 use messages::{
     handoff::{CancelRequest, Unknown},
@@ -17,6 +18,7 @@ use crate::{
     agent::Workplace,
     driver::CommandError,
     flows::{FlowRecord, State, key},
+    intake::chain,
 };
 
 /// Where flows are remembered that were cancelled by the contractor that keeps them.
@@ -74,6 +76,35 @@ pub(crate) async fn runs(at: &Workplace, stopping: Stopping<'_>) -> Result<Vec<U
     } else {
         at.driver.cancel(stopping.flow, stopping.by).await
     }
+}
+
+/// After a start, stops the runs that go on although their flow was cancelled: the process may have ended between the
+/// mark and the order. A run that was told before and goes on was resumed by an operator, and is not told again.
+pub async fn remind(at: &Workplace) {
+    for report in at.driver.active() {
+        let (run, flow) = (report.run, report.flow);
+        if report.status.needs_operator() {
+            continue;
+        }
+        let told = match mark_of_untold(at, flow, run) {
+            Ok(None) => continue,
+            Ok(Some(mark)) => at.driver.cancel_run(run, &mark.by).await.map_err(|error| chain(&error)),
+            Err(error) => Err(chain(&error)),
+        };
+        match told {
+            Ok(()) => tracing::warn!(%run, %flow, "the run's flow was cancelled before the start; it is told now"),
+            Err(reason) => tracing::warn!(%run, %flow, reason, "the run's flow may be cancelled; it was not told"),
+        }
+    }
+}
+
+/// The mark of a flow whose run was not told of it.
+fn mark_of_untold(at: &Workplace, flow: Uuid, run: Uuid) -> Result<Option<Mark>, store::ReadError> {
+    let reader = at.store.reader();
+    let Some(mark) = reader.get::<Mark>(&mark_key(flow))? else { return Ok(None) };
+    let is_cancel = |entry| matches!(serde_json::from_value(entry), Ok(Event::CancelRequested { .. }));
+    let was_told = reader.journal(run, 0)?.into_iter().any(is_cancel);
+    Ok((!was_told).then_some(mark.value))
 }
 
 /// Hands the flow's end to the other contractor, once.

@@ -26,7 +26,8 @@ use messages::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use store::{AuditHead, Commit, CommitError, Deed, Store};
+use store::{AuditHead, Commit, CommitError, Deed, ReadError, Reader, Store};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -58,6 +59,8 @@ pub struct Desk {
     pub driver: Driver,
     /// Commands that were carried out already.
     pub heard: Heard,
+    /// Lets one check of the whole store be made at a time.
+    pub checks: Arc<Semaphore>,
     /// Version that discovery shows.
     pub version: &'static str,
 }
@@ -271,12 +274,7 @@ impl Desk {
             "flows.list" => self.flows(),
             "flows.show" => self.flow(argument(asked, "flow")?).await,
             "runs.list" => self.runs(asked),
-            "runs.show" => {
-                let run: Uuid = argument(asked, "run")?;
-                let report = self.driver.report(run).map_err(|error| broken(&error))?;
-                let report = report.ok_or_else(|| missing("run", run))?;
-                value(&views::run(&report, party))
-            }
+            "runs.show" => value(&self.show_run(argument(asked, "run")?)?),
             "playbooks.list" => {
                 let all: Vec<_> =
                     self.intake.library.iter().map(|found| views::playbook(found, party, false)).collect();
@@ -298,10 +296,7 @@ impl Desk {
                 let flow = asked.arguments.get("flow").and_then(Value::as_str).and_then(|flow| flow.parse().ok());
                 value(&self.intake.plan(family, &kind, body, flow).await?)
             }
-            "store.verify" => {
-                let verified = self.store.reader().verify().map_err(|error| broken(&error))?;
-                value(&verified)
-            }
+            "store.verify" => value(&self.check(Reader::verify).await?),
             "audit.list" => {
                 let number = |name: &str| asked.arguments.get(name).and_then(Value::as_u64);
                 let limit = number("limit").unwrap_or(AUDIT_PAGE).min(AUDIT_PAGE);
@@ -310,10 +305,27 @@ impl Desk {
             }
             "audit.verify" => {
                 let heads: Vec<AuditHead> = argument(asked, "heads")?;
-                value(&self.store.reader().verify_audit(&heads).map_err(|error| broken(&error))?)
+                value(&self.check(move |reader| reader.verify_audit(&heads)).await?)
             }
             _ => Err(Refusal::new(RefusalKind::NotFound, format!("there is no query {name}"))),
         }
+    }
+
+    /// Looks through everything that is kept, apart from the threads that others work on; one at a time, as anyone may ask.
+    async fn check<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Reader) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let unavailable = |text: String| Refusal::new(RefusalKind::Unavailable, text);
+        let alone = Arc::clone(&self.checks).try_acquire_owned();
+        let alone =
+            alone.map_err(|_| unavailable("another check is under way; ask again when it is done".to_owned()))?;
+        let reader = self.store.reader();
+        let looked = tokio::task::spawn_blocking(move || {
+            let _alone = alone;
+            look(&reader)
+        });
+        looked.await.map_err(|error| unavailable(error.to_string()))?.map_err(|error| broken(&error))
     }
 
     async fn command(&self, name: &str, asked: Asked) -> Result<Value, Refusal> {
@@ -396,7 +408,7 @@ fn no_effect(error: &CommandError) -> Refusal {
     let kind = match error {
         CommandError::Unknown(_) => RefusalKind::NotFound,
         CommandError::Refused(_) => RefusalKind::Conflict,
-        CommandError::Commit(_) | CommandError::Read(_) => RefusalKind::Unavailable,
+        CommandError::Stopping | CommandError::Commit(_) | CommandError::Read(_) => RefusalKind::Unavailable,
     };
     Refusal::new(kind, chain(error))
 }

@@ -7,11 +7,13 @@ mod approval;
 mod attempt;
 mod limits;
 mod locks;
+mod orders;
 mod plan;
 mod ports;
 mod recover;
 mod row;
 mod run;
+mod stop;
 
 use std::{
     collections::BTreeMap,
@@ -25,13 +27,14 @@ use engine::{
     plan::Plan,
     playbook::OnFailure,
     report::Report,
-    run::{Command, RunState},
+    run::RunState,
 };
+pub(crate) use orders::does_not_go_on;
 pub use plan::PlanError;
-pub use ports::{Clock, Happened, Hooks, Journal, SystemClock};
+pub use ports::{Clock, Happened, Hooks, Journal, SystemClock, UnfinishedRun};
 use serde_json::Value;
-use store::{Commit, CommitError, ReadError, RunQuery};
-use tokio::sync::{mpsc, oneshot, watch};
+use store::{Commit, CommitError, ReadError};
+use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, Span, info_span};
 use uuid::Uuid;
@@ -43,9 +46,6 @@ use self::{
     run::{Message, RunTask},
 };
 use crate::{action::Actions, audit};
-
-/// A run that ends while it is asked for something is asked again, so often.
-const ORDER_ATTEMPTS: usize = 3;
 
 /// What a driver works with; named by the composition root.
 pub struct Parts {
@@ -133,6 +133,9 @@ pub enum CommandError {
     /// The run is not in a state for it.
     #[error("{0}")]
     Refused(String),
+    /// The contractor stops: runs leave their tasks without having ended, and take it after the next start.
+    #[error("the contractor is stopping; ask again when it has started")]
+    Stopping,
     /// The store did not take it.
     #[error("it could not be recorded")]
     Commit(#[source] CommitError),
@@ -154,7 +157,7 @@ struct Shared {
     limits: Limits,
     /// Runs at work, paused or stuck.
     runs: Mutex<BTreeMap<Uuid, Handle>>,
-    /// Runs whose journal could not be read, with why.
+    /// Runs whose journal cannot be read or written, with why. They keep the locks that they are known to hold.
     unreadable: Mutex<BTreeMap<Uuid, String>>,
     /// Pinned playbooks that are not the library's, by hash.
     restored: Mutex<BTreeMap<String, Arc<Definition>>>,
@@ -271,87 +274,6 @@ impl Driver {
         plan::plan(&self.shared.parts, playbook, flow, input).await
     }
 
-    /// Cancels every unfinished run of a flow; returns them once that is durable.
-    pub async fn cancel(&self, flow: Uuid, by: &str) -> Result<Vec<Uuid>, CommandError> {
-        let of_flow = self.shared.active_of(flow);
-        self.order_all(flow, of_flow, Command::Cancel, by).await
-    }
-
-    /// Cancels the runs of a flow that are at work, and lets those be that wait for an operator.
-    pub async fn expire(&self, flow: Uuid, by: &str) -> Result<Vec<Uuid>, CommandError> {
-        let needs_operator = |run: &Uuid| {
-            self.shared.runs().get(run).is_some_and(|handle| handle.report.borrow().status.needs_operator())
-        };
-        let mut working = self.shared.active_of(flow);
-        working.retain(|run| !needs_operator(run));
-        self.order_all(flow, working, Command::Cancel, by).await
-    }
-
-    /// Lets a paused or stuck run go on.
-    pub async fn resume(&self, run: Uuid, by: &str) -> Result<(), CommandError> {
-        self.order(run, Command::Resume, by).await
-    }
-
-    /// Takes back every run of a flow here, succeeded ones too; returns them once that is durable.
-    pub async fn request_undo(&self, flow: Uuid, by: &str) -> Result<Vec<Uuid>, CommandError> {
-        let rows = self.shared.parts.journal.rows(&RunQuery::flow(flow)).map_err(CommandError::Read)?;
-        let rows: Vec<Uuid> = rows.into_iter().filter(|row| !row.archived).map(|row| row.run).collect();
-        self.order_all(flow, rows, Command::Undo, by).await
-    }
-
-    async fn order_all(
-        &self,
-        flow: Uuid,
-        runs: Vec<Uuid>,
-        command: Command,
-        by: &str,
-    ) -> Result<Vec<Uuid>, CommandError> {
-        let (mut done, mut refused) = (Vec::new(), None);
-        for run in runs {
-            match self.order(run, command, by).await {
-                Ok(()) => done.push(run),
-                // It ended while it was asked.
-                Err(CommandError::Unknown(_)) => {}
-                Err(CommandError::Refused(reason)) => refused = Some(reason),
-                Err(error) => return Err(error),
-            }
-        }
-        match (done.is_empty(), refused) {
-            (false, _) => Ok(done),
-            (true, Some(reason)) => Err(CommandError::Refused(reason)),
-            (true, None) => Err(CommandError::Unknown(flow)),
-        }
-    }
-
-    async fn order(&self, run: Uuid, command: Command, by: &str) -> Result<(), CommandError> {
-        for _ in 0..ORDER_ATTEMPTS {
-            let (reply, answer) = oneshot::channel();
-            let message = Message::Order { command, by: by.to_owned(), reply };
-            let orders = self.shared.runs().get(&run).map(|handle| handle.orders.clone());
-            match orders {
-                // Where that fails the run's task has just ended, and the answer never comes.
-                Some(orders) => drop(orders.send(message)),
-                // Only undoing wakes a run that has ended.
-                None if command == Command::Undo => self.wake(run, message)?,
-                None => return Err(CommandError::Unknown(run)),
-            }
-            if let Ok(answer) = answer.await {
-                return answer;
-            }
-        }
-        Err(CommandError::Unknown(run))
-    }
-
-    /// Sets a run going again that has ended, with an order for it.
-    fn wake(&self, run: Uuid, order: Message) -> Result<(), CommandError> {
-        let state = recover::load(&self.shared, run).map_err(|error| match error {
-            Unreadable::Store(error) => CommandError::Read(error),
-            Unreadable::Journal(reason) => CommandError::Refused(reason),
-        })?;
-        self.shared.set_going(state.ok_or(CommandError::Unknown(run))?, Some(order));
-        Ok(())
-    }
-
     /// How a run looks now, whether it is at work or long finished.
     pub fn report(&self, run: Uuid) -> Result<Option<Report>, ReadError> {
         if let Some(handle) = self.shared.runs().get(&run) {
@@ -369,7 +291,7 @@ impl Driver {
         self.shared.runs().values().map(|handle| handle.report.borrow().clone()).collect()
     }
 
-    /// Runs whose journal could not be read when the driver started, with why; an operator must look.
+    /// Runs that do not go on because their journal cannot be read or written, with why; an operator must look.
     pub fn unreadable(&self) -> BTreeMap<Uuid, String> {
         self.shared.unreadable.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -434,21 +356,13 @@ impl Shared {
         self.runs().iter().filter(|(_, handle)| handle.flow == flow).map(|(run, _)| *run).collect()
     }
 
-    /// A paused run whose locks another took ends as it is; a stuck one stays for an operator to see.
-    fn preempt(&self, run: Uuid, by: &str) {
-        let (reply, _) = oneshot::channel();
-        let message = Message::Order { command: Command::Cancel, by: by.to_owned(), reply };
-        tracing::warn!(%run, by, "a paused run is pre-empted");
-        if let Some(handle) = self.runs().get(&run)
-            && handle.orders.send(message).is_err()
-        {
-            tracing::debug!(%run, "it has ended by itself");
-        }
-    }
-
     fn note_unreadable(&self, run: Uuid, reason: String) {
         tracing::error!(%run, reason, "a run does not go on: its journal cannot be read or written");
         self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).insert(run, reason);
+    }
+
+    fn is_set_aside(&self, run: Uuid) -> bool {
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&run)
     }
 
     fn set_busy(&self, run: Uuid, busy: bool) {

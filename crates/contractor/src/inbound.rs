@@ -1,6 +1,6 @@
 //! Receives requests and handoffs: each delivery is answered when what it caused is durable.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bus::{Bus, Delivery};
 use bytes::Bytes;
@@ -9,7 +9,11 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::intake::{Intake, Raw, Verdict};
+use crate::intake::{Intake, NotNow, Raw, Verdict};
+
+/// How often the broker hears that a message is in hand, well below the time after which it comes again; and how often it
+/// is looked whether the store has room again.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// Receives one durable consumer's messages.
 pub struct Receiver {
@@ -45,17 +49,63 @@ impl Receiver {
             }
         };
         loop {
+            while self.has_no_room() {
+                deliveries.let_go();
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(AGAIN) => {}
+                }
+            }
             let delivery = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 delivery = deliveries.next() => delivery,
             };
-            self.receive(delivery).await;
+            let raw = Raw::from(&delivery);
+            let taken = loop {
+                let taken = self.take(&raw, &delivery).await;
+                if taken.is_ok() || !self.has_no_room() {
+                    break taken;
+                }
+                deliveries.let_go();
+                if !self.keep_in_hand(&delivery, &stop).await {
+                    return;
+                }
+            };
+            self.answer(delivery, &raw, taken).await;
         }
     }
 
-    async fn receive(&self, delivery: Delivery) {
-        let raw = Raw::from(&delivery);
-        let taken = self.intake.take(&raw).await;
+    /// Takes a message. The broker hears that it is in hand for as long as that takes.
+    async fn take(&self, raw: &Raw, delivery: &Delivery) -> Result<Verdict, NotNow> {
+        let mut taking = pin!(self.intake.take(raw));
+        loop {
+            tokio::select! {
+                taken = &mut taking => return taken,
+                () = tokio::time::sleep(AGAIN) => still_at_it(delivery).await,
+            }
+        }
+    }
+
+    fn has_no_room(&self) -> bool {
+        self.intake.store.short_of_room().is_some()
+    }
+
+    /// Waits until the store has room for a message that it had none for, without using up a delivery of it; false when
+    /// the contractor stops before.
+    async fn keep_in_hand(&self, delivery: &Delivery, stop: &CancellationToken) -> bool {
+        tracing::warn!(subject = delivery.subject, "message kept in hand until the store has room");
+        while self.has_no_room() {
+            still_at_it(delivery).await;
+            tokio::select! {
+                () = stop.cancelled() => return false,
+                () = tokio::time::sleep(AGAIN) => {}
+            }
+        }
+        true
+    }
+
+    async fn answer(&self, delivery: Delivery, raw: &Raw, taken: Result<Verdict, NotNow>) {
         let answered = match &taken {
             Ok(Verdict::Accepted(accepted)) => {
                 tracing::info!(subject = raw.subject, flow = %accepted.flow, duplicate = accepted.duplicate, "message accepted");
@@ -78,7 +128,7 @@ impl Receiver {
             tracing::debug!(%error, "the delivery comes again");
         }
         if let Ok(verdict) = taken {
-            self.reply(&raw, verdict).await;
+            self.reply(raw, verdict).await;
         }
     }
 
@@ -90,6 +140,12 @@ impl Receiver {
         if let Err(error) = self.bus.tell(subject, &Default::default(), body).await {
             tracing::debug!(%error, "the sender could not be told");
         }
+    }
+}
+
+async fn still_at_it(delivery: &Delivery) {
+    if let Err(error) = delivery.in_progress().await {
+        tracing::debug!(%error, "the broker does not hear that the message is in hand");
     }
 }
 

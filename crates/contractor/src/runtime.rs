@@ -16,7 +16,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use store::{Commit, CommitError, Lane, Store};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -72,6 +72,7 @@ pub async fn run(
     let (changed, flows) = mpsc::unbounded_channel();
     let herald = Herald::new(agent.party(), changed);
     let driver = start_driver(&agent, &library, &herald, &store).await?;
+    let place = Workplace { store: store.clone(), herald: herald.clone(), driver: driver.clone() };
 
     let intake = Arc::new(Intake {
         agent: Arc::clone(&agent),
@@ -83,12 +84,13 @@ pub async fn run(
         planner: Planner { agent: Arc::clone(&agent), driver: driver.clone(), bus: bus.clone() },
         policy: common.policy.clone(),
     });
-    let place = Workplace { store: store.clone(), herald: herald.clone(), driver: driver.clone() };
+    let (trouble, kept) = watch::channel(None);
     let keeper = Keeper {
         at: place.clone(),
         agent: Arc::clone(&agent),
         retention: common.store.retention(),
         archive_after: common.store.archive_after.to_std(),
+        trouble,
     };
     let desk = Arc::new(Desk {
         agent: Arc::clone(&agent),
@@ -97,12 +99,14 @@ pub async fn run(
         store: store.clone(),
         driver: driver.clone(),
         heard: Heard::since(Timestamp::now()),
+        checks: Arc::new(Semaphore::new(1)),
         version: env!("CARGO_PKG_VERSION"),
     });
 
     let mut tasks = Tasks::new(stop.clone());
     let mut troubles = spawn_publishers(&mut tasks, &store, &bus, &key)?;
     troubles.extend(spawn_receivers(&mut tasks, &bus, &intake));
+    troubles.push(kept);
     tasks.spawn("audit", audit::tell_heads(store.clone(), herald.clone(), agent.party(), stop.clone()));
     tasks.spawn("flow keeper", keeper.run(flows, stop.clone()));
     let own = Background { at: place, playbooks: library, bus: bus.clone(), stop: stop.clone() };
@@ -121,7 +125,8 @@ pub async fn run(
     };
     tasks.spawn("watch over certificates", watcher.run(stop.clone()));
     let told = Told { troubles, warnings: warned };
-    let watch = watch_health(health.clone(), store.clone(), bus.clone(), told, stop.clone());
+    let watched = Watched { store: store.clone(), bus: bus.clone(), driver: driver.clone() };
+    let watch = watch_health(health.clone(), watched, told, stop.clone());
     tasks.spawn_fallible("store", watch);
 
     announce(&herald, &store, &*agent).await?;
@@ -175,6 +180,13 @@ type Trouble = watch::Receiver<Option<String>>;
 struct Told {
     troubles: Vec<Trouble>,
     warnings: watch::Receiver<Vec<String>>,
+}
+
+/// What is asked how it is.
+struct Watched {
+    store: Store,
+    bus: Bus,
+    driver: Driver,
 }
 
 /// One publisher for each lane of the outbox.
@@ -349,18 +361,23 @@ async fn announce(herald: &Herald, store: &Store, agent: &dyn Agent) -> Result<(
         .event(Uuid::now_v7(), "contractor_started", &Context::default(), &body)
         .map_err(|failure| failure.message)?;
     let commit = Commit { outgoing: vec![event], ..Commit::default() };
-    store.commit(commit).await.map(|_| ()).map_err(|error| chain(&error))
+    match store.commit(commit).await {
+        // A full disk makes work wait; it does not keep a contractor from starting.
+        Err(error) if error.is_transient() => tracing::warn!(%error, "the start is not told"),
+        committed => drop(committed.map_err(|error| chain(&error))?),
+    }
+    Ok(())
 }
 
-/// Keeps `/healthz` true: the link, refused subjects, the store's writer, messages that wait. A store that failed takes
+/// Keeps `/healthz` true: the link, refused subjects, the store's writer, runs that do not go on, messages that wait. A store that failed takes
 /// no more writes until it is opened again, so the daemon ends, to be started again by whoever watches over it.
 async fn watch_health(
     health: watch::Sender<Health>,
-    store: Store,
-    bus: Bus,
+    of: Watched,
     told: Told,
     stop: CancellationToken,
 ) -> Result<(), String> {
+    let Watched { store, bus, driver } = of;
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     let started = Timestamp::now();
     loop {
@@ -390,6 +407,9 @@ async fn watch_health(
         }
         if let Some(stalled) = store.stalled_for().filter(|stalled| *stalled > Duration::from_secs(5)) {
             troubles.push(format!("the store has not finished a write for {} s", stalled.as_secs()));
+        }
+        for (run, reason) in driver.unreadable() {
+            troubles.push(format!("run {run} does not go on, and keeps its locks: {reason}"));
         }
         metrics::gauge!("contractor_uptime_seconds").set(Timestamp::now().duration_since(started).as_secs_f64());
         let warnings = told.warnings.borrow().clone();

@@ -355,7 +355,7 @@ impl Reader {
     }
 
     /// Some audit records from sequence `from` on, as of one moment.
-    fn audit_page(&self, from: u64) -> Vec<Result<AuditRecord, ReadError>> {
+    pub(crate) fn audit_page(&self, from: u64) -> Vec<Result<AuditRecord, ReadError>> {
         let view = self.view();
         let is_before = |record: &Result<AuditRecord, ReadError>| record.as_ref().is_ok_and(|record| record.seq < from);
         view.audit(from).skip_while(is_before).take(PAGE).collect()

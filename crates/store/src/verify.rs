@@ -241,3 +241,33 @@ fn time_key(key: &str, row: &InboxRow) -> Option<String> {
     let key = InboxKey { source: source.to_owned(), id: id.to_owned() };
     Some(keys::inbox_time(row.at, &key))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Check;
+    use crate::{Commit, Deed, InventoryChange, Options, Store, reader::PAGE};
+
+    #[test]
+    fn the_writer_waits_for_one_page_and_not_for_the_whole_check() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), Options { min_free_bytes: 0, ..Options::default() }).unwrap();
+        let put = |n| InventoryChange::put(format!("vm/{n}"), serde_json::json!({ "n": n }));
+        let deed = |n: u64| Deed { who: "/operator/ada".into(), did: format!("deed {n}"), ..Deed::default() };
+        let (inventory, audit) = ((0..2_000).map(put).collect(), (0..700).map(deed).collect());
+        store.commit_blocking(Commit { inventory, audit, ..Commit::default() }).unwrap();
+
+        let (reader, mut check) = (store.reader(), Check::default());
+        let (mut first, mut seen) = (Vec::new(), 0);
+        while let Some(next) = check.page(&reader.view(), &first) {
+            let all: u64 = check.found.rows.values().sum();
+            assert!(all - seen <= PAGE as u64, "{} rows in one page", all - seen);
+            (first, seen) = (next, all);
+        }
+        assert!(seen > 2_000, "{seen} rows");
+        let pages = [1, 200, 600].map(|from| reader.audit_page(from).len());
+        assert_eq!(pages, [PAGE, PAGE, 101]);
+        assert_eq!(reader.verify().unwrap().problems, Vec::<String>::new());
+        drop(reader);
+        store.close_blocking();
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use messages::query::{FlowView, Refusal, RefusalKind};
+use messages::query::{FlowView, Refusal, RefusalKind, RunView};
 use serde_json::{Value, json};
 use store::{RunQuery, RunRow, RunState, Versioned};
 use uuid::Uuid;
@@ -11,10 +11,14 @@ use super::{Desk, broken, missing, no_effect, value};
 use crate::{
     agent::Asked,
     cancel::{self, Stopping},
-    driver::CommandError,
-    flows::{self, FlowRecord, Pending},
+    driver::{CommandError, does_not_go_on},
+    flows::{self, FLOWS, FlowRecord, PENDING, Pending},
+    intake::chain,
     views,
 };
+
+/// What to do about a run that cannot be read or written.
+const DAMAGED: &str = "cortexctl store verify says what is damaged; cortexctl store import restores the last export";
 
 impl Desk {
     /// Flows that this contractor keeps, and those of others that it has unfinished work of.
@@ -22,14 +26,22 @@ impl Desk {
         let reader = self.store.reader();
         let mut views = Vec::new();
         let mut kept = BTreeSet::new();
-        for entry in reader.scan::<FlowRecord>("flow/").map_err(|error| broken(&error))? {
-            kept.insert(entry.value.flow);
-            views.extend(self.flow_view(entry.value.flow, Some(&entry.value), false)?);
+        for (key, found) in reader.scan_each::<FlowRecord>(FLOWS).map_err(|error| broken(&error))? {
+            match found {
+                Ok(record) => {
+                    kept.insert(record.value.flow);
+                    views.extend(self.flow_view(record.value.flow, Some(&record.value), false)?);
+                }
+                Err(error) => unread(&key, &error),
+            }
         }
-        for entry in reader.scan::<Pending>("pending/").map_err(|error| broken(&error))? {
-            views.extend(awaiting(&entry.value));
+        for (key, found) in reader.scan_each::<Pending>(PENDING).map_err(|error| broken(&error))? {
+            match found {
+                Ok(pending) => views.extend(awaiting(&pending.value)),
+                Err(error) => unread(&key, &error),
+            }
         }
-        let unfinished = reader.runs(&RunQuery::unfinished()).map_err(|error| broken(&error))?;
+        let unfinished = self.rows(&RunQuery::unfinished())?;
         let others: BTreeSet<Uuid> = unfinished.iter().map(|row| row.summary.flow).collect();
         for flow in others.difference(&kept) {
             views.extend(self.flow_view(*flow, None, false)?);
@@ -63,15 +75,49 @@ impl Desk {
         record: Option<&FlowRecord>,
         with_steps: bool,
     ) -> Result<Option<FlowView>, Refusal> {
-        let party = self.agent.party().as_str();
-        let mut rows = self.store.reader().runs(&RunQuery::flow(flow)).map_err(|error| broken(&error))?;
+        let mut rows = self.rows(&RunQuery::flow(flow))?;
         rows.sort_by_key(|row| row.started_at);
-        let shown = |row: &RunRow| {
-            let report = if with_steps { self.driver.report(row.run).map_err(|error| broken(&error))? } else { None };
-            Ok(report.map_or_else(|| views::run_row(row, party), |report| views::run(&report, party)))
-        };
-        let runs = rows.iter().map(shown).collect::<Result<_, _>>()?;
-        Ok(views::flow(flow, record, runs))
+        let shown = |row: &RunRow| if with_steps { self.run_with_steps(row) } else { self.run_row(row) };
+        Ok(views::flow(flow, record, rows.iter().map(shown).collect()))
+    }
+
+    /// The runs that can be read; a list is not kept back by one that cannot.
+    fn rows(&self, query: &RunQuery) -> Result<Vec<RunRow>, Refusal> {
+        let (rows, damaged) = self.store.reader().readable_runs(query).map_err(|error| broken(&error))?;
+        damaged.iter().for_each(|error| unread("a run", error));
+        Ok(rows)
+    }
+
+    /// A run with its steps.
+    pub(super) fn show_run(&self, run: Uuid) -> Result<RunView, Refusal> {
+        let report = self.driver.report(run);
+        match (report, self.store.reader().run(run)) {
+            (Ok(Some(report)), _) => Ok(self.noted(views::run(&report, self.agent.party().as_str()))),
+            (Ok(None), Ok(None)) => Err(missing("run", run)),
+            (_, Ok(Some(row))) => Ok(self.run_with_steps(&row)),
+            (Err(error), _) | (_, Err(error)) => Err(broken(&error)),
+        }
+    }
+
+    /// The steps are left out where the journal cannot be read.
+    fn run_with_steps(&self, row: &RunRow) -> RunView {
+        match self.driver.report(row.run) {
+            Ok(Some(report)) => self.noted(views::run(&report, self.agent.party().as_str())),
+            Ok(None) => self.run_row(row),
+            Err(error) => RunView { reason: Some(chain(&error)), hint: Some(DAMAGED.to_owned()), ..self.run_row(row) },
+        }
+    }
+
+    fn run_row(&self, row: &RunRow) -> RunView {
+        self.noted(views::run_row(row, self.agent.party().as_str()))
+    }
+
+    /// With why the run does not go on, where it does not.
+    fn noted(&self, view: RunView) -> RunView {
+        match self.driver.unreadable().remove(&view.run) {
+            Some(reason) => RunView { reason: Some(does_not_go_on(&reason)), hint: Some(DAMAGED.to_owned()), ..view },
+            None => view,
+        }
     }
 
     pub(super) fn runs(&self, asked: &Asked) -> Result<Value, Refusal> {
@@ -93,9 +139,7 @@ impl Desk {
             states,
             limit: asked.arguments.get("limit").and_then(Value::as_u64).unwrap_or(100) as usize,
         };
-        let rows = self.store.reader().runs(&query).map_err(|error| broken(&error))?;
-        let party = self.agent.party().as_str();
-        value(&rows.iter().map(|row| views::run_row(row, party)).collect::<Vec<_>>())
+        value(&self.rows(&query)?.iter().map(|row| self.run_row(row)).collect::<Vec<_>>())
     }
 
     pub(super) async fn cancel_flow(&self, flow: Uuid, by: &str) -> Result<Value, Refusal> {
@@ -153,4 +197,9 @@ fn awaiting(pending: &Pending) -> Option<FlowView> {
     view.deadline = Some(pending.expires);
     view.reason = Some(format!("waits for approval of plan {}", pending.plan_hash));
     Some(view)
+}
+
+/// What cannot be read is left out of a list; the log says so.
+fn unread(key: &str, error: &store::ReadError) {
+    tracing::warn!(key, error = chain(error), "a record cannot be read and is left out");
 }

@@ -24,7 +24,7 @@ struct Table {
 
 struct Holder {
     locks: Vec<Lock>,
-    /// Paused or stuck: it keeps its locks, and shared ones may enter.
+    /// Paused, stuck or set aside: it keeps its locks, and shared ones may enter.
     parked: bool,
 }
 
@@ -67,7 +67,7 @@ impl Locks {
         Ok(preempted)
     }
 
-    /// Takes locks that the run held before a crash, whoever else holds them.
+    /// Takes locks that the run held before a crash, whoever else holds them; it is parked until it takes them itself.
     pub(super) fn seize(&self, run: Uuid, locks: &[Lock]) {
         self.table().holders.insert(run, Holder { locks: locks.to_vec(), parked: true });
     }
@@ -78,6 +78,12 @@ impl Locks {
             holder.parked = true;
         }
         self.notify();
+    }
+
+    /// The run does not go on: it waits for nothing any more, and what it holds is parked.
+    pub(super) fn set_aside(&self, run: Uuid) {
+        self.table().queue.retain(|(waiting, _)| *waiting != run);
+        self.park(run);
     }
 
     /// The run neither holds nor waits any more.

@@ -9,10 +9,15 @@ use engine::{
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::Value;
-use store::{Commit, CommitError, Committed, InventoryChange, Outgoing, ReadError, Reader, RunQuery, RunRow, Store};
+use store::{
+    Commit, CommitError, Committed, InventoryChange, Outgoing, ReadError, Reader, RunQuery, RunRow, RunState, Store,
+};
 use uuid::Uuid;
 
 use crate::action::DomainEvent;
+
+/// A run that has not ended: its row in the index, or why that cannot be read.
+pub type UnfinishedRun = (Uuid, Result<RunRow, ReadError>);
 
 /// Where runs are recorded. The real one is the store.
 pub trait Journal: Send + Sync + 'static {
@@ -24,6 +29,14 @@ pub trait Journal: Send + Sync + 'static {
     fn row(&self, run: Uuid) -> Result<Option<RunRow>, ReadError>;
     /// Runs by index.
     fn rows(&self, query: &RunQuery) -> Result<Vec<RunRow>, ReadError>;
+    /// Every run that has not ended. One whose row cannot be read holds up no other.
+    fn unfinished(&self) -> Result<Vec<UnfinishedRun>, ReadError> {
+        Ok(self.rows(&RunQuery::unfinished())?.into_iter().map(|row| (row.run, Ok(row))).collect())
+    }
+    /// The first entry of a run's journal, however the others look.
+    fn first_event(&self, run: Uuid) -> Result<Option<Value>, ReadError> {
+        Ok(self.events(run)?.into_iter().next())
+    }
     /// A playbook's text by content hash.
     fn definition(&self, hash: &str) -> Result<Option<String>, ReadError>;
     /// What actions read inventory and secrets through.
@@ -45,6 +58,18 @@ impl Journal for Store {
 
     fn rows(&self, query: &RunQuery) -> Result<Vec<RunRow>, ReadError> {
         Self::reader(self).runs(query)
+    }
+
+    fn unfinished(&self) -> Result<Vec<UnfinishedRun>, ReadError> {
+        let mut found = Vec::new();
+        for state in RunState::ALL.into_iter().filter(|state| !state.is_terminal()) {
+            Self::reader(self).each_run(state, |run, row| found.push((run, row)))?;
+        }
+        Ok(found)
+    }
+
+    fn first_event(&self, run: Uuid) -> Result<Option<Value>, ReadError> {
+        Self::reader(self).first_event(run)
     }
 
     fn definition(&self, hash: &str) -> Result<Option<String>, ReadError> {

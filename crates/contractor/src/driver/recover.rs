@@ -8,10 +8,10 @@ use engine::{
     library::Definition,
     run::RunState,
 };
-use store::{ReadError, RunQuery};
+use store::ReadError;
 use uuid::Uuid;
 
-use super::Shared;
+use super::{Shared, locks::Locks};
 
 /// Why a run cannot be read.
 pub(super) enum Unreadable {
@@ -23,32 +23,51 @@ pub(super) enum Unreadable {
 
 /// Every unfinished run goes on, of which there may be none. One that cannot be read holds up no other.
 pub(super) fn resume_all(shared: &Arc<Shared>) -> Result<(), ReadError> {
-    let mut rows = shared.parts.journal.rows(&RunQuery::unfinished())?;
-    rows.sort_by_key(|row| (row.started_at, row.run));
     let mut states = Vec::new();
-    for row in rows {
-        match load(shared, row.run) {
+    for (run, row) in shared.parts.journal.unfinished()? {
+        let holds_nothing = row.as_ref().is_ok_and(|row| row.summary.state == store::RunState::Pending);
+        match row.map_err(Unreadable::Store).and_then(|_| load(shared, run)) {
             Ok(Some(state)) => states.push(state),
             Ok(None) => {}
             Err(Unreadable::Store(error @ ReadError::Failed(_))) => return Err(error),
-            Err(Unreadable::Store(error)) => shared.note_unreadable(row.run, error.to_string()),
-            Err(Unreadable::Journal(reason)) => shared.note_unreadable(row.run, reason),
+            Err(Unreadable::Store(error)) => set_aside(shared, run, holds_nothing, error.to_string()),
+            Err(Unreadable::Journal(reason)) => set_aside(shared, run, holds_nothing, reason),
         }
     }
-    // Who held locks holds them again before anybody can ask.
-    let (yielding, holding): (Vec<_>, Vec<_>) =
-        states.iter().filter(|state| state.is_begun()).partition(|it| it.yields());
-    for state in holding {
-        shared.locks.seize(state.opened().run, &state.opened().locks);
-    }
-    for state in yielding {
-        // Whether it gets them now or stands first in line, its task asks again.
-        let _ = shared.locks.take(state.opened().run, &state.opened().locks, false);
-    }
+    states.sort_by_key(|state| (state.opened().at, state.opened().run));
+    take_locks(&shared.locks, &states);
     for state in states {
         shared.set_going(state, None);
     }
     Ok(())
+}
+
+/// Who held locks holds them again before anybody can ask.
+fn take_locks(locks: &Locks, states: &[RunState]) {
+    let (yielding, holding): (Vec<_>, Vec<_>) =
+        states.iter().filter(|state| state.is_begun()).partition(|it| it.yields());
+    for state in &holding {
+        locks.seize(state.opened().run, &state.opened().locks);
+    }
+    let at_work = holding.into_iter().filter(|state| !state.status().needs_operator());
+    for state in at_work.chain(yielding) {
+        // Whether it gets them now or stands first in line, its task asks again. A run that was resumed while shared ones
+        // were inside stands in line.
+        let opened = state.opened();
+        let _ = locks.take(opened.run, &opened.locks, state.definition().playbook.preempts && !state.yields());
+    }
+}
+
+/// A run that cannot be read does not go on, and keeps its locks: what it made is half done.
+fn set_aside(shared: &Shared, run: Uuid, holds_nothing: bool, reason: String) {
+    let first = shared.parts.journal.first_event(run);
+    let first = first.ok().flatten().and_then(|first| serde_json::from_value(first).ok());
+    match first {
+        _ if holds_nothing => {}
+        Some(Event::Opened(opened)) => shared.locks.seize(run, &opened.locks),
+        _ => tracing::error!(%run, "which locks the run holds cannot be read: others may take them"),
+    }
+    shared.note_unreadable(run, reason);
 }
 
 /// A run as its journal says.

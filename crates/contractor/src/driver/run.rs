@@ -20,6 +20,7 @@ use super::{
     limits::Permits,
     ports::Happened,
     row,
+    stop::Stop,
 };
 use crate::{
     action::{Effects, StepContext, StepError},
@@ -59,16 +60,8 @@ pub(super) struct RunTask {
 
 /// An attempt on its way.
 pub(super) struct InHand {
-    undo: bool,
-    cancel: CancellationToken,
-}
-
-/// Why a run's task ends before its run does.
-enum Stop {
-    /// The daemon stops.
-    Shutdown,
-    /// The journal is not ours any more, or cannot be written.
-    Journal(String),
+    pub(super) undo: bool,
+    pub(super) cancel: CancellationToken,
 }
 
 /// Why a commit did not happen.
@@ -99,7 +92,7 @@ impl RunTask {
         };
         match stop {
             Some(Stop::Shutdown) => self.drain().await,
-            Some(Stop::Journal(reason)) => self.shared.note_unreadable(run, reason),
+            Some(Stop::Journal(reason)) => return self.set_aside(reason).await,
             None => {}
         }
         self.shared.locks.release(run);
@@ -249,7 +242,7 @@ impl RunTask {
         Ok(())
     }
 
-    async fn hear(&mut self, message: Message) -> Result<(), Stop> {
+    pub(super) async fn hear(&mut self, message: Message) -> Result<(), Stop> {
         match message {
             Message::Order { command, by, reply } => {
                 let answer = self.order(command, &by).await?;
@@ -458,21 +451,6 @@ impl RunTask {
             }
             is_news
         });
-    }
-
-    /// The daemon stops: attempts that are on their way and end in time are recorded; the next start resumes the rest.
-    async fn drain(&mut self) {
-        while !self.in_hand.is_empty() {
-            match self.inbox.recv().await {
-                Some(message @ (Message::Ended { .. } | Message::Checkpoint { .. })) => {
-                    if self.hear(message).await.is_err() {
-                        return;
-                    }
-                }
-                Some(Message::Order { .. }) => {}
-                None => return,
-            }
-        }
     }
 
     fn now(&self) -> Timestamp {

@@ -12,7 +12,7 @@ use std::{
 
 use contractor::{
     action::{Action, Actions, Change, Done, Effects, PreviewContext, StepContext, StepError},
-    driver::{Approved, Clock, Driver, Happened, Hooks, NewRun, Parts, Submitted},
+    driver::{Approved, Clock, Driver, Happened, Hooks, Journal, NewRun, Parts, Submitted, UnfinishedRun},
 };
 use engine::{
     catalog::Undo,
@@ -25,7 +25,9 @@ use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use store::{Commit, InboxKey, InventoryChange, Outgoing, Store};
+use store::{
+    Commit, CommitError, Committed, InboxKey, InventoryChange, Outgoing, ReadError, Reader, RunQuery, RunRow, Store,
+};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -36,7 +38,11 @@ pub(crate) struct Bench {
     pub(crate) folder: TempDir,
     pub(crate) world: Arc<Outside>,
     pub(crate) clock: SetClock,
+    pub(crate) spoilt: Spoilt,
 }
+
+/// The run that cannot be recorded any more, if any.
+type Spoilt = Arc<Mutex<Option<Uuid>>>;
 
 /// One life of a contractor.
 pub(crate) struct Life {
@@ -98,7 +104,15 @@ impl Clock for SetClock {
 impl Bench {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self { folder, world: Arc::default(), clock: SetClock::default() }
+        Self { folder, world: Arc::default(), clock: SetClock::default(), spoilt: Arc::default() }
+    }
+
+    /// Writes nonsense over a row of the store, which is closed.
+    pub(crate) fn damage(&self, key: &str) {
+        let data = sled::Config::new().path(self.folder.path().join("store/data-1")).segment_size(4 << 20);
+        let db = data.open().unwrap();
+        assert!(db.insert(key, b"nonsense").unwrap().is_some(), "there is no {key}");
+        db.flush().unwrap();
     }
 
     /// The process starts, with these playbooks.
@@ -109,7 +123,7 @@ impl Bench {
         let world = World { catalog: &actions, messages: &|_, _| Some(json!(true)), conditions: &[] };
         let playbooks = Library::load(&files, &world).unwrap_or_else(|problems| panic!("{problems}"));
         let parts = Parts {
-            journal: Arc::new(store.clone()),
+            journal: Arc::new(Recorder { store: store.clone(), spoilt: self.spoilt.clone() }),
             actions,
             playbooks,
             clock: Arc::new(self.clock.clone()),
@@ -217,6 +231,8 @@ enum What {
     Room,
     /// The world is not ready until the step is opened.
     Wait,
+    /// The same, and it is looked at once an hour.
+    Later,
     /// Makes a value durable, then holds.
     Checkpoint,
     /// Writes what an older look said, then what a fresh one says.
@@ -245,8 +261,9 @@ impl Action for Act {
             What::Deaf => self.hold(cx, false).await?,
             What::Room if !is_open => return Err(StepError::no_capacity("no room", soon)),
             What::Wait if !is_open => return Err(StepError::wait("not ready", soon)),
+            What::Later if !is_open => return Err(StepError::wait("not ready", Duration::from_secs(3_600))),
             What::Fail if !is_open => return Err(StepError::fail("not possible").with_hint("open it")),
-            What::Room | What::Wait | What::Fail => {}
+            What::Room | What::Wait | What::Later | What::Fail => {}
             What::Checkpoint => {
                 if cx.last_checkpoint.is_none() {
                     cx.checkpoint(json!({"upid": cx.step})).await?;
@@ -304,6 +321,50 @@ impl Act {
 fn done(cx: &StepContext, change: InventoryChange) -> Done<Output> {
     let effects = Effects { inventory: vec![change], ..Effects::default() };
     Done::with_effects(Output { step: cx.step.clone() }, effects)
+}
+
+/// The store, but for what is spoilt.
+struct Recorder {
+    store: Store,
+    spoilt: Spoilt,
+}
+
+impl Journal for Recorder {
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Committed, CommitError>> {
+        let run = commit.run.as_ref().map(|append| append.run);
+        if run.is_some() && run == *self.spoilt.lock().unwrap() {
+            return Box::pin(async { Err(CommitError::Damaged("the run's row".to_owned())) });
+        }
+        Journal::commit(&self.store, commit)
+    }
+
+    fn events(&self, run: Uuid) -> Result<Vec<Value>, ReadError> {
+        Journal::events(&self.store, run)
+    }
+
+    fn row(&self, run: Uuid) -> Result<Option<RunRow>, ReadError> {
+        Journal::row(&self.store, run)
+    }
+
+    fn rows(&self, query: &RunQuery) -> Result<Vec<RunRow>, ReadError> {
+        Journal::rows(&self.store, query)
+    }
+
+    fn unfinished(&self) -> Result<Vec<UnfinishedRun>, ReadError> {
+        Journal::unfinished(&self.store)
+    }
+
+    fn first_event(&self, run: Uuid) -> Result<Option<Value>, ReadError> {
+        Journal::first_event(&self.store, run)
+    }
+
+    fn definition(&self, hash: &str) -> Result<Option<String>, ReadError> {
+        Journal::definition(&self.store, hash)
+    }
+
+    fn reader(&self) -> Reader {
+        Journal::reader(&self.store)
+    }
 }
 
 /// Makes no messages.

@@ -1,11 +1,21 @@
 //! Runs as parts of flows: the same message twice, undo after success, consent to a plan.
 
-use contractor::driver::Approved;
+use std::time::Duration;
+
+use contractor::{
+    agent::Workplace,
+    cancel::{self, Mark, mark_key},
+    driver::{Approved, CommandError},
+    herald::Herald,
+};
 use engine::report::Status;
+use jiff::Timestamp;
+use messages::subject::Party;
 use serde_json::json;
 use store::{Commit, InventoryChange, RunQuery};
+use tokio::sync::mpsc;
 
-use crate::bench::{Bench, flow};
+use crate::bench::{Bench, Life, flow};
 
 const PLAIN: &str = "
 playbook: plain
@@ -79,5 +89,65 @@ async fn consent_is_void_when_the_world_changed_while_the_run_waited_for_its_loc
     let approved = Approved { shown: "shown".to_owned(), own: Some(own) };
     let fresh = life.submit_approved("3", "locked", input, Some(approved)).await;
     life.until_status(fresh, Status::Succeeded).await;
+    life.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_asks_something_of_a_run_while_the_contractor_stops_is_told_to_ask_again() {
+    let bench = Bench::new();
+    let life = bench.start(&[LOCKED]).await;
+    let run = life.submit("1", "locked", json!({"what": "deaf"})).await;
+    let waiting = life.submit("2", "locked", json!({"what": "make"})).await;
+    life.until(run, |_| bench.world.log().contains(&"hold c".to_owned())).await;
+    life.until(waiting, |report| report.waits_for.is_some()).await;
+    let stopping =
+        |told: Result<Vec<_>, CommandError>| assert!(matches!(told, Err(CommandError::Stopping)), "{told:?}");
+    let asked = async {
+        for message in ["1", "2"] {
+            stopping(life.driver.cancel(flow(message), "ada").await);
+            stopping(life.driver.request_undo(flow(message), "/talos/9").await);
+        }
+        bench.world.open("c");
+    };
+    tokio::join!(life.driver.shutdown(Duration::from_secs(20)), asked);
+    // Now no run has a task any more.
+    for message in ["1", "2"] {
+        stopping(life.driver.cancel(flow(message), "ada").await);
+        stopping(life.driver.request_undo(flow(message), "/talos/9").await);
+    }
+    life.stop().await;
+
+    let life = bench.start(&[LOCKED]).await;
+    life.until_status(waiting, Status::Succeeded).await;
+    life.stop().await;
+}
+
+fn place(life: &Life) -> Workplace {
+    let (changed, _) = mpsc::unbounded_channel();
+    let herald = Herald::new(Party::Infrastructure, changed);
+    Workplace { store: life.store.clone(), herald, driver: life.driver.clone() }
+}
+
+#[tokio::test]
+async fn a_run_whose_flow_was_cancelled_before_the_start_is_told_once() {
+    let bench = Bench::new();
+    let life = bench.start(&[LOCKED]).await;
+    let run = life.submit("1", "locked", json!({"what": "hold"})).await;
+    life.until_status(run, Status::Running).await;
+    let other = life.submit("2", "locked", json!({"what": "make"})).await;
+    let mark = json!(Mark { by: "/operator/ada".to_owned(), at: Timestamp::now() });
+    let inventory = vec![InventoryChange::put(mark_key(flow("1")), mark)];
+    life.store.commit(Commit { inventory, ..Commit::default() }).await.unwrap();
+    life.stop().await;
+
+    let life = bench.start(&[LOCKED]).await;
+    cancel::remind(&place(&life)).await;
+    life.until_status(run, Status::Cancelled).await;
+    life.until_status(other, Status::Succeeded).await;
+    let told = |entry: &&serde_json::Value| entry["event"] == "cancel_requested";
+    let journal = life.store.reader().journal(run, 0).unwrap();
+    assert_eq!(journal.iter().filter(told).map(|entry| &entry["by"]).collect::<Vec<_>>(), ["/operator/ada"]);
+    cancel::remind(&place(&life)).await;
+    assert_eq!(life.store.reader().journal(run, 0).unwrap(), journal);
     life.stop().await;
 }

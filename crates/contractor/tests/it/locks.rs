@@ -94,6 +94,61 @@ async fn a_paused_run_keeps_its_lock_over_a_restart_and_lets_shared_ones_in() {
 }
 
 #[tokio::test]
+async fn a_run_at_work_keeps_its_lock_over_a_restart_against_shared_ones_and_those_that_preempt() {
+    let bench = Bench::new();
+    let texts = [
+        playbook("change", "exclusive", "pause"),
+        playbook("look", "shared", "rollback"),
+        playbook("remove", "preempt: true, exclusive", "pause"),
+    ];
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let life = bench.start(&texts).await;
+    let change = life.submit("1", "change", input("later")).await;
+    life.until_status(change, Status::Waiting).await;
+    life.stop().await;
+
+    let life = bench.start(&texts).await;
+    let remove = life.submit("2", "remove", input("make")).await;
+    let look = life.submit("3", "look", input("make")).await;
+    for run in [remove, look] {
+        let waits = life.until(run, |report| report.waits_for.is_some() || report.status.is_terminal()).await;
+        assert!(waits.waits_for.is_some_and(|reason| reason.contains("lock cluster/prod")), "{:?}", waits.status);
+    }
+    assert_eq!(life.driver.report(change).unwrap().unwrap().status, Status::Waiting, "nobody cancelled it");
+    bench.world.open("change");
+    bench.clock.advance(1);
+    for run in [change, remove, look] {
+        life.until_status(run, Status::Succeeded).await;
+    }
+    life.stop().await;
+}
+
+#[tokio::test]
+async fn a_resumed_run_that_stood_in_line_behind_shared_ones_stands_there_after_a_restart() {
+    let bench = Bench::new();
+    let texts = [playbook("change", "exclusive", "pause"), playbook("look", "shared", "rollback")];
+    let life = bench.start(&[&texts[0], &texts[1]]).await;
+    let change = life.submit("1", "change", input("fail")).await;
+    life.until_status(change, Status::Paused).await;
+    let look = life.submit("2", "look", input("later")).await;
+    life.until_status(look, Status::Waiting).await;
+    bench.world.open("change");
+    life.driver.resume(change, "ada").await.unwrap();
+    life.until(change, |report| report.waits_for.is_some()).await;
+    life.stop().await;
+
+    let life = bench.start(&[&texts[0], &texts[1]]).await;
+    life.until(change, |report| report.waits_for.as_ref().is_some_and(|it| it.contains(&look.to_string()))).await;
+    bench.world.open("look");
+    bench.clock.advance(1);
+    for run in [look, change] {
+        life.until_status(run, Status::Succeeded).await;
+    }
+    assert_eq!(bench.world.log(), ["find look", "make look", "make last", "make change", "make last"]);
+    life.stop().await;
+}
+
+#[tokio::test]
 async fn what_takes_a_cluster_away_ends_a_paused_run_and_goes_before_those_that_wait() {
     let bench = Bench::new();
     let texts = [playbook("change", "exclusive", "pause"), playbook("remove", "preempt: true, exclusive", "pause")];

@@ -3,6 +3,7 @@
 
 mod bench;
 mod certificates;
+mod damage;
 mod flows;
 mod locks;
 mod steps;
