@@ -1,10 +1,11 @@
-//! `cortexctl` as a process, and what tests expect of what it says.
+//! The programs as processes, and what tests expect of what they say.
 
 use std::{
     io::Write,
     process::{Command, Stdio},
 };
 
+use clap::CommandFactory;
 use serde_json::Value;
 use tests::binaries;
 
@@ -55,7 +56,12 @@ pub(crate) type Environment = [(String, String)];
 
 /// Runs `cortexctl` to its end.
 pub(crate) fn call(arguments: &[&str], environment: &Environment, input: &str) -> Told {
-    let mut child = Command::new(binaries::path("cortexctl").unwrap())
+    run("cortexctl", arguments, environment, input)
+}
+
+/// Runs a program to its end.
+pub(crate) fn run(program: &str, arguments: &[&str], environment: &Environment, input: &str) -> Told {
+    let mut child = Command::new(binaries::path(program).unwrap())
         .args(arguments)
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::piped())
@@ -68,4 +74,36 @@ pub(crate) fn call(arguments: &[&str], environment: &Environment, input: &str) -
     let output = child.wait_with_output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Told { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// Each is a leaf of the command line, and stands in some test of this folder as it is called.
+#[test]
+fn every_command_of_cortexctl_is_called_by_a_test() {
+    let mut sources = String::new();
+    for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/it")).unwrap() {
+        let path = file.unwrap().path();
+        if path.is_file() {
+            sources += &std::fs::read_to_string(path).unwrap();
+        }
+    }
+    let mut leaves = Vec::new();
+    collect(&cortexctl::cli::Line::command(), &[], &mut leaves);
+    assert!(leaves.len() > 40, "{leaves:?}");
+    let is_called = |words: &Vec<String>| {
+        let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
+        sources.contains(&quoted.join(", ")) || sources.contains(&format!("\"{}", words.join(" ")))
+    };
+    leaves.retain(|words| !is_called(words));
+    assert!(leaves.is_empty(), "never called: {leaves:?}");
+}
+
+fn collect(command: &clap::Command, above: &[String], leaves: &mut Vec<Vec<String>>) {
+    for inner in command.get_subcommands() {
+        let words = [above, &[inner.get_name().to_owned()]].concat();
+        if inner.has_subcommands() {
+            collect(inner, &words, leaves);
+        } else {
+            leaves.push(words);
+        }
+    }
 }

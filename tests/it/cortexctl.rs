@@ -1,7 +1,6 @@
 //! The operator's command line as a process: what it prints where, in which format, and its exit code.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -9,17 +8,14 @@ use std::{
 
 use bus::identity::Identity;
 use cortexctl::client::Submission;
-use messages::{
-    catalogue::{self, Family},
-    schema,
-    subject::{Party, Subject},
-};
+use messages::{catalogue, subject::Party};
 use serde_json::{Value, json};
 use tests::{binaries, nats::NatsServer, world::WorldOptions};
 use uuid::Uuid;
 
 use crate::{
     command::{Environment, Told, call},
+    contract, daemons,
     scenario::Scenario,
 };
 
@@ -151,6 +147,9 @@ fn an_operator_makes_looks_at_scales_and_takes_away_a_cluster() {
     let mut scenario = Scenario::start(&WorldOptions::default());
     let operator = scenario.world.environment(Identity::Operator);
     let run = |arguments: &[&str]| call(arguments, &operator, "");
+    // Somebody else was faster: the id is put into quarantine, and another one is taken.
+    scenario
+        .plan(&["pve POST /nodes/*/qemu#1=error:500:unable to create VM 100 - VM 100 already exists on node 'pve2'"]);
     dry_run_and_create(&scenario, &operator);
     look(&run);
     follow(&operator);
@@ -158,7 +157,9 @@ fn an_operator_makes_looks_at_scales_and_takes_away_a_cluster() {
     scale(&run);
     approvals(&scenario, &run);
     dead_letters(&scenario, &run);
-    contract(&scenario);
+    contract::answers(&scenario);
+    quarantine(&run);
+    daemons::beside_running_ones(&scenario);
     let export = scenario.world.folder.join("export").display().to_string();
     assert!(
         run(&["store", "export", "--of", "infrastructure", &export, "-o", "json"]).json()["rows"].as_u64() > Some(0)
@@ -177,7 +178,7 @@ fn an_operator_makes_looks_at_scales_and_takes_away_a_cluster() {
     gone.ok().warns(&["release", "decommission_request succeeded"]);
     assert_eq!(run(&["cluster", "list", "-o", "json"]).json(), json!([]));
     run(&["cluster", "show", "web"]).ended(1).warns(&["neither contractor knows a cluster web"]);
-    events(&run);
+    contract::events(&run);
 
     scenario.world.talos.stop(Duration::from_secs(20)).unwrap();
     let key = scenario.world.folder.join("talos.age").display().to_string();
@@ -277,6 +278,11 @@ fn look(run: &dyn Fn(&[&str]) -> Told) {
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../playbooks/");
     let (scale, add_on) = (format!("{shipped}scale-pool.yaml"), format!("{shipped}install-cni-cilium.yaml"));
     run(&["playbooks", "check", &scale, &add_on]).ok().warns(&["would load"]);
+    let text = std::fs::read_to_string(&add_on).unwrap();
+    assert_eq!(run(&["playbooks", "show", "install-cni-cilium"]).ok().out, text, "of talos-contractor");
+    let shown = run(&["playbooks", "show", "scale-pool", "-o", "json"]).json();
+    assert_eq!((&shown["contractor"], &shown["version"]), (&json!("infrastructure"), &json!(1)));
+    run(&["playbooks", "show", "nothing"]).ended(1).warns(&["no contractor has a playbook nothing"]);
     let told = run(&["events", "tail", "--cluster", "web", "--type", "flow_succeeded", "-o", "json"]).json();
     assert_eq!(told["body"]["flow"], flow);
     let next = (told["sequence"].as_u64().unwrap() + 1).to_string();
@@ -355,6 +361,19 @@ fn scale(run: &dyn Fn(&[&str]) -> Told) {
     run(&["cluster", "scale", "web", "--pool", "cp", "--count", "3"]).ended(1).warns(&["a pool of workers"]);
 }
 
+/// What was put into quarantine when the cluster was made is given back to use.
+fn quarantine(run: &dyn Fn(&[&str]) -> Told) {
+    let listed = run(&["quarantine", "list", "-o", "json"]).json();
+    let what = listed[0]["what"].as_str().unwrap_or_else(|| panic!("nothing is in quarantine: {listed}"));
+    assert!(
+        what.starts_with("vmid/") && listed[0]["reason"].as_str().unwrap().contains("is somebody else's"),
+        "{listed}"
+    );
+    run(&["quarantine", "lift", what]).ok().warns(&[&format!("{what} may be used again")]);
+    assert_eq!(run(&["quarantine", "list", "-o", "json"]).json(), json!([]));
+    run(&["quarantine", "lift", what]).ended(1).warns(&["nothing of that name is in quarantine"]);
+}
+
 /// A request that waits for consent is seen, refused another plan's hash, and withdrawn.
 fn approvals(scenario: &Scenario, run: &dyn Fn(&[&str]) -> Told) {
     let (flow, body) = (Uuid::now_v7(), json!({ "cluster_name": "web" }));
@@ -411,74 +430,4 @@ fn dead_letters(scenario: &Scenario, run: &dyn Fn(&[&str]) -> Told) {
 fn base64(bytes: &[u8]) -> String {
     use base64::{Engine as _, prelude::BASE64_STANDARD};
     BASE64_STANDARD.encode(bytes)
-}
-
-/// Every event has its envelope, fits its schema and comes in the order of its source; the whole life was told.
-fn events(run: &dyn Fn(&[&str]) -> Told) {
-    let told = run(&["events", "tail", "-o", "json"]);
-    let mut last: BTreeMap<String, u64> = BTreeMap::new();
-    let mut kinds = BTreeSet::new();
-    for line in told.ok().out.lines() {
-        let event: Value = serde_json::from_str(line).unwrap();
-        let header = |name: &str| event["headers"][name].as_str().unwrap_or_else(|| panic!("no {name} in {event}"));
-        let subject: Subject = event["subject"].as_str().unwrap().parse().unwrap();
-        assert_eq!(header("ce-type"), subject.ce_type());
-        assert_eq!(header("Nats-Msg-Id"), format!("{}/{}", header("ce-source"), header("ce-id")));
-        for name in ["ce-specversion", "ce-time", "ce-dataschema", "cortex-key", "cortex-signature"] {
-            assert!(!header(name).is_empty());
-        }
-        assert_eq!(schema::validate(Family::Event, subject.kind(), &event["body"]), Ok(()), "{event}");
-        let sequence: u64 = header("ce-sequence").parse().unwrap();
-        let before = last.insert(header("ce-source").to_owned(), sequence);
-        assert!(before.is_none_or(|before| before < sequence), "{before:?} came before {event}");
-        kinds.insert(subject.kind().to_owned());
-    }
-    for kind in [
-        "cluster_active",
-        "cluster_forgotten",
-        "cluster_registered",
-        "config_applied",
-        "contractor_started",
-        "credential_issued",
-        "credentials_sealed",
-        "etcd_bootstrapped",
-        "flow_awaits_approval",
-        "flow_cancelled",
-        "flow_started",
-        "flow_succeeded",
-        "image_ready",
-        "kubernetes_ready",
-        "node_cordoned",
-        "node_drained",
-        "node_joined",
-        "node_removed",
-        "rejected",
-        "run_started",
-        "run_succeeded",
-        "secrets_generated",
-        "step_skipped",
-        "step_started",
-        "step_succeeded",
-        "vm_answering",
-        "vm_created",
-        "vm_released",
-        "vm_reserved",
-        "vm_started",
-    ] {
-        assert!(kinds.contains(kind), "{kind} was never told: {kinds:?}");
-    }
-}
-
-/// What the contractors answer on is what `schemas/asyncapi.yaml` says, no more and no less.
-fn contract(scenario: &Scenario) {
-    let described = messages::asyncapi::document();
-    let channels = described["channels"].as_object().unwrap();
-    let services = channels.values().filter(|channel| channel.get("x-nats-service").is_some());
-    let mut described: Vec<&str> = services.map(|channel| channel["address"].as_str().unwrap()).collect();
-    let found = scenario.runtime.block_on(scenario.operator.bus().discover(Duration::from_secs(2))).unwrap();
-    let mut answered: Vec<&str> =
-        found.iter().flat_map(|service| &service.endpoints).map(|endpoint| endpoint.subject.as_str()).collect();
-    described.sort_unstable();
-    answered.sort_unstable();
-    assert_eq!(answered, described);
 }

@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 use tests::{demo, world::WorldOptions};
 use uuid::Uuid;
 
-use crate::scenario::{Scenario, told};
+use crate::{
+    command,
+    scenario::{Scenario, told},
+};
 
 /// The node refuses to be the first of its etcd, for good; nothing that a retry would mend.
 const BOOTSTRAP_REFUSED: &str = "talos **MachineService/Bootstrapx*=error:7:not today";
@@ -42,17 +45,15 @@ fn wait_for(scenario: &Scenario, tail: &mut Tail, flow: Uuid, kind: &str) -> Tol
     })
 }
 
-fn cortexctl(scenario: &Scenario, arguments: &[&str]) {
-    let output = std::process::Command::new(tests::binaries::path("cortexctl").expect("it is built"))
-        .args(arguments)
-        .envs(scenario.world.environment(Identity::Operator))
-        .output()
-        .expect("cortexctl starts");
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+fn cortexctl(scenario: &Scenario, arguments: &[&str]) -> command::Told {
+    let told = command::call(arguments, &scenario.world.environment(Identity::Operator), "");
+    told.ok();
+    told
 }
 
-/// A flow that fails is paused at one contractor, with nothing taken back, and goes on from there when it is resumed.
-fn pauses_and_goes_on(fault: &str, at: Party) {
+/// A flow that fails is paused at one contractor, with nothing taken back, and goes on from there when the flow or
+/// its run is told to.
+fn pauses_and_goes_on(fault: &str, at: Party, order: [&str; 2]) {
     let scenario = start(&[fault]);
     let mut tail = scenario.runtime.block_on(watch::events_from_now(&scenario.operator)).unwrap();
     let flow = scenario.submit("provision_cluster", &request("pause")).unwrap();
@@ -64,7 +65,8 @@ fn pauses_and_goes_on(fault: &str, at: Party) {
     assert!(!made.is_empty() && steps(&before, "undone").is_empty(), "{before:#?}");
 
     scenario.lift();
-    cortexctl(&scenario, &["runs", "resume", &run.run.to_string()]);
+    let id = if order[0] == "flows" { flow } else { run.run };
+    cortexctl(&scenario, &[order[0], order[1], &id.to_string()]).warns(&["goes on"]);
     let ended = scenario.follow(flow).unwrap();
     assert_eq!(ended.state, "succeeded", "{}", told(&ended));
     assert_eq!(scenario.machines(), 1, "nothing was made twice");
@@ -82,12 +84,12 @@ fn steps(view: &FlowView, state: &str) -> Vec<(String, String, Option<jiff::Time
 
 #[test]
 fn a_paused_run_of_talos_is_resumed_to_the_flows_success() {
-    pauses_and_goes_on(BOOTSTRAP_REFUSED, Party::Talos);
+    pauses_and_goes_on(BOOTSTRAP_REFUSED, Party::Talos, ["runs", "resume"]);
 }
 
 #[test]
 fn a_paused_run_of_infrastructure_is_resumed_to_the_flows_success() {
-    pauses_and_goes_on(CREATE_REFUSED, Party::Infrastructure);
+    pauses_and_goes_on(CREATE_REFUSED, Party::Infrastructure, ["flows", "resume"]);
 }
 
 #[test]
@@ -123,7 +125,11 @@ fn a_flow_that_is_cancelled_while_talos_works_is_taken_back_on_both_sides() {
     let mut tail = scenario.runtime.block_on(watch::events_from_now(&scenario.operator)).unwrap();
     let flow = scenario.submit("provision_cluster", &request("rollback")).unwrap();
     wait_for(&scenario, &mut tail, flow, "config_applied");
-    cortexctl(&scenario, &["flows", "cancel", &flow.to_string()]);
+    let run = scenario.flow(flow).runs[0].run.to_string();
+    cortexctl(&scenario, &["runs", "cancel", &run]).warns(&["is being cancelled"]);
+    let watched = command::call(&["runs", "watch", &run], &scenario.world.environment(Identity::Operator), "");
+    watched.ended(1);
+    assert!((watched.out + &watched.err).contains("cancelled"), "whether it was over by then or not");
     let ended = scenario.follow(flow).unwrap();
     assert_eq!(ended.state, "cancelled", "{}", told(&ended));
     assert_eq!(demo::leftovers(&before, &scenario.snapshot()), Vec::<String>::new());

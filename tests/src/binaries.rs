@@ -8,27 +8,37 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use tokio_util::sync::CancellationToken;
+
+use crate::process;
 
 /// Every program that the world is made of.
 const PACKAGES: [&str; 5] = ["tests", "infrastructure-contractor", "talos-contractor", "simulators", "cortexctl"];
 
-/// Where a program is; builds all of them at the first call. They share profile and features with this program, so
-/// that a fresh machine builds everything once.
+/// Where a program is; builds all of them at the first call.
 ///
 /// # Errors
 /// If the build fails.
 pub fn path(name: &str) -> anyhow::Result<PathBuf> {
-    static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| build().map_err(|error| format!("{error:#}")));
-    let folder = folder.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
-    let path = folder.join(name);
+    let path = make(&CancellationToken::new())?.join(name);
     if !path.is_file() {
         bail!("{} was not built", path.display());
     }
     Ok(path)
 }
 
-fn build() -> anyhow::Result<PathBuf> {
+/// Builds all of them, if that was not done yet, and says where they are. They share profile and features with this
+/// program, so that a fresh machine builds everything once.
+///
+/// # Errors
+/// If the build fails or is interrupted.
+pub fn make(stop: &CancellationToken) -> anyhow::Result<&'static Path> {
+    static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| build(stop).map_err(|error| format!("{error:#}")));
+    folder.as_deref().map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+fn build(stop: &CancellationToken) -> anyhow::Result<PathBuf> {
     let folder = folder()?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
@@ -51,7 +61,7 @@ fn build() -> anyhow::Result<PathBuf> {
     if let Some(target) = folder.parent() {
         command.arg("--target-dir").arg(target);
     }
-    let status = command.status().context("cargo cannot be started")?;
+    let (status, _) = process::run(&mut command, stop).context("cargo cannot be run")?;
     if !status.success() {
         bail!("the programs could not be built");
     }

@@ -6,24 +6,29 @@ pub use summary::leftovers;
 
 use std::{
     io::Write,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
-use bus::identity::Identity;
+use bus::{Tail, identity::Identity};
 use clap::{Parser, Subcommand};
 use cortexctl::{
-    cli::Ending,
+    cli::{Ending, Failure},
     client::{Client, Submission},
     watch::{self, Told, seconds},
 };
 use messages::subject::Party;
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::world::{World, WorldOptions};
+use crate::{
+    interruption::{Interrupted, Interruption},
+    world::{World, WorldOptions},
+};
 
 /// Shows the platform at work on a simulated datacenter, on loopback only.
 #[derive(Parser)]
@@ -66,7 +71,7 @@ pub fn main() -> ExitCode {
         tracing::debug!("a TLS provider was installed before");
     }
     match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             say(&format!("demo: {error:#}"));
             ExitCode::FAILURE
@@ -74,57 +79,64 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    say("building what is not built yet …");
-    crate::binaries::path("lab")?;
-    let folder = tempfile::Builder::new().prefix("cortex-demo-").tempdir()?;
-    say("starting nats-server, the lab and both contractors …");
-    let options = WorldOptions {
-        speed: arguments.speed,
-        seed: arguments.seed,
-        faults: arguments.faults.clone(),
-        ..WorldOptions::default()
-    };
-    let mut world = World::start(folder.path(), &options)?;
-    say(&format!("ready after {}", seconds(millis(begun))));
+fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let told = runtime.block_on(async {
-        tokio::select! {
-            told = tell(arguments, &world) => told,
-            interrupted = interruption() => {
-                interrupted?;
-                bail!("interrupted; everything that was started is being ended")
+    let interruption = Interruption::listen(&runtime)?;
+    let shown = show(arguments, &runtime, interruption.stop());
+    match (shown, interruption.exit_code()) {
+        (Ok(()), _) => Ok(ExitCode::SUCCESS),
+        (Err(error), Some(code)) if error.is::<Interrupted>() => {
+            say("interrupted; everything that was started has ended");
+            Ok(ExitCode::from(code))
+        }
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// The whole demo; whatever it started has ended when this returns.
+fn show(arguments: &Arguments, runtime: &Runtime, stop: &CancellationToken) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let folder = tempfile::Builder::new().prefix("cortex-demo-").tempdir()?;
+    let shown = start(arguments, folder.path(), stop).and_then(|world| {
+        say(&format!("ready after {}", seconds(millis(begun))));
+        let told = runtime.block_on(async {
+            tokio::select! {
+                told = tell(arguments, &world) => told,
+                () = stop.cancelled() => Err(Interrupted.into()),
             }
+        });
+        if arguments.keep && told.is_ok() {
+            say(&exports(&world)?);
+            say("everything runs until Ctrl-C");
+            runtime.block_on(stop.cancelled());
         }
+        // A contractor that did not end well is what the rest suffered from.
+        world.end().and(told)
     });
-    if let Err(error) = told {
-        let kept = folder.keep();
-        return Err(error.context(format!("the logs are in {}", kept.display())));
+    match shown {
+        Ok(()) => say(&format!("done after {}", seconds(millis(begun)))),
+        Err(error) if error.is::<Interrupted>() => return Err(error),
+        Err(error) => return Err(error.context(format!("the logs are in {}", folder.keep().display()))),
     }
-    if arguments.keep {
-        say(&exports(&world)?);
-        say("everything runs until Ctrl-C");
-        runtime.block_on(interruption())?;
-    }
-    for process in [&mut world.infrastructure, &mut world.talos] {
-        let name = process.name().to_owned();
-        let status = process.stop(Duration::from_secs(15))?;
-        if !status.success() {
-            bail!("{name} ended with {status}");
-        }
-    }
-    say(&format!("done after {}", seconds(millis(begun))));
     Ok(())
 }
 
-/// Ctrl-C, or a supervisor that has had enough.
-async fn interruption() -> std::io::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted,
-        _ = terminate.recv() => Ok(()),
-    }
+fn start(arguments: &Arguments, folder: &Path, stop: &CancellationToken) -> anyhow::Result<World> {
+    let start = || {
+        say("building what is not built yet …");
+        crate::binaries::make(stop)?;
+        say("starting nats-server, the lab and both contractors …");
+        let options = WorldOptions {
+            speed: arguments.speed,
+            seed: arguments.seed,
+            faults: arguments.faults.clone(),
+            stop: stop.clone(),
+            ..WorldOptions::default()
+        };
+        World::start(folder, &options)
+    };
+    // Whatever it says of itself: what was interrupted did not fail.
+    start().map_err(|error| if stop.is_cancelled() { Interrupted.into() } else { error })
 }
 
 async fn tell(arguments: &Arguments, world: &World) -> anyhow::Result<()> {
@@ -138,8 +150,7 @@ async fn tell(arguments: &Arguments, world: &World) -> anyhow::Result<()> {
     if let Some(nodes) = arguments.nodes {
         request["worker_nodes"] = nodes.into();
     }
-    say(&format!("\na coordinator asks for a cluster: {request}"));
-    let flow = ask(&coordinator, "provision_cluster", &request, arguments.verbose).await?;
+    let flow = publish(&coordinator, "provision_cluster", &request, arguments.verbose).await?;
     summary::print(&operator, world, flow).await?;
 
     if arguments.story == Some(Story::Life) {
@@ -170,15 +181,47 @@ async fn life(operator: &Client, verbose: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Asks and follows the flow to its end.
-async fn ask(client: &Client, name: &str, body: &Value, verbose: bool) -> anyhow::Result<Uuid> {
+/// Publishes a request into the stream, as a coordinator does: the word on it comes as an event. Follows it to its end.
+async fn publish(client: &Client, name: &str, body: &Value, verbose: bool) -> anyhow::Result<Uuid> {
+    let begun = Instant::now();
+    let flow = Uuid::now_v7();
+    let mut tail = watch::events_from_now(client).await?;
+    say(&format!("\na coordinator publishes on cortex.request.{}.{name}: {body}", Party::Infrastructure));
+    let message = client.publish(Party::Infrastructure, name, flow, body).await?;
+    let word = watch::word(&mut tail, flow, &message, Duration::from_secs(30)).await;
+    let word = word.map_err(|failure| refused(name, &failure))?;
+    if word.kind == "flow_awaits_approval" {
+        bail!("{name} waits for approval");
+    }
+    say(&format!("accepted as flow {flow}"));
+    follow(client, name, flow, tail, verbose).await?;
+    say(&format!("{name} succeeded after {}", seconds(millis(begun))));
+    Ok(flow)
+}
+
+/// What is wrong with a request, line by line.
+fn refused(name: &str, failure: &Failure) -> anyhow::Error {
+    let details: Vec<String> = failure.details().iter().map(|line| format!("\n  {line}")).collect();
+    anyhow::anyhow!("{name}: {failure}{}", details.concat())
+}
+
+/// Asks for something as an operator does, who wants an answer at once, and follows it to its end.
+async fn ask(client: &Client, name: &str, body: &Value, verbose: bool) -> anyhow::Result<()> {
     let begun = Instant::now();
     let flow = Uuid::now_v7();
     let tail = watch::events_from_now(client).await?;
-    match client.submit(Party::Infrastructure, name, flow, body).await? {
-        Submission::Accepted(accepted) => say(&format!("accepted as flow {}", accepted.flow)),
-        Submission::AwaitsApproval { plan, .. } => bail!("{name} waits for approval of plan {}", plan.plan_hash),
+    match client.submit(Party::Infrastructure, name, flow, body).await {
+        Ok(Submission::Accepted(accepted)) => say(&format!("accepted as flow {}", accepted.flow)),
+        Ok(Submission::AwaitsApproval { plan, .. }) => bail!("{name} waits for approval of plan {}", plan.plan_hash),
+        Err(error) => return Err(refused(name, &error.into())),
     }
+    follow(client, name, flow, tail, verbose).await?;
+    say(&format!("{name} succeeded after {}", seconds(millis(begun))));
+    Ok(())
+}
+
+/// Shows what happens until the flow has succeeded.
+async fn follow(client: &Client, name: &str, flow: Uuid, tail: Tail, verbose: bool) -> anyhow::Result<()> {
     let tell = |told: &Told| {
         if verbose || worth_telling(told) {
             say(&told.line());
@@ -189,8 +232,7 @@ async fn ask(client: &Client, name: &str, body: &Value, verbose: bool) -> anyhow
         let view = view.context("the flow needs an operator")?;
         bail!("{name} {}: {}", view.state, view.reason.unwrap_or_default());
     }
-    say(&format!("{name} succeeded after {}", seconds(millis(begun))));
-    Ok(flow)
+    Ok(())
 }
 
 /// What a person wants to see go by.

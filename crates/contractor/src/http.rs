@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// What a daemon tells of itself.
@@ -28,14 +28,14 @@ struct Served {
 /// Serves until `stop`; returns the address that was bound.
 ///
 /// # Errors
-/// If the address cannot be bound.
+/// If the address cannot be bound: why, or who holds the port.
 pub async fn serve(
     listen: SocketAddr,
     health: watch::Receiver<Health>,
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) -> std::io::Result<(SocketAddr, tokio::task::JoinHandle<()>)> {
-    let listener = TcpListener::bind(listen).await?;
+    let listener = sockets::listen(listen).await?;
     let address = listener.local_addr()?;
     let served = Served { health, metrics: Arc::new(move || metrics.render()) };
     let router = Router::new()

@@ -60,7 +60,7 @@ pub async fn run(
     let (health, seen) = watch::channel(Health::default());
     let (address, served) = http::serve(common.http.listen, seen, metrics, stop.clone())
         .await
-        .map_err(|error| format!("cannot listen on {}: {error}", common.http.listen))?;
+        .map_err(|error| format!("http.listen: {error}"))?;
     tracing::info!(%address, "health and metrics");
 
     let library = load_playbooks(&*agent, common)?;

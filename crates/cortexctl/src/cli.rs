@@ -52,6 +52,13 @@ impl Failure {
     pub fn other(error: impl std::fmt::Display) -> Self {
         Self::Other(error.to_string())
     }
+
+    /// What else is to be said of it: everything that is wrong with a refused request, and what to do about it.
+    pub fn details(&self) -> Vec<String> {
+        let Self::Client(client::Error::Refused(refusal)) = self else { return Vec::new() };
+        let violations = refusal.violations.iter().map(ToString::to_string);
+        violations.chain(refusal.hint.iter().map(|hint| format!("hint: {hint}"))).collect()
+    }
 }
 
 /// What a command comes to.
@@ -223,13 +230,8 @@ fn end(outcome: Outcome) -> ExitCode {
     };
     let mut err = std::io::stderr().lock();
     let _ = writeln!(err, "cortexctl: {failure}");
-    if let Failure::Client(client::Error::Refused(refusal)) = &failure {
-        for violation in &refusal.violations {
-            let _ = writeln!(err, "  {violation}");
-        }
-        if let Some(hint) = &refusal.hint {
-            let _ = writeln!(err, "  hint: {hint}");
-        }
+    for line in failure.details() {
+        let _ = writeln!(err, "  {line}");
     }
     ExitCode::from(match &failure {
         Failure::Usage(_) => 2,

@@ -18,6 +18,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+/// The header with `ce-source/ce-id`.
+const MESSAGE_ID: &str = "Nats-Msg-Id";
+
 /// Whom to talk to, and as whom.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -165,19 +168,20 @@ impl Client {
         }
     }
 
-    /// Publishes a request into the stream, as coordinators do; returns when the stream has it. The contractor's word
-    /// on it comes as events of the flow.
+    /// Publishes a request into the stream, as coordinators do; returns the message's id when the stream has it. The
+    /// contractor's word on it comes as an event: see [`crate::watch::word`].
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn publish(&self, to: Party, name: &str, flow: Uuid, body: &Value) -> Result<(), Error> {
+    pub async fn publish(&self, to: Party, name: &str, flow: Uuid, body: &Value) -> Result<String, Error> {
         let subject = Subject::Request { to, kind: name.to_owned() }.to_string();
         let mut headers = self.envelope(name, flow, body)?;
         let bytes = body.to_string().into_bytes();
         self.sign(&subject, &mut headers, &bytes)?;
+        let id = headers.get(MESSAGE_ID).cloned().unwrap_or_default();
         let message = bus::Outgoing { subject, headers, body: bytes.into() };
         self.bus.publish(&message).await.map_err(|error| Error::Connect(error.to_string()))?;
-        Ok(())
+        Ok(id)
     }
 
     /// The plan of a request, over both contractors.

@@ -9,13 +9,16 @@ use std::{
 use bus::{Recorded, Tail, TailFrom};
 use indicatif::ProgressBar;
 use jiff::Timestamp;
-use messages::query::FlowView;
+use messages::{
+    event::Rejected,
+    query::{FlowView, Refusal, RefusalKind},
+};
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
     cli::{Ending, Failure, Outcome},
-    client::Client,
+    client::{self, Client},
     commands::flows,
     output::Output,
 };
@@ -65,6 +68,42 @@ impl Told {
     }
 }
 
+/// Waits for the word on a request that was published into the stream with that message id: the first event of its flow.
+///
+/// # Errors
+/// The refusal with everything that is wrong, if it was refused; or that no word came.
+pub async fn word(tail: &mut Tail, flow: Uuid, message: &str, patience: Duration) -> Result<Told, Failure> {
+    let give_up = tokio::time::Instant::now() + patience;
+    loop {
+        let left = give_up.duration_since(tokio::time::Instant::now());
+        let Some(recorded) = tail.next_within(left).await.map_err(Failure::other)? else {
+            return Err(Failure::Other(format!(
+                "no contractor said a word on it within {patience:?}; it is in the stream, and may yet be taken as flow {flow}"
+            )));
+        };
+        let Some(told) = Told::read(&recorded) else { continue };
+        if told.kind != "rejected" {
+            if is_of(&recorded, flow) {
+                return Ok(told);
+            }
+            continue;
+        }
+        let rejected: Rejected = serde_json::from_value(told.body).map_err(Failure::other)?;
+        // What does not validate begins no flow.
+        if rejected.message != message {
+            continue;
+        }
+        let refusal = Refusal::new(RefusalKind::Invalid, rejected.reason);
+        return Err(client::Error::Refused(Refusal { violations: rejected.violations, ..refusal }).into());
+    }
+}
+
+/// Whether an event belongs to the flow.
+fn is_of(recorded: &Recorded, flow: Uuid) -> bool {
+    let header = recorded.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("cortex-correlation-id"));
+    header.is_some_and(|(_, found)| *found == flow.to_string())
+}
+
 /// Follows a flow and hands each event on; ends with the flow.
 ///
 /// # Errors
@@ -75,7 +114,6 @@ pub async fn follow(
     mut tail: Tail,
     mut tell: impl FnMut(&Told),
 ) -> Result<(Ending, Option<FlowView>), Failure> {
-    let correlation = flow.to_string();
     loop {
         // Events are never needed for correctness: now and then the contractor itself is asked.
         let Some(recorded) = tail.next_within(Duration::from_secs(5)).await.map_err(Failure::other)? else {
@@ -84,8 +122,7 @@ pub async fn follow(
             }
             continue;
         };
-        let header = recorded.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("cortex-correlation-id"));
-        if header.is_none_or(|(_, found)| *found != correlation) {
+        if !is_of(&recorded, flow) {
             continue;
         }
         let Some(told) = Told::read(&recorded) else { continue };

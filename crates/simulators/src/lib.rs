@@ -6,6 +6,5 @@ pub mod kubernetes;
 pub mod lab;
 pub mod machine;
 pub mod pace;
-pub mod port;
 pub mod proxmox;
 pub mod talos;

@@ -16,7 +16,6 @@ use super::{Guests, Mirror, proxies};
 use crate::{
     faults::{Fault, Rule},
     machine::Machines,
-    port,
     proxmox::{ApiUser, Proxmox, Snapshot},
 };
 
@@ -44,7 +43,7 @@ impl Control {
         mirror: Arc<Mirror>,
         user: ApiUser,
     ) -> io::Result<Self> {
-        let listener = port::listen(address).await?;
+        let listener = sockets::listen(address).await?;
         let address = listener.local_addr()?;
         let router = router(Desk { proxmox, guests, mirror, user: Arc::new(user) });
         let stop = CancellationToken::new();

@@ -19,10 +19,7 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::schematic::{self, Schematic};
-use crate::{
-    image::{self, Label},
-    port,
-};
+use crate::image::{self, Label};
 
 /// The Talos releases the mirror says it has.
 const RELEASES: &[&str] = &["v1.12.9", "v1.13.9", "v1.14.0-rc.1"];
@@ -83,7 +80,7 @@ impl Registry {
 impl Mirror {
     /// Binds an address and serves until dropped.
     pub async fn start(address: SocketAddr) -> io::Result<Self> {
-        let listener = port::listen(address).await?;
+        let listener = sockets::listen(address).await?;
         let address = listener.local_addr()?;
         let registry = Registry::default();
         let router = Router::new()

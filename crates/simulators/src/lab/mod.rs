@@ -24,7 +24,6 @@ use crate::{
     faults::Faults,
     machine::Machines,
     pace::Pace,
-    port,
     proxmox::{ApiUser, Proxmox},
 };
 
@@ -44,7 +43,7 @@ impl Lab {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let subnet = match options.network {
             Some(number) => {
-                let taken = |error| port::explain(Subnet::marker(number), error);
+                let taken = |error| sockets::explain(Subnet::marker(number), error);
                 Subnet::claim(number).map_err(taken)?
             }
             None => Subnet::find()?,

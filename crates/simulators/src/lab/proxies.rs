@@ -18,7 +18,6 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{Cut, Harm, Proxy};
-use crate::port;
 
 type Answer = Result<Json<Value>, (StatusCode, String)>;
 
@@ -74,7 +73,7 @@ pub(super) fn router(proxies: Proxies) -> Router {
 
 /// Serves a control endpoint for proxies alone; it ends with the token.
 pub(super) async fn serve(address: SocketAddr, proxies: Proxies, stop: CancellationToken) -> io::Result<SocketAddr> {
-    let listener = port::listen(address).await?;
+    let listener = sockets::listen(address).await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move {
         let serving = axum::serve(listener, router(proxies)).with_graceful_shutdown(stop.cancelled_owned());

@@ -19,8 +19,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::port;
-
 /// What a proxy does to the connections made through it; a change counts for bytes that are yet to pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -86,7 +84,7 @@ impl Way {
 impl Proxy {
     /// Listens on one address and connects to another.
     pub async fn start(listen: SocketAddr, target: SocketAddr, harm: Harm) -> io::Result<Self> {
-        let listener = port::listen(listen).await?;
+        let listener = sockets::listen(listen).await?;
         let address = listener.local_addr()?;
         let way = Way { harm: Arc::new(Mutex::new(harm)), cuts: broadcast::channel(16).0 };
         let stop = CancellationToken::new();

@@ -45,7 +45,7 @@ pub use options::{ApiUser, HostOptions, Options};
 pub use storage::{Storage, StorageKind};
 pub use version::Version;
 
-use crate::{faults::Faults, machine::Machines, pace::Pace, port};
+use crate::{faults::Faults, machine::Machines, pace::Pace};
 
 /// A running simulated cluster; dropping it ends it.
 pub struct Proxmox {
@@ -60,7 +60,7 @@ impl Proxmox {
     pub async fn start(options: Options, machines: Arc<dyn Machines>, pace: Pace, faults: Faults) -> io::Result<Self> {
         // Downloads need the process-wide provider; a second installation fails, and the first is the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let listener = port::listen(options.address).await?;
+        let listener = sockets::listen(options.address).await?;
         let address = listener.local_addr()?;
         let tls = tls::Identity::generate(address.ip())?;
         let message_in_body = options.message_in_body;
