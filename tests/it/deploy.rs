@@ -8,7 +8,7 @@ use std::{
 
 use contractor::config::{self, Sections};
 use messages::schema::Checker;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 /// What can be started in the image.
@@ -31,8 +31,11 @@ fn the_configurations_of_the_compose_file_are_accepted_and_pin_the_stand_ins() {
     assert_eq!(clusters.own.addons.manifests.len(), 2);
     for (name, manifest) in clusters.own.addons.manifests {
         let stand_in = read(&format!("crates/simulators/src/lab/addons/{name}.yaml"));
-        let sha256: String = Sha256::digest(stand_in).iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(manifest.sha256, sha256, "put the new hash of {name} into deploy/compose/talos-contractor.toml");
+        assert_eq!(
+            manifest.sha256,
+            sha256(stand_in.as_bytes()),
+            "put the new hash of {name} into deploy/compose/talos-contractor.toml"
+        );
     }
 }
 
@@ -93,6 +96,30 @@ fn compose_yaml_refers_to_things_that_exist() {
         for port in strings(&service["ports"]) {
             assert!(port.starts_with("127.0.0.1:"), "{name} publishes {port} to everybody");
         }
+    }
+}
+
+#[test]
+fn compose_yaml_fits_the_schema_of_the_compose_specification() {
+    let schema = read("tests/compose-spec/compose-spec.json");
+    let source = read("tests/compose-spec/README.md");
+    assert!(source.contains(&sha256(schema.as_bytes())), "it is no longer what its README says");
+    let checker = Checker::new(serde_json::from_str(&schema).expect("it is JSON")).expect("the schema compiles");
+    let compose: Value = serde_saphyr::from_str(&read("compose.yaml")).expect("compose.yaml is YAML");
+    assert_eq!(checker.check(&compose), Ok(()));
+    // A check that could not fail would be none.
+    for (service, field, wrong) in [
+        ("nats", "imagee", json!("nats:2.15.1")),
+        ("lab", "ports", json!({ "4222": "4222" })),
+        ("nats", "depends_on", json!({ "keys": { "condition": "service_complete" } })),
+        ("lab", "healthcheck", json!({ "retries": "many", "every": "2s" })),
+        ("cortexctl", "volumes", json!([true])),
+    ] {
+        let mut compose = compose.clone();
+        compose["services"][service][field] = wrong;
+        let violations = checker.check(&compose).expect_err(field);
+        let place = format!("/services/{service}");
+        assert!(violations.iter().all(|violation| violation.path.starts_with(&place)), "{field}: {violations:?}");
     }
 }
 
@@ -241,6 +268,10 @@ fn check_volumes(name: &str, service: &Value, declared: &Value) {
 
 fn strings(list: &Value) -> Vec<String> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn read(path: &str) -> String {
