@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use tests::survive::{
-    Subject, deeds, machine, recorded,
+    Subject, deeds, machine, plans, recorded,
     sabotage::{self, Bug},
     trial,
 };
@@ -26,6 +26,19 @@ fn every_playbook_survives_every_failure() {
         told.extend(failures.map(|it| format!("{} ({}): {}\n    {}", tried.title, it.group, it.reason, it.story)));
     }
     assert!(told.is_empty(), "{} of {cases} cases:\n{}", told.len(), told.join("\n"));
+}
+
+/// Every file of `playbooks/`, with inputs made from its schema; `deeds` plans and runs them with the real actions.
+#[test]
+fn every_shipped_playbook_is_planned_and_its_plan_tells_of_every_step_that_runs() {
+    let subjects = Subject::shipped().unwrap();
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../playbooks")).unwrap();
+    let files: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    let shipped: BTreeSet<&str> = files.iter().filter_map(|name| name.strip_suffix(".yaml")).collect();
+    let planned: BTreeSet<&str> = subjects.iter().map(|subject| &*subject.playbook).collect();
+    assert_eq!(planned, shipped);
+    let wrong: Vec<_> = subjects.iter().flat_map(|subject| plans::wrong(subject).unwrap()).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]

@@ -17,6 +17,7 @@ pub mod gate;
 pub mod journal;
 mod judge;
 pub mod machine;
+pub mod plans;
 pub mod play;
 pub mod recorded;
 pub mod rounds;

@@ -2,7 +2,8 @@
 //!
 //! Before a playbook does its part of the life, it is put through every harm: each of its steps fails for good *after*
 //! it has acted, is cancelled while it acts, and its process dies at a commit. After each the datacenter, both inventories and
-//! the cluster's nodes must be as before. Then it runs with every action and undo done twice, and must succeed.
+//! the cluster's nodes must be as before. Then it runs with every action and undo done twice, and must succeed. Its plan,
+//! made before all that, changes nothing and tells of every step that then runs.
 
 pub mod datacenter;
 pub mod side;
@@ -12,9 +13,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use datacenter::{Datacenter, expect};
-use engine::report::{Report, Status, StepStatus};
+use engine::{
+    plan::Plan,
+    report::{Report, Status, StepStatus},
+};
 use serde_json::{Value, json};
 use side::Side;
+
+use super::plans;
 
 /// How much of it is tried.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +96,11 @@ pub fn live(options: Options, tell: &mut dyn FnMut(&Tried)) -> anyhow::Result<()
     Ok(())
 }
 
+/// What a plan does not say, as failures.
+fn untold(plan: &Plan, report: &Report) -> Vec<String> {
+    plans::untold(plan, report).into_iter().map(|step| format!("the plan says nothing of step {step}")).collect()
+}
+
 impl Life<'_> {
     fn side(&self, party: Party) -> &Side {
         match party {
@@ -109,6 +120,7 @@ impl Life<'_> {
     fn risky(&mut self, party: Party, playbook: &str, input: &Value, emits: &str) -> anyhow::Result<Value> {
         let began = Instant::now();
         let before = self.datacenter.footprint()?;
+        let plan = self.plan(party, playbook, input)?;
         let first = self.side(party).run(playbook, input)?;
         expect(&first, Status::Succeeded).with_context(|| format!("{playbook}, untroubled"))?;
         let machines = self.datacenter.machines();
@@ -117,7 +129,7 @@ impl Life<'_> {
             playbook: playbook.to_owned(),
             steps: first.steps.iter().filter(|step| step.status == StepStatus::Succeeded).count(),
             runs: 1,
-            failures: Vec::new(),
+            failures: untold(&plan, &first),
             took: Duration::ZERO,
         };
         let mut note = |life: &Self, what: String, report: anyhow::Result<Report>, status| {
@@ -162,6 +174,15 @@ impl Life<'_> {
         self.side(party).last(emits)
     }
 
+    /// What it would do; finding that out changes nothing.
+    fn plan(&self, party: Party, playbook: &str, input: &Value) -> anyhow::Result<Plan> {
+        let before = self.datacenter.footprint()?;
+        let plan = self.side(party).plan(playbook, input)?;
+        let changed = before.difference(&self.datacenter.footprint()?);
+        anyhow::ensure!(changed.is_none(), "the plan of {playbook} changed {}", changed.unwrap_or_default());
+        Ok(plan)
+    }
+
     /// Every action and undo runs twice; returns the machines that there are then.
     fn twice(&self, party: Party, playbook: &str, input: &Value) -> anyhow::Result<(Report, Vec<String>)> {
         self.side(party).trouble.repeat_all();
@@ -173,6 +194,7 @@ impl Life<'_> {
     /// A playbook that stops where it fails: every step fails once after it has acted, and goes on when told to.
     fn firm(&mut self, party: Party, playbook: &str, input: &Value) -> anyhow::Result<()> {
         let began = Instant::now();
+        let plan = self.plan(party, playbook, input)?;
         let side = self.side(party);
         side.trouble.fail_each_once();
         side.trouble.repeat_all();
@@ -187,13 +209,13 @@ impl Life<'_> {
             report = side.run(playbook, input)?;
             runs += 1;
         }
-        let failures = expect(&report, Status::Succeeded).err().map(|error| format!("{error:#}"));
-        let is_over = failures.is_some();
+        let failed = expect(&report, Status::Succeeded).err().map(|error| format!("{error:#}"));
+        let is_over = failed.is_some();
         let tried = Tried {
             playbook: playbook.to_owned(),
             steps: report.steps.len(),
             runs,
-            failures: failures.into_iter().collect(),
+            failures: failed.into_iter().chain(untold(&plan, &report)).collect(),
             took: began.elapsed(),
         };
         (self.tell)(&tried);

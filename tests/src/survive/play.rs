@@ -12,6 +12,7 @@ use contractor::{
 };
 use engine::{
     event::{Failure, run_id},
+    plan::Plan,
     report::{EmissionKind, Report, Status},
     run::Command,
 };
@@ -79,22 +80,8 @@ impl Ending {
 
 /// Plays it; an error says how it broke off.
 pub fn play(subject: &Subject, scenario: &Scenario) -> Result<Ending, String> {
-    let journal = MemoryJournal::new(&scenario.crashes);
-    let world = World::new(&scenario.faults);
-    let witness = Witness::new(subject.definition().clone(), journal.clone());
-    let mut stage = Stage {
-        subject,
-        scenario,
-        journal: journal.clone(),
-        world: world.clone(),
-        witness: witness.clone(),
-        now: Arc::new(Mutex::new(Timestamp::UNIX_EPOCH)),
-        acknowledged: false,
-        asked: BTreeSet::new(),
-        accepted: BTreeSet::new(),
-        handed: Arc::default(),
-        bystander: None,
-    };
+    let mut stage = Stage::new(subject, scenario);
+    let (journal, world, witness) = (stage.journal.clone(), stage.world.clone(), stage.witness.clone());
     for lives in 1..=MAX_LIVES {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         let runtime = runtime.map_err(|error| error.to_string())?;
@@ -127,6 +114,19 @@ pub fn play(subject: &Subject, scenario: &Scenario) -> Result<Ending, String> {
     Err(format!("still not ended after {MAX_LIVES} lives"))
 }
 
+/// The plan of its run, as the driver makes it before anything is done.
+///
+/// # Errors
+/// Why there is none.
+pub fn plan(subject: &Subject) -> Result<Plan, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let scenario = Scenario::default();
+    let parts = Stage::new(subject, &scenario).parts();
+    let planning = contractor::driver::plan_only(&parts, &subject.playbook, &subject.input);
+    let planned = runtime.map_err(|error| error.to_string())?.block_on(planning);
+    planned.map_err(|error| format!("{}: {error}", subject.title()))
+}
+
 fn is_of_bystander(object: &str) -> bool {
     // Its steps have names that no other playbook has.
     matches!(object, "stand_by_one" | "stand_by_two")
@@ -149,7 +149,24 @@ struct Stage<'s> {
     bystander: Option<Status>,
 }
 
-impl Stage<'_> {
+impl<'s> Stage<'s> {
+    fn new(subject: &'s Subject, scenario: &'s Scenario) -> Self {
+        let journal = MemoryJournal::new(&scenario.crashes);
+        Self {
+            subject,
+            scenario,
+            world: World::new(&scenario.faults),
+            witness: Witness::new(subject.definition().clone(), journal.clone()),
+            journal,
+            now: Arc::new(Mutex::new(Timestamp::UNIX_EPOCH)),
+            acknowledged: false,
+            asked: BTreeSet::new(),
+            accepted: BTreeSet::new(),
+            handed: Arc::default(),
+            bystander: None,
+        }
+    }
+
     /// One life of the process; none when it died.
     async fn live(&mut self) -> Result<Option<Report>, String> {
         let mut deaths = self.journal.progress();

@@ -18,6 +18,7 @@ use contractor::{
 use engine::{
     event::Failure,
     library::{Library, World as Checked},
+    plan::Plan,
     report::{Report, Status},
 };
 use futures::future::BoxFuture;
@@ -85,6 +86,15 @@ impl Side {
         let mut side = Self { store, trouble, actions, library, clock, emitted, death, life: None };
         side.live()?;
         Ok(side)
+    }
+
+    /// What the playbook would do.
+    ///
+    /// # Errors
+    /// Why there is no plan.
+    pub fn plan(&self, playbook: &str, input: &Value) -> anyhow::Result<Plan> {
+        let (runtime, driver) = self.life.as_ref().context("it lives")?;
+        runtime.block_on(driver.plan(playbook, Uuid::new_v4(), input)).with_context(|| format!("plan of {playbook}"))
     }
 
     /// Runs the playbook until it comes to rest; returns its flow with how it looks then.

@@ -152,4 +152,12 @@ impl AnyAction for Troubled {
     ) -> BoxFuture<'a, Result<Vec<Change>, StepError>> {
         self.action.preview(cx, input)
     }
+
+    fn foresee<'a>(
+        &'a self,
+        cx: &'a PreviewContext,
+        input: &'a Value,
+    ) -> BoxFuture<'a, Result<Option<Value>, StepError>> {
+        self.action.foresee(cx, input)
+    }
 }
