@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use store::Reader;
 
 use crate::{
-    config::Sections,
+    config::{NodeNetwork, Sections},
     inventory::{Cluster, Endpoint, cluster_key},
 };
 
@@ -47,26 +47,33 @@ pub(crate) fn foreseen(message: &Message, sections: &Sections) -> Option<Foresee
         port: asked.and_then(|endpoint| endpoint.port).unwrap_or(6443),
         leased: None,
     };
-    let nodes = request.effective_pools().into_iter().flat_map(|pool| {
-        let cluster = &request.cluster_name;
-        (1..=pool.count).map(move |number| {
-            json!({
-                "role": pool.role, "ip": stand_in, "hostname": format!("{cluster}-{}-{number}", pool.name),
-                "vm_id": sections.machines.first_vmid, "pool": pool.name,
-            })
-        })
-    });
     let body = json!({
         "handoff_type": "vm_provisioned",
         "cluster_name": request.cluster_name,
         "purpose": "create",
-        "nodes": nodes.collect::<Vec<_>>(),
+        "nodes": machines(&request, network, sections.machines.first_vmid),
         "network": { "gateway": network.gateway, "dns_servers": network.dns_servers, "prefix": network.cidr.prefix_len() },
         "api_endpoint": endpoint.url(),
         "spec": spec,
         "ready": true,
     });
     Some(Foreseen { to: Party::Talos, name: "vm_provisioned".to_owned(), body, within: "/spec" })
+}
+
+/// The machines that a request asks for. No two have the same address, as that would be refused.
+fn machines(request: &ProvisionCluster, network: &NodeNetwork, vmid: u32) -> Vec<Value> {
+    let cluster = &request.cluster_name;
+    let mut addresses = network.cidr.hosts().filter(|address| *address != network.gateway);
+    let mut machines = Vec::new();
+    for pool in request.effective_pools() {
+        for number in 1..=pool.count {
+            machines.push(json!({
+                "role": pool.role, "ip": addresses.next().unwrap_or(network.gateway),
+                "hostname": format!("{cluster}-{}-{number}", pool.name), "vm_id": vmid, "pool": pool.name,
+            }));
+        }
+    }
+    machines
 }
 
 fn changes(plan: &Plan) -> impl Iterator<Item = &Change> {
@@ -142,4 +149,24 @@ fn passed_on(plan: &Plan, kind: &str, store: &Reader) -> Value {
         }
     }
     body
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, net::IpAddr};
+
+    use super::*;
+    use crate::config::tests::smallest;
+
+    #[test]
+    fn every_machine_that_is_foreseen_has_an_address_of_its_own() {
+        let request = json!({ "request_type": "provision_cluster", "cluster_name": "prod", "pattern": "ha" });
+        let request = ProvisionCluster::deserialize(request).unwrap();
+        let network = smallest().network.remove(0);
+        let machines = machines(&request, &network, 4_000);
+        let addresses: BTreeSet<IpAddr> =
+            machines.iter().map(|machine| serde_json::from_value(machine["ip"].clone()).unwrap()).collect();
+        assert!(machines.len() > 3 && addresses.len() == machines.len(), "{machines:?}");
+        assert!(addresses.iter().all(|it| network.cidr.contains(it) && *it != network.gateway), "{addresses:?}");
+    }
 }
