@@ -11,7 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bus::{Outgoing, PublishError, identity::Identity};
+use bus::{Outgoing, PublishError, identity::Identity, streams};
+use messages::subject::Party;
 use tests::world::WorldOptions;
 
 use crate::{
@@ -110,6 +111,42 @@ fn a_store_without_room_makes_work_wait_and_says_what_to_do() {
     let flow = asked.unwrap_or_else(|_| scenario.submit("provision_cluster", &request).unwrap());
     let made = scenario.follow(flow).unwrap();
     assert_eq!(made.state, "succeeded", "{}", crate::scenario::told(&made));
+}
+
+#[test]
+fn a_message_for_which_a_store_has_no_room_is_not_delivered_again_and_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(small) = Small::mount(&folder.path().join("infrastructure-store"), 160) else { return };
+    let scenario = Scenario::start_in(folder, &WorldOptions::default());
+    let filler = small.fill(20);
+    wait_for_trouble(&scenario, INFRASTRUCTURE, "make room on the file system of store.path");
+    let request = serde_json::json!({
+        "request_type": "provision_cluster", "cluster_name": "edge", "pattern": "edge", "worker_nodes": 1,
+    });
+    let flow = uuid::Uuid::now_v7();
+    let publish = scenario.operator.publish(Party::Infrastructure, "provision_cluster", flow, &request);
+    scenario.runtime.block_on(publish).unwrap();
+    // It would come again after two seconds, then after four, each time nearer to its last delivery.
+    let until = Instant::now() + Duration::from_secs(8);
+    while Instant::now() < until {
+        let consumer = consumer(&scenario, &streams::requests_of(Party::Infrastructure));
+        let count = consumer["delivered"]["consumer_seq"].as_u64().unwrap();
+        assert!(count <= 1 && consumer["num_redelivered"] == 0, "{consumer}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    fs::remove_file(filler).unwrap();
+    expect_one_of_each(&scenario, flow);
+}
+
+/// What the broker says of a consumer of the requests.
+fn consumer(scenario: &Scenario, durable: &str) -> serde_json::Value {
+    scenario.runtime.block_on(async {
+        let admin = scenario.world.nats.connect(Identity::Admin).await.unwrap();
+        let subject = format!("$JS.API.CONSUMER.INFO.{}.{durable}", streams::REQUESTS);
+        let none = std::collections::BTreeMap::new();
+        let info = admin.request(&subject, &none, bytes::Bytes::new(), Duration::from_secs(10)).await.unwrap();
+        serde_json::from_slice(&info.body).unwrap()
+    })
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod contract;
 mod cortexctl;
 mod credentials;
 mod daemons;
+mod damage;
 mod demo;
 mod deploy;
 mod disk;

@@ -104,7 +104,10 @@ impl Desk {
         match self.driver.report(row.run) {
             Ok(Some(report)) => self.noted(views::run(&report, self.agent.party().as_str())),
             Ok(None) => self.run_row(row),
-            Err(error) => RunView { reason: Some(chain(&error)), hint: Some(DAMAGED.to_owned()), ..self.run_row(row) },
+            Err(error) => {
+                let row = views::run_row(row, self.agent.party().as_str());
+                self.noted(RunView { reason: Some(chain(&error)), hint: Some(DAMAGED.to_owned()), ..row })
+            }
         }
     }
 
