@@ -57,9 +57,12 @@ fn what_talos_would_refuse_is_refused_at_once_or_ends_the_flow_with_its_words() 
     assert!(refusal.violations[0].got.contains("clusterName"), "{refusal:?}");
     // A configuration that could not be applied, which no single patch shows.
     let mut unfit = request.clone();
-    unfit["patches"] = json!({ "worker": ["machine:\n  install:\n    disk: \"\"\n    $patch: delete\n"] });
+    unfit["patches"] = json!({ "all": [
+        "machine:\n  time:\n    servers: [time.example.org]\n",
+        "apiVersion: v1alpha1\nkind: TimeSyncConfig\nntp:\n  servers: [time.example.net]\n",
+    ] });
     let refusal = refused(&scenario, &unfit);
-    assert!(refusal.message.starts_with("talos-contractor would refuse its part: /"), "{refusal:?}");
+    assert!(refusal.message.contains("time servers cannot be specified in both"), "{refusal:?}");
 
     scenario.world.talos.kill();
     let flow = scenario.submit("provision_cluster", &request).unwrap();
