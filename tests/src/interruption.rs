@@ -39,7 +39,7 @@ impl Interruption {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         // A terminal that is closed; `nohup` has it ignored, and so it stays.
-        let mut hang_up = if is_ignored(HANG_UP) { None } else { Some(signal(SignalKind::hangup())?) };
+        let mut hang_up = if hears_hang_up() { Some(signal(SignalKind::hangup())?) } else { None };
         drop(inside);
         let heard = Self { stop: CancellationToken::new(), number: Arc::default() };
         let (stop, number) = (heard.stop.clone(), Arc::clone(&heard.number));
@@ -66,8 +66,6 @@ impl Interruption {
     }
 }
 
-const HANG_UP: u32 = 1;
-
 async fn received(signal: &mut Option<Signal>) {
     match signal {
         Some(signal) => drop(signal.recv().await),
@@ -75,10 +73,10 @@ async fn received(signal: &mut Option<Signal>) {
     }
 }
 
-/// Whether whoever started this process wants it to outlive the signal; only Linux tells.
-fn is_ignored(signal: u32) -> bool {
+/// Whether the end of its terminal ends this process; not if whoever started it had that ignored. Only Linux tells.
+pub fn hears_hang_up() -> bool {
+    const HANG_UP: u64 = 1;
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    ignored & (1 << (signal - 1)) != 0
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0) & HANG_UP == 0
 }
