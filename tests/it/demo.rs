@@ -77,9 +77,18 @@ impl Demo {
         found
     }
 
+    /// Nothing that it started runs. What ends with it needs a moment.
+    fn expect_nothing_runs(&self) {
+        let give_up = Instant::now() + Duration::from_secs(20);
+        while !self.started().is_empty() {
+            assert!(Instant::now() < give_up, "{:?} run: {:#?}", self.started(), self.said);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Nothing that it started runs, and nothing that it wrote is there.
     fn expect_nothing_left(&self) {
-        assert_eq!(self.started(), BTreeSet::new(), "{:#?}", self.said);
+        self.expect_nothing_runs();
         let files: Vec<_> = fs::read_dir(self.folder.path()).unwrap().flatten().map(|entry| entry.path()).collect();
         assert!(files.is_empty(), "{files:?} is left");
     }
@@ -116,6 +125,9 @@ fn processes_below(folder: &Path) -> BTreeSet<Started> {
 /// The names of what the world is made of, as the system shortens them.
 const WORLD: [&str; 4] = ["infrastructure-", "lab", "nats-server", "talos-contracto"];
 
+/// It ends what is left when the demo is killed.
+const GUARDIAN: &str = "sh";
+
 #[test]
 fn what_is_kept_can_be_used_and_ctrl_c_ends_all_of_it() {
     let mut demo = Demo::start(&["--keep", "--pattern", "single", "--speed", "50"]);
@@ -132,7 +144,8 @@ fn what_is_kept_can_be_used_and_ctrl_c_ends_all_of_it() {
     assert_eq!((&clusters[0]["cluster"], &clusters[0]["state"]), (&json!("prod-k8s"), &json!("active")));
     call(&["cluster", "status", "prod-k8s"], &environment, "").ok().says(&["healthy"]);
 
-    let started = demo.started();
+    let mut started = demo.started();
+    started.retain(|process| process.program != GUARDIAN);
     assert_eq!(started.len(), WORLD.len(), "{started:?}");
     for (process, program) in started.iter().zip(WORLD) {
         assert!(process.program.starts_with(program), "{program} is not in {started:?}");
@@ -189,5 +202,16 @@ fn a_request_that_is_refused_is_shown_with_everything_that_is_wrong() {
         assert!(said.contains(words), "{words:?} is not in {said}");
     }
     assert!(!said.contains("accepted as flow"), "{said}");
-    assert_eq!(demo.started(), BTreeSet::new());
+    demo.expect_nothing_runs();
+}
+
+#[test]
+fn a_demo_that_is_killed_takes_everything_with_it() {
+    let mut demo = Demo::start(&["--pattern", "single"]);
+    demo.wait_for("ready after");
+    assert!(demo.started().len() > WORLD.len());
+    demo.signal("KILL");
+    let (status, said) = demo.ended();
+    assert_eq!(status.code(), None, "{said}");
+    demo.expect_nothing_runs();
 }

