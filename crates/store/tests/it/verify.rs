@@ -46,8 +46,12 @@ fn a_check_finds_no_fault_with_what_commits_change_meanwhile() {
     let done = AtomicBool::new(false);
     let commits = std::thread::scope(|threads| {
         let worker = threads.spawn(|| {
-            let numbers = (0..).take_while(|_| !done.load(Ordering::SeqCst));
-            numbers.map(|n| store.commit_blocking(busy(n)).unwrap()).count()
+            let mut commits = 0;
+            while !done.load(Ordering::SeqCst) {
+                store.commit_blocking(busy(commits)).unwrap();
+                commits += 1;
+            }
+            commits
         });
         for _ in 0..4 {
             assert_eq!(store.reader().verify().unwrap().problems, Vec::<String>::new());
