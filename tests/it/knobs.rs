@@ -52,6 +52,65 @@ impl Scenario {
         rules.iter().filter(|rule| rule["fired"] == 0).map(|rule| rule["call"].to_string()).collect()
     }
 
+    /// Counts calls of these names from now on.
+    pub(crate) fn count(&self, calls: &[&str]) {
+        for call in calls {
+            let never = json!({ "call": call, "nth": u32::MAX, "action": "delay", "milliseconds": 0 });
+            self.knob("faults", &never);
+        }
+    }
+
+    /// How many calls of this name there were since they are counted.
+    pub(crate) fn counted(&self, call: &str) -> u64 {
+        let url = format!("{}/v1/faults", self.world.facts.control);
+        let rules: Vec<Value> = self.runtime.block_on(async { reqwest::get(url).await.unwrap().json().await.unwrap() });
+        let rule = rules.iter().find(|rule| rule["call"] == call).expect("the call is counted");
+        rule["seen"].as_u64().unwrap()
+    }
+
+    /// What is sent to an address comes to this VM from now on.
+    pub(crate) fn divert(&self, address: &str, vmid: u32, configured: bool) {
+        self.knob(&format!("addresses/{address}"), &json!({ "vmid": vmid, "configured": configured }));
+    }
+
+    /// What is sent to an address comes to its owner again.
+    pub(crate) fn restore(&self, address: &str) {
+        let url = format!("{}/v1/addresses/{address}", self.world.facts.control);
+        let restored = self.runtime.block_on(async { reqwest::Client::new().delete(url).send().await });
+        assert!(restored.expect("the lab answers").status().is_success());
+    }
+
+    /// Id and address of a VM, as soon as it has an address.
+    pub(crate) fn machine(&self, name: &str) -> (u32, String) {
+        self.until(&format!("{name} is there"), || {
+            let vms = self.vms();
+            let (vmid, vm) = vms.get(name).ok_or_else(|| format!("{:?}", vms.keys()))?;
+            let address = vm["addresses"][0].as_str().and_then(|address| address.split('/').next());
+            address.map(|address| (*vmid, address.to_owned())).ok_or_else(|| vm.to_string())
+        })
+    }
+
+    /// Cuts the power of a VM and gives it back.
+    pub(crate) fn power_cycle(&self, name: &str) {
+        let (vmid, vm) = self.vms().remove(name).expect("the VM is there");
+        self.knob(&format!("vms/{vmid}"), &json!("crash"));
+        let host = vm["host"].as_str().unwrap();
+        self.runtime.block_on(self.root().start_vm(host, proxmox::VmId(vmid))).unwrap();
+    }
+
+    /// Somebody moves a VM with its disks to another host, as soon as no task works on it.
+    pub(crate) fn move_by_hand(&self, name: &str) {
+        self.until(&format!("{name} is moved"), || {
+            let vms = self.vms();
+            let (vmid, vm) = vms.get(name).ok_or_else(|| format!("{:?}", vms.keys()))?;
+            let host = if vm["host"] == "pve2" { "pve3" } else { "pve2" };
+            let url = format!("{}/v1/vms/{vmid}", self.world.facts.control);
+            let order = reqwest::Client::new().post(url).json(&json!({ "move": host }));
+            let answer = self.runtime.block_on(async { order.send().await }).expect("the lab answers");
+            answer.status().is_success().then_some(()).ok_or_else(|| format!("{vm}"))
+        });
+    }
+
     /// Somebody with root on the hypervisors, by the API.
     pub(crate) fn root(&self) -> Client {
         let facts = &self.world.facts;
@@ -73,6 +132,19 @@ impl Scenario {
             assert!(!over, "the flow is {} before it says {part:?}: {}", view.state, reasons(&view).join("\n"));
             let told = reasons(&view);
             told.iter().any(|reason| reason.contains(part)).then_some(()).ok_or_else(|| told.join("\n"))
+        });
+    }
+
+    /// Waits until this step of the flow has begun; the flow must not end before.
+    pub(crate) fn begins(&self, flow: Uuid, step: &str) {
+        self.until(&format!("step {step} begins"), || {
+            let view = self.flow(flow);
+            let over = ["succeeded", "failed", "cancelled"].contains(&view.state.as_str());
+            assert!(!over, "the flow is {} before {step} begins: {}", view.state, reasons(&view).join("\n"));
+            let steps = view.runs.iter().flat_map(|run| &run.steps);
+            let states: Vec<_> = steps.map(|it| format!("{} {}", it.step, it.state)).collect();
+            let begun = ["running", "waiting", "retrying", "succeeded"].map(|state| format!("{step} {state}"));
+            states.iter().any(|it| begun.contains(it)).then_some(()).ok_or_else(|| states.join(", "))
         });
     }
 

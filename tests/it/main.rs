@@ -1,10 +1,12 @@
 //! Scenarios against real parts: a real `nats-server`, the real daemons, the lab.
 #![expect(clippy::unwrap_used, reason = "what helps tests panics as tests do")]
 
+mod address_faults;
 mod architecture;
 mod broker;
 mod bus;
 mod canary;
+mod clock_faults;
 mod command;
 mod contract;
 mod cortexctl;
@@ -24,6 +26,7 @@ mod knobs;
 mod kubernetes_faults;
 mod life;
 mod proxmox_faults;
+mod proxmox_hands;
 mod refusal;
 mod rotation;
 mod scenario;

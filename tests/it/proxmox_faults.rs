@@ -18,7 +18,7 @@ fn start() -> Scenario {
     Scenario::start(&WorldOptions { speed: 100.0, more: [infrastructure, String::new()], ..WorldOptions::default() })
 }
 
-fn request(name: &str) -> Value {
+pub(crate) fn request(name: &str) -> Value {
     json!({
         "request_type": "provision_cluster", "cluster_name": name, "pattern": "edge", "worker_nodes": 1,
         "service_account_key": "ecdsa-p256",
@@ -30,7 +30,7 @@ fn submit(scenario: &Scenario, name: &str) -> Uuid {
 }
 
 #[track_caller]
-fn expect_one_vm_per_node(scenario: &Scenario, flow: Uuid, name: &str) {
+pub(crate) fn expect_one_vm_per_node(scenario: &Scenario, flow: Uuid, name: &str) {
     let made = scenario.follow(flow).unwrap();
     assert_eq!(made.state, "succeeded", "{}", told(&made));
     let own: Vec<String> = scenario.vms().into_keys().filter(|vm| vm.starts_with(&format!("{name}-"))).collect();
@@ -177,7 +177,7 @@ fn machines_that_others_work_on_are_found_where_they_are_and_strangers_are_left_
     assert_eq!(clusters.rows.len(), 0);
 }
 
-fn smallest() -> NewVm {
+pub(crate) fn smallest() -> NewVm {
     NewVm {
         vmid: VmId(100),
         name: String::new(),

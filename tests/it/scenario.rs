@@ -74,6 +74,14 @@ impl Scenario {
         self.ask(name, &body)
     }
 
+    /// Asks for another size of the workers' pool, with consent to the plan.
+    pub(crate) fn scale(&self, cluster: &str, count: u32) -> Uuid {
+        let mut body = json!({ "cluster_name": cluster, "pool": "worker", "count": count });
+        let plan = self.runtime.block_on(self.operator.plan(Party::Infrastructure, "scale_request", &body)).unwrap();
+        body["approval"] = json!({ "plan_hash": plan.plan_hash });
+        self.submit("scale_request", &body).unwrap()
+    }
+
     /// A flow as both contractors see it.
     pub(crate) fn flow(&self, flow: Uuid) -> FlowView {
         self.runtime.block_on(flows::of(&self.operator, flow)).expect("the flow is known")

@@ -85,13 +85,31 @@ fn a_node_that_loses_power_while_it_takes_its_configuration_joins_when_it_is_bac
         let idle = scenario.idle_faults();
         idle.is_empty().then_some(()).ok_or_else(|| idle.join(", "))
     });
-    let root = scenario.root();
-    for (vmid, vm) in scenario.vms().into_values() {
-        scenario.knob(&format!("vms/{vmid}"), &json!("crash"));
-        let host = vm["host"].as_str().unwrap();
-        scenario.runtime.block_on(root.start_vm(host, proxmox::VmId(vmid))).unwrap();
+    for name in scenario.vms().into_keys() {
+        scenario.power_cycle(&name);
     }
     let made = scenario.follow(flow).unwrap();
     assert_eq!(made.state, "succeeded", "{}", told(&made));
     assert_eq!(scenario.machines(), 2);
+}
+
+#[test]
+fn nodes_that_lose_power_as_etcd_begins_and_as_they_join_are_waited_for() {
+    let scenario = start(WorldOptions::default());
+    scenario.plan(&["talos * /machine.MachineService/Bootstrap=drop-reply"]);
+    let mut request = request(1);
+    for (field, value) in [("pattern", "ha"), ("network_cni", "flannel"), ("storage_backend", "none")] {
+        request[field] = json!(value);
+    }
+    let flow = scenario.submit("provision_cluster", &request).unwrap();
+    let idle = || scenario.idle_faults().is_empty().then_some(()).ok_or_else(|| "no bootstrap yet".to_owned());
+    scenario.until("etcd begins", idle);
+    scenario.power_cycle("edge-cp-1");
+    // The others join what the first one began, one after the other, and the worker waits for them.
+    scenario.begins(flow, "members");
+    scenario.power_cycle("edge-cp-2");
+    scenario.power_cycle("edge-worker-1");
+    let made = scenario.follow(flow).unwrap();
+    assert_eq!(made.state, "succeeded", "{}", told(&made));
+    assert_eq!(scenario.machines(), 4);
 }

@@ -34,6 +34,8 @@ pub struct WorldOptions {
     pub log: String,
     /// TOML lines for the section `[store]` of both.
     pub store: String,
+    /// TOML lines for the section `[images]` of infrastructure-contractor.
+    pub images: String,
     /// TOML that is appended to the configuration of infrastructure-contractor and of talos-contractor.
     pub more: [String; 2],
     /// Cancelled when the world is not wanted any more while it starts.
@@ -49,6 +51,7 @@ impl Default for WorldOptions {
             lab_arguments: Vec::new(),
             log: "info".to_owned(),
             store: String::new(),
+            images: String::new(),
             more: [String::new(), String::new()],
             stop: CancellationToken::new(),
         }
@@ -312,7 +315,7 @@ bridge = "vmbr0"
 
 [images]
 factory = "{mirror}"
-
+{images}
 [monitoring]
 folder = "{monitoring}"
 "#,
@@ -320,6 +323,7 @@ folder = "{monitoring}"
         token = folder.join("proxmox-token").display(),
         fingerprint = facts.fingerprint,
         mirror = facts.mirror,
+        images = options.images,
         monitoring = folder.join("prometheus").display(),
     );
     let path = folder.join("infrastructure-contractor.toml");

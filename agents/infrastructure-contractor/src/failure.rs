@@ -5,7 +5,7 @@ use std::time::Duration;
 use contractor::action::StepError;
 use proxmox::{
     Error,
-    error::{Advice, Kind},
+    error::{Advice, Kind, Missing},
 };
 use rand::Rng;
 use store::ReadError;
@@ -22,7 +22,8 @@ pub(crate) fn of(error: &Error) -> StepError {
         (Advice::Wait, _) => StepError::wait(reason, about(5)),
         // A credential that has expired: nothing was done, and taking back what was done needs a valid one, too.
         (Advice::Fail, Kind::Authentication) => StepError::wait(format!("{reason}; {NO_CREDENTIAL}"), about(15)),
-        (Advice::Retry, _) => StepError::retry(reason),
+        // It was proven to be there a moment ago: somebody moved or removed it since. The next look says which.
+        (Advice::Retry, _) | (Advice::Fail, Kind::NotFound(Missing::Vm)) => StepError::retry(reason),
         (Advice::Fail, kind) => match hint(kind) {
             Some(hint) => StepError::fail(reason).with_hint(hint),
             None => StepError::fail(reason),

@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use contractor::action::StepError;
+use contractor::action::{Failure, StepError};
 use store::ReadError;
 use talos::api::{self, Code};
 
+use crate::inventory::Node;
+
 /// How soon a node that does not answer is asked again.
 const SOON: Duration = Duration::from_millis(500);
+/// How soon one is asked again where somebody has to mend something first.
+const LATER: Duration = Duration::from_secs(1);
 
 /// A whole chain of causes in one line; none of our errors repeats its source.
 pub fn chain(error: &dyn std::error::Error) -> String {
@@ -44,8 +48,14 @@ pub fn reached(error: api::Error) -> StepError {
             StepError::fail(text).with_hint("add the network to `allowed_targets` if it is meant to be reached")
         }
         api::Error::TimedOut { .. } => StepError::wait(text, Duration::ZERO),
+        api::Error::Clock(_) => StepError::wait(format!("{text}; check the time servers of both"), LATER),
+        api::Error::Stranger { .. } => StepError::wait(text, LATER),
         error if error.is_unreachable() => StepError::wait(text, SOON),
         error => match error.code() {
+            // Talos's own words (talos.md 3.2).
+            Some(Code::FailedPrecondition) if text.contains("time is not in sync") => {
+                StepError::wait(format!("{text}; its clock was not set yet: check its time servers"), SOON)
+            }
             Some(Code::FailedPrecondition | Code::Aborted | Code::ResourceExhausted) => StepError::wait(text, SOON),
             // A node that has not read its configuration yet does not know what it offers (talos.md 3).
             Some(Code::Unimplemented) if text.contains("machine type is not set") => StepError::wait(text, SOON),
@@ -54,6 +64,18 @@ pub fn reached(error: api::Error) -> StepError {
             }
             _ => StepError::retry(text),
         },
+    }
+}
+
+/// The same with the node's name in front: what a call says of itself is an address.
+pub fn named(node: &Node, error: StepError) -> StepError {
+    let name = &node.hostname;
+    let with = |failure: Failure| Failure { message: format!("{name}: {}", failure.message), ..failure };
+    match error {
+        StepError::Wait { reason, after } => StepError::Wait { reason: format!("{name}: {reason}"), after },
+        StepError::NoCapacity { reason, after } => StepError::NoCapacity { reason: format!("{name}: {reason}"), after },
+        StepError::Retry(failure) => StepError::Retry(with(failure)),
+        StepError::Fail(failure) => StepError::Fail(with(failure)),
     }
 }
 

@@ -15,6 +15,7 @@ pub mod machine_config;
 pub mod manifest;
 pub mod playbooks;
 pub mod pressure;
+pub mod proof;
 pub mod queries;
 pub mod reach;
 pub mod sense;

@@ -12,14 +12,15 @@ use messages::name::{ClusterName, NodeName};
 use secrecy::ExposeSecret;
 use store::{Reader, Versioned};
 use talos::{
-    api::{AllowedTargets, Client, Connector, Credentials},
+    api::{self, AllowedTargets, Client, Connector, Credentials},
     pki::{Role, Roles},
     secrets::Bundle,
 };
 
 use crate::{
-    failure::{reached, read, unusable},
+    failure::{named, reached, read, unusable},
     inventory::{self, Cluster, Node},
+    proof,
     settings::{AddonSettings, TalosSettings},
 };
 
@@ -75,9 +76,21 @@ impl Deps {
     }
 
     /// A connection to a node of a cluster, with no more rights than `role` gives. One try.
+    ///
+    /// Whoever answers has the cluster's certificate for that address and is the machine of the node: the address may be
+    /// another node's, too, by a mistake of somebody, and that one must not be bootstrapped or wiped in its place.
     pub async fn node(&self, store: &Reader, node: &Node, role: Role) -> Result<Client, StepError> {
-        let credentials = self.credentials(store, &node.cluster, role)?;
-        self.connector().secure(node.ip, &credentials).await.map_err(reached)
+        self.try_node(store, node, role).await.map_err(Missed::into_error)
+    }
+
+    /// The same, with what cannot pass by itself told apart.
+    pub async fn try_node(&self, store: &Reader, node: &Node, role: Role) -> Result<Client, Missed> {
+        let credentials = self.credentials(store, &node.cluster, role).map_err(Missed::Wrong)?;
+        let client = self.connector().secure(node.ip, &credentials).await.map_err(|error| Missed::of(node, error))?;
+        match proof::found(&client).await {
+            Ok(found) => proof::same(node, found).map(|()| client).map_err(Missed::Wrong),
+            Err(error) => Err(Missed::of(node, error)),
+        }
     }
 
     /// Credentials of the Talos API for a piece of work; short-lived and kept in memory only.
@@ -96,6 +109,32 @@ impl Deps {
             .map_err(|error| unusable("the cluster's Talos authority", &error))?;
         known.insert(key, (now, credentials.clone()));
         Ok(credentials)
+    }
+}
+
+/// Why a node was not reached.
+pub enum Missed {
+    /// Nobody answers, or a machine that has no configuration yet: it may be booting.
+    Away(StepError),
+    /// Whoever answers is somebody else, has another time, or refuses.
+    Wrong(StepError),
+}
+
+impl Missed {
+    fn of(node: &Node, error: api::Error) -> Self {
+        let wrong = match &error {
+            api::Error::Stranger { seen, .. } => !seen.is_unconfigured(),
+            error => !error.is_unreachable() || matches!(error, api::Error::Clock(_)),
+        };
+        let error = named(node, reached(error));
+        if wrong { Self::Wrong(error) } else { Self::Away(error) }
+    }
+
+    /// What it comes to for a step.
+    pub fn into_error(self) -> StepError {
+        match self {
+            Self::Away(error) | Self::Wrong(error) => error,
+        }
     }
 }
 

@@ -14,7 +14,11 @@ use talos::{
 };
 use tokio::time::{Instant, timeout};
 
-use crate::{failure::reached, inventory::Node, reach::Deps};
+use crate::{
+    failure::reached,
+    inventory::Node,
+    reach::{Deps, Missed},
+};
 
 /// First and longest pause between two tries to connect to a node that is away.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -34,13 +38,15 @@ pub async fn for_node(
     let until = Instant::now() + within;
     let mut pause = PAUSE.0;
     loop {
-        match deps.node(&cx.store, node, role).await {
-            Err(StepError::Wait { reason, .. }) => {
+        match deps.try_node(&cx.store, node, role).await {
+            Ok(client) => return Ok(client),
+            Err(Missed::Away(StepError::Wait { reason, .. })) => {
                 if Instant::now() >= until {
                     return Err(StepError::wait(reason, PAUSE.1));
                 }
             }
-            other => return other,
+            // Somebody has to know of it, however long it may take.
+            Err(missed) => return Err(missed.into_error()),
         }
         tokio::select! {
             () = cx.cancelled.cancelled() => return Err(StepError::wait("cancelled", Duration::ZERO)),
@@ -58,6 +64,9 @@ pub async fn state_of(deps: &Deps, cx: &StepContext, node: &Node) -> String {
     match timeout(LOOK, status).await {
         Ok(Ok(Some(status))) => describe(&status.spec),
         Ok(Ok(None)) => "its status is not known".to_owned(),
+        Ok(Err(StepError::Wait { reason, .. })) => {
+            reason.strip_prefix(&format!("{}: ", node.hostname)).unwrap_or(&reason).to_owned()
+        }
         Ok(Err(error)) => error.to_string(),
         Err(_) => "it does not answer".to_owned(),
     }

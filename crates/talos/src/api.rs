@@ -2,13 +2,16 @@
 
 mod connect;
 pub mod cosi;
+mod dial;
 mod etcd;
 mod events;
 mod kubeconfig;
 mod machine;
+mod peer;
+mod sight;
 mod trust;
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 pub use tonic::Code;
 use tonic::{
@@ -21,6 +24,8 @@ pub use connect::{AllowedTargets, Connector, Credentials, PORT};
 pub use etcd::{EtcdMember, EtcdStatus};
 pub use events::{Event, EventStream, Happening};
 pub use machine::{Applied, ApplyMode, ClientConfiguration, ResetOptions, Service, Version};
+pub use peer::Peer;
+pub use sight::{Clocks, Strange};
 pub use trust::{Fingerprint, ParseFingerprint};
 
 use crate::proto::common;
@@ -36,6 +41,8 @@ pub struct Client {
     channel: Channel,
     address: IpAddr,
     node: Option<MetadataValue<Ascii>>,
+    /// What was seen of whoever answers; tells a refusal from a connection that broke.
+    sight: Arc<sight::Sight>,
 }
 
 impl Client {
@@ -69,8 +76,11 @@ impl Client {
     }
 
     fn failed(&self, rpc: &'static str) -> impl Fn(Status) -> Error + use<> {
-        let node = self.name();
-        move |status| Error::Rpc { rpc, node: node.clone(), code: status.code(), message: status.message().to_owned() }
+        let (node, address, sight) = (self.name(), self.address, Arc::clone(&self.sight));
+        move |status| match sight.error(address) {
+            Some(refusal) => refusal,
+            None => Error::Rpc { rpc, node: node.clone(), code: status.code(), message: status.message().to_owned() },
+        }
     }
 
     /// Whom an answer is from.
@@ -103,6 +113,12 @@ pub enum Error {
     /// No connection: nobody there, or TLS refused by either side.
     #[error("cannot connect to {address}: {reason}")]
     Connect { address: IpAddr, reason: String },
+    /// Somebody answers there who is not the node that was meant, or does not take us for whom we are.
+    #[error("{address} is answered by {seen}, {strange}")]
+    Stranger { address: IpAddr, seen: Box<Peer>, strange: Strange },
+    /// A certificate is out of its dates for one side: one of the two clocks is wrong.
+    #[error("{0}")]
+    Clock(Box<Clocks>),
     /// The node answered with an error.
     #[error("{rpc} on {node}: {message} ({code:?})")]
     Rpc { rpc: &'static str, node: String, code: Code, message: String },
@@ -153,7 +169,7 @@ impl Error {
     /// Whether the node could not be reached or went away: worth trying again when it is back.
     pub fn is_unreachable(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Ended { .. } => true,
+            Self::Connect { .. } | Self::Stranger { .. } | Self::Clock(_) | Self::Ended { .. } => true,
             Self::Rpc { code, .. } => matches!(code, Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded),
             _ => false,
         }

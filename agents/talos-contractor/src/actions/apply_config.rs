@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use contractor::action::{Action, Change, Done, Effects, PreviewContext, StepContext, StepError};
 use engine::catalog::Undo;
+use futures::future::join_all;
 use jiff::Timestamp;
 use messages::name::{ClusterName, NodeName};
 use schemars::JsonSchema;
@@ -13,8 +14,8 @@ use serde_json::{Value, json};
 use store::{InventoryChange, SecretPut, Versioned};
 use talos::{
     api::{
-        ApplyMode, Client, ResetOptions,
-        cosi::{self, AddressStatus, Disk, LinkStatus, SystemDisk, SystemInformation},
+        self, ApplyMode, Client, ResetOptions,
+        cosi::{self, AddressStatus, Disk, LinkStatus, SystemDisk},
     },
     config::MachineConfig,
     pki::Role,
@@ -23,15 +24,16 @@ use talos::{
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    failure::{reached, read},
+    failure::{named, reached, read},
     inventory::{self, Cluster, ClusterState, ConfigHistory, Node, json as record},
     machine_config::{self, Hardware},
-    reach::{self, Deps, known_cluster, known_node},
+    proof,
+    reach::{self, Deps, Missed, control_planes, known_cluster, known_node},
     told, waiting,
 };
 
-/// How long the node is given to come back with its own certificate.
-const SWITCH: Duration = Duration::from_secs(8 * 60);
+/// How long the node is given to come back with its own certificate before it is told what it waits for.
+const SWITCH: Duration = Duration::from_secs(3);
 /// How long a node is given to go down for its reset, and how often it is looked at meanwhile.
 const RESET: Duration = Duration::from_secs(90);
 const LOOK: Duration = Duration::from_millis(200);
@@ -76,7 +78,15 @@ impl Action for ApplyConfig {
         if let Some(done) = self.taken(cx, &cluster, &node).await? {
             return Ok(done);
         }
-        let client = self.0.connector().maintenance(node.ip, None).await.map_err(reached)?;
+        let connected = self.0.connector().maintenance(node.ip, None).await;
+        let client = match connected {
+            Ok(client) => client,
+            Err(error) => {
+                let sent = cx.last_checkpoint.is_some() && matches!(error, api::Error::Connect { .. });
+                let error = named(&node, reached(error));
+                return Err(if sent { self.booting(cx, &node, error).await } else { error });
+            }
+        };
         prove(&client, &node, self.0.settings().accept_unproven_nodes).await?;
         let hardware = inspect(&client, &node).await?;
         let (_, bundle) = reach::bundle(&cx.store, &input.cluster)?;
@@ -84,9 +94,15 @@ impl Action for ApplyConfig {
         let config = machine_config::generate(factory, &cluster, &node, &hardware, &bundle)?;
         // From here on the node may have the cluster's keys, whatever becomes of the answer.
         cx.checkpoint(json!({ "configuration": "sent" })).await?;
-        let applied = client.apply_configuration(&config.to_yaml(), ApplyMode::Auto).await.map_err(reached)?;
+        let applied = client.apply_configuration(&config.to_yaml(), ApplyMode::Auto).await;
+        let applied = applied.map_err(|error| named(&node, reached(error)))?;
+        if !applied.warnings.is_empty() {
+            cx.checkpoint(json!({ "configuration": "taken", "warnings": applied.warnings })).await?;
+        }
         cx.progress("configuration taken; waiting for the node to come back with its own certificate");
-        waiting::for_node(&self.0, cx, &node, Role::Reader, SWITCH).await?;
+        if let Err(error) = waiting::for_node(&self.0, cx, &node, Role::Reader, SWITCH).await {
+            return Err(self.booting(cx, &node, error).await);
+        }
         self.done(cx, &node, &config, applied.warnings)
     }
 
@@ -134,25 +150,53 @@ impl Action for ApplyConfig {
 impl ApplyConfig {
     /// Whether the node already speaks with a certificate of this cluster: then it has taken its configuration.
     async fn taken(&self, cx: &StepContext, cluster: &Cluster, node: &Node) -> Result<Option<Done<Output>>, StepError> {
-        let Ok(client) = self.0.node(&cx.store, node, Role::Reader).await else { return Ok(None) };
+        let credentials = self.0.credentials(&cx.store, &node.cluster, Role::Reader)?;
+        let client = match self.0.connector().secure(node.ip, &credentials).await {
+            Ok(client) => client,
+            // By its certificate it is a node of this cluster at this address: it has what it needs but the right time.
+            Err(error @ api::Error::Clock(_)) => return Err(named(node, reached(error))),
+            Err(_) => return Ok(None),
+        };
         prove(&client, node, self.0.settings().accept_unproven_nodes).await?;
         let hardware = inspect(&client, node).await?;
         let (_, bundle) = reach::bundle(&cx.store, &cluster.name)?;
         let factory = &self.0.settings().image_factory;
         let config = machine_config::generate(factory, cluster, node, &hardware, &bundle)?;
-        self.done(cx, node, &config, Vec::new()).map(Some)
+        let told = cx.last_checkpoint.as_ref().and_then(|last| Vec::deserialize(&last["warnings"]).ok());
+        self.done(cx, node, &config, told.unwrap_or_default()).map(Some)
     }
 
-    /// A node that was sent its configuration, once it is up; none if it stays away, or stays in maintenance mode.
+    /// Why a node that has its configuration is not back yet. A worker gets its certificate from a control plane, so the
+    /// reason may be there.
+    async fn booting(&self, cx: &StepContext, node: &Node, error: StepError) -> StepError {
+        let StepError::Wait { reason, after } = error else { return error };
+        let planes = control_planes(&cx.store, &node.cluster).unwrap_or_default();
+        if node.is_control_plane() || planes.is_empty() {
+            return StepError::wait(reason, after);
+        }
+        let states = planes.iter().map(|plane| async move {
+            format!("{} is {}", plane.hostname, waiting::state_of(&self.0, cx, plane).await)
+        });
+        let states = join_all(states).await.join(", ");
+        StepError::wait(format!("{reason}; its certificate comes from a control plane: {states}"), after)
+    }
+
+    /// A node that was sent its configuration, once it is up; none if it stays away, stays in maintenance mode, or does
+    /// not let us in.
     async fn back(&self, cx: &StepContext, node: &Node) -> Option<Client> {
         let mut idle = 0;
         let look = async {
             loop {
-                if let Ok(client) = self.0.node(&cx.store, node, Role::Admin).await {
-                    return Some(client);
-                }
-                // It takes a moment from the answer until it leaves maintenance mode.
-                let waits = self.0.connector().maintenance(node.ip, None).await.is_ok();
+                let waits = match self.0.try_node(&cx.store, node, Role::Admin).await {
+                    Ok(client) => return Some(client),
+                    // Another machine, or one with another time: whoever owns the right one destroys it.
+                    Err(Missed::Wrong(_)) => true,
+                    // It takes a moment from the answer until it leaves maintenance mode.
+                    Err(Missed::Away(_)) => {
+                        let open = self.0.connector().maintenance(node.ip, None).await;
+                        matches!(open, Ok(_) | Err(api::Error::Stranger { .. }))
+                    }
+                };
                 idle = if waits { idle + 1 } else { 0 };
                 if idle > IDLE {
                     return None;
@@ -204,20 +248,12 @@ impl ApplyConfig {
 /// Compares the machine's SMBIOS UUID with the handoff's: the configuration holds the cluster's keys, and nobody
 /// vouches for whoever answers in maintenance mode.
 async fn prove(client: &Client, node: &Node, accept_unproven: bool) -> Result<(), StepError> {
-    let found = client.get::<SystemInformation>(cosi::SYSTEM_INFORMATION).await.map_err(reached)?;
-    let found = found.map(|resource| resource.spec.uuid.to_lowercase()).unwrap_or_default();
-    let hint = "the address may belong to another machine; nothing was sent to it";
-    match node.smbios_uuid {
-        Some(expected) if found == expected.to_string() => Ok(()),
-        Some(expected) => Err(StepError::fail(format!(
-            "{} at {} has the SMBIOS UUID {found}, the handoff says {expected}",
-            node.hostname, node.ip
-        ))
-        .with_hint(hint)),
-        None if accept_unproven => Ok(()),
-        None => Err(StepError::fail(format!("the handoff names no SMBIOS UUID of {}", node.hostname))
-            .with_hint("name it as `smbios_uuid`, or set `talos.accept_unproven_nodes` if the network is trusted")),
+    if node.smbios_uuid.is_none() && !accept_unproven {
+        return Err(StepError::fail(format!("the handoff names no SMBIOS UUID of {}", node.hostname))
+            .with_hint("name it as `smbios_uuid`, or set `talos.accept_unproven_nodes` if the network is trusted"));
     }
+    let found = proof::found(client).await.map_err(|error| named(node, reached(error)))?;
+    proof::same(node, found)
 }
 
 /// Finds the disk and the link that the configuration will name.

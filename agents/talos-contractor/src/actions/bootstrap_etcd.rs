@@ -22,7 +22,7 @@ use talos::{
 
 use super::first_control_plane;
 use crate::{
-    failure::reached,
+    failure::{named, reached},
     inventory::{ClusterState, Node},
     reach::{Deps, control_planes, known_cluster},
     told, waiting,
@@ -74,7 +74,7 @@ impl Action for BootstrapEtcd {
             Ok(()) => {}
             // Its data directory is not empty: it was bootstrapped before, which its health has to prove.
             Err(error) if error.code() == Some(Code::AlreadyExists) => {}
-            Err(error) => return Err(reached(error)),
+            Err(error) => return Err(named(&node, reached(error))),
         }
         cx.progress(format!("etcd begins on {}", node.hostname));
         self.healthy(cx, &node).await

@@ -63,10 +63,31 @@ impl Bench {
 
     /// Runs the playbook until it comes to rest.
     pub(crate) async fn run(&self, playbook: &str, input: Value) -> Report {
+        let run = self.begin(playbook, input).await;
+        self.rest(run).await
+    }
+
+    /// Waits until a step of the run waits for something of which it says `part`.
+    pub(crate) async fn says(&self, run: Uuid, part: &str) {
+        let said = async {
+            loop {
+                let report = self.driver.report(run).unwrap().unwrap();
+                if report.steps.iter().any(|step| step.reason.as_ref().is_some_and(|reason| reason.contains(part))) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let said = tokio::time::timeout(Duration::from_secs(60), said).await;
+        assert!(said.is_ok(), "it does not say {part:?}: {:#?}", self.driver.report(run).unwrap());
+    }
+
+    /// Begins a run; its flow has the same id.
+    pub(crate) async fn begin(&self, playbook: &str, input: Value) -> Uuid {
         let run = Uuid::new_v4();
         let new = NewRun {
             run,
-            flow: Uuid::new_v4(),
+            flow: run,
             cause: format!("/test/{run}"),
             playbook: playbook.to_owned(),
             subject: Some(CLUSTER.to_owned()),
@@ -76,6 +97,11 @@ impl Bench {
             with: Commit::default(),
         };
         self.driver.submit(new).await.unwrap();
+        run
+    }
+
+    /// How the run is when it has come to rest.
+    pub(crate) async fn rest(&self, run: Uuid) -> Report {
         let looked = async {
             loop {
                 let report = self.driver.report(run).unwrap().unwrap();

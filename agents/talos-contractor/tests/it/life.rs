@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, api::ListParams};
 use serde_json::json;
+use simulators::machine::Machines as _;
 use talos_contractor::{inventory, kept};
 use uuid::Uuid;
 
@@ -87,15 +88,32 @@ async fn a_machine_with_another_uuid_gets_no_configuration() {
     let mut node = rack.power_on("prod-cp-1", 10, "v1.13.9");
     node["smbios_uuid"] = json!(Uuid::new_v4());
     let address = node["ip"].as_str().unwrap().parse().unwrap();
-    let report = bench.run("bootstrap-cluster", rack.handoff("create", vec![node], &spec("1.13.9", "1.36.3"))).await;
+    let run = bench.begin("bootstrap-cluster", rack.handoff("create", vec![node], &spec("1.13.9", "1.36.3"))).await;
+    bench.says(run, "another machine answers at 127.132.1.10: its SMBIOS UUID is").await;
     surface::trust(address).await;
-    assert_eq!(report.status, Status::Undone, "{report:#?}");
-    let [failed] = bench.handoffs("cluster_failed").try_into().unwrap();
-    assert!(failed["reason"].as_str().unwrap().contains("SMBIOS UUID"), "{failed}");
-    assert_eq!(failed["step"], "apply[prod-cp-1]");
+    bench.driver.cancel(run, "/test").await.unwrap();
+    let report = bench.rest(run).await;
+    assert_eq!(report.status, Status::Cancelled, "{report:#?}");
+    assert_eq!(rack.nodes.guest(110).unwrap().state, "maintenance");
     let store = bench.store.reader();
     assert!(inventory::clusters(&store).unwrap().is_empty());
     assert!(store.secret_names("cluster/").unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_at_the_address_of_a_new_machine_is_waited_out_and_gets_nothing() {
+    let net = 137;
+    let (bench, rack) = (Bench::start(net, &[]).await, Rack::new(net));
+    let node = rack.power_on("prod-cp-1", 10, "v1.13.9");
+    rack.power_on("stranger", 99, "v1.13.9");
+    rack.nodes.divert([127, net, 1, 10].into(), 199, false);
+    let mut spec = spec("1.13.9", "1.36.3");
+    (spec["network_cni"], spec["storage_backend"]) = (json!("flannel"), json!("none"));
+    let run = bench.begin("bootstrap-cluster", rack.handoff("create", vec![node], &spec)).await;
+    bench.says(run, "prod-cp-1: another machine answers at 127.137.1.10").await;
+    assert!(rack.nodes.restore([127, net, 1, 10].into()));
+    succeeded(&bench.rest(run).await);
+    assert_eq!(rack.nodes.guest(199).unwrap().state, "maintenance");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use contractor::action::StepError;
 use futures::StreamExt;
 use secrecy::ExposeSecret;
 use talos::{
-    api::{AllowedTargets, Code, Connector, Error, Fingerprint, Happening, ResetOptions, cosi},
+    api::{AllowedTargets, Code, Connector, Error, Fingerprint, Happening, ResetOptions, Strange, cosi},
     pki::Role,
     talosconfig::TalosConfig,
 };
@@ -78,7 +78,8 @@ pub(crate) async fn trust(node: std::net::IpAddr) {
     let client = connector.maintenance(node, None).await.unwrap();
     assert!(!client.list::<cosi::Disk>().await.unwrap().is_empty());
     let wrong: Fingerprint = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".parse().unwrap();
-    assert!(matches!(connector.maintenance(node, Some(wrong)).await, Err(Error::Connect { .. })));
+    let refused = connector.maintenance(node, Some(wrong)).await;
+    assert!(matches!(refused, Err(Error::Stranger { strange: Strange::Key, .. })), "{refused:?}");
     let error = talos_contractor::failure::reached(nowhere.maintenance(node, None).await.unwrap_err());
     assert!(matches!(error, StepError::Fail(failure) if failure.hint.is_some()));
 }

@@ -56,13 +56,15 @@ impl World {
         let identity = identity(&cluster, &bundle);
         let control_plane = ControlPlane::new(identity.clone(), SPEED);
         let address = SocketAddr::new(nodes[0].ip, kubernetes::PORT);
-        let serving = ServingIdentity::issue(&identity, &["kubernetes".into()], &[address.ip()]).unwrap();
+        let serving =
+            ServingIdentity::issue(&identity, &["kubernetes".into()], &[address.ip()], Timestamp::now()).unwrap();
         let version = format!("v{}", cluster.kubernetes_version);
         let options = ApiServerOptions {
             node_name: nodes[0].hostname.to_string(),
             address,
             serving,
             kubernetes_version: version,
+            time: Arc::new(rustls::time_provider::DefaultTimeProvider),
         };
         let server = control_plane.start_api_server(options).await.unwrap();
         control_plane.apply_bootstrap_manifests(&BootstrapManifests {

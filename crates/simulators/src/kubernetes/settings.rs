@@ -2,8 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rustls::time_provider::TimeProvider;
+
+const LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What makes a cluster this cluster; comes from the Talos machine configuration of its control planes.
 #[derive(Clone)]
@@ -37,6 +42,8 @@ pub struct ApiServerOptions {
     pub serving: ServingIdentity,
     /// What `/version` answers, such as `v1.36.2`.
     pub kubernetes_version: String,
+    /// The clock of the node, by which client certificates are in or out of their dates.
+    pub time: Arc<dyn TimeProvider>,
 }
 
 /// Certificate chain and key that an API server shows.
@@ -47,15 +54,24 @@ pub struct ServingIdentity {
 }
 
 impl ServingIdentity {
-    /// Issues a serving certificate from the cluster CA for these DNS names and addresses, as Talos does on the node.
+    /// Issues a serving certificate from the cluster CA for these DNS names and addresses, as Talos does on the node; it is
+    /// valid from `now` on, for a year.
     ///
     /// # Errors
     /// When the CA's certificate or key cannot be read, or a DNS name is not ASCII.
-    pub fn issue(identity: &ClusterIdentity, names: &[String], addresses: &[IpAddr]) -> Result<Self, rcgen::Error> {
+    pub fn issue(
+        identity: &ClusterIdentity,
+        names: &[String],
+        addresses: &[IpAddr],
+        now: jiff::Timestamp,
+    ) -> Result<Self, rcgen::Error> {
         let ca_key = KeyPair::from_pem(&identity.ca_key_pem)?;
         let issuer = Issuer::from_ca_cert_pem(&identity.ca_certificate_pem, ca_key)?;
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(names.to_vec())?;
+        let seconds = Duration::from_secs(u64::try_from(now.as_second()).unwrap_or_default());
+        params.not_before = rcgen::date_time_ymd(1970, 1, 1) + seconds;
+        params.not_after = params.not_before + LIFETIME;
         params.subject_alt_names.extend(addresses.iter().map(|address| SanType::IpAddress(*address)));
         params.distinguished_name.push(DnType::CommonName, "kube-apiserver");
         params.distinguished_name.push(DnType::OrganizationName, "kube-master");

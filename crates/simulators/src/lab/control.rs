@@ -1,6 +1,11 @@
 //! The lab's control endpoint: every knob over HTTP, with JSON bodies.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
@@ -17,6 +22,7 @@ use crate::{
     faults::{Fault, Rule},
     machine::Machines,
     proxmox::{ApiUser, Proxmox, Snapshot},
+    talos::ClockSetting,
 };
 
 /// A running control endpoint; dropping it ends it.
@@ -80,6 +86,7 @@ fn router(desk: Desk) -> Router {
         .route("/v1/hosts/{name}", post(host))
         .route("/v1/vms/{vmid}", get(guest).post(vm))
         .route("/v1/vms/{vmid}/console", get(console))
+        .route("/v1/addresses/{address}", post(divert).delete(restore))
         .route("/v1/storages/{name}", post(storage))
         .route("/v1/locks", post(lock))
         .route("/v1/quorum", post(quorum))
@@ -196,6 +203,10 @@ enum Vm {
     State(String),
     /// The `lock` key of its configuration; null removes it.
     Lock(Option<String>),
+    /// What time its guest has, now and after every boot; the VM need not exist yet.
+    Clock(ClockSetting),
+    /// Somebody moves it to another host, running or not.
+    Move(String),
 }
 
 async fn vm(State(desk): State<Desk>, Path(vmid): Path<u32>, Json(body): Json<Vm>) -> Answer {
@@ -204,8 +215,30 @@ async fn vm(State(desk): State<Desk>, Path(vmid): Path<u32>, Json(body): Json<Vm
         Vm::Crash => proxmox.crash_vm(vmid),
         Vm::State(state) => proxmox.set_vm_state(vmid, &state),
         Vm::Lock(lock) => proxmox.set_vm_lock_key(vmid, lock.as_deref()),
+        Vm::Clock(setting) => desk.guests.nodes().map(|nodes| nodes.set_clock(vmid, setting)).is_some(),
+        Vm::Move(host) => proxmox.move_vm(vmid, &host),
     };
     found(done, "VM")
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Diversion {
+    /// Whose guest answers there.
+    vmid: u32,
+    /// It has the address as its own, and its certificate names it; otherwise it knows nothing of it.
+    #[serde(default)]
+    configured: bool,
+}
+
+/// What is sent to an address comes to another machine than its owner.
+async fn divert(State(desk): State<Desk>, Path(address): Path<IpAddr>, Json(body): Json<Diversion>) -> Answer {
+    let nodes = desk.guests.nodes();
+    found(nodes.map(|nodes| nodes.divert(address, body.vmid, body.configured)).is_some(), "node")
+}
+
+async fn restore(State(desk): State<Desk>, Path(address): Path<IpAddr>) -> Answer {
+    found(desk.guests.nodes().is_some_and(|nodes| nodes.restore(address)), "address")
 }
 
 async fn guest(State(desk): State<Desk>, Path(vmid): Path<u32>) -> Answer {

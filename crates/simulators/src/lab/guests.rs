@@ -40,6 +40,14 @@ impl Guests {
         }
     }
 
+    /// The nodes, if there are any: what is not a matter of power.
+    pub fn nodes(&self) -> Option<&Nodes> {
+        match self {
+            Self::Talos(nodes) => Some(nodes),
+            Self::Inert(_) => None,
+        }
+    }
+
     fn machines(&self) -> &dyn Machines {
         match self {
             Self::Talos(nodes) => &**nodes,

@@ -13,7 +13,7 @@ use super::release::Line;
 use super::sequence::{self, End, begin_phase, end_phase, publish_sequence};
 use super::services::State;
 use super::world::Affiliate;
-use super::{apid, etcd, install, join, publish};
+use super::{apid, clock, etcd, install, join, publish};
 
 /// Runs a boot until something ends it.
 pub(crate) async fn run(boot: &Arc<Boot>, requests: &mut mpsc::UnboundedReceiver<sequence::Request>) -> End {
@@ -58,7 +58,7 @@ async fn flow(boot: &Arc<Boot>) -> End {
 async fn initialize(boot: &Arc<Boot>) {
     publish_sequence(boot, "initialize", SequenceAction::Start, None, "");
     boot.set_stage(Stage::Booting);
-    boot.set_status(Stage::Booting, false, vec![("time".into(), "time is not synchronized".into())]);
+    boot.set_status(Stage::Booting, false, vec![("time".into(), "time is not synced".into())]);
     boot.logs.kernel(&format!("Linux version {} (talos@buildkitsandbox)", boot.release.kernel()));
     boot.logs.kernel(&format!("initialize sequence: 7 phase(s) on Talos {}", boot.release));
     for (phase, task) in [("systemRequirements", "enforceKSPPRequirements"), ("earlyServices", "startMachined")] {
@@ -73,7 +73,8 @@ async fn initialize(boot: &Arc<Boot>) {
     }
     boot.services.set("dashboard", State::Running, "Process Process([\"/sbin/dashboard\"]) started with PID 2544");
     begin_phase(boot, "config", "loadConfig", "");
-    publish::time(boot);
+    let clock = Arc::clone(boot);
+    boot.spawn(async move { clock::follow(&clock).await });
 }
 
 /// STATE first, then what the platform brings.
@@ -130,6 +131,7 @@ pub(crate) fn activate(boot: &Arc<Boot>, config: &Arc<Config>) {
     let mut network = Network::of(&boot.machine, Some(config), &boot.disk.identity());
     boot.change_network(|current| {
         network.virtual_addresses = std::mem::take(&mut current.virtual_addresses);
+        network.given = std::mem::take(&mut current.given);
         *current = network;
     });
     // Who waits for a configuration finds the resources made from it.
@@ -228,6 +230,9 @@ async fn report_readiness(boot: &Arc<Boot>) {
 fn readiness(boot: &Boot) -> (bool, Vec<(String, String)>) {
     let Some(config) = boot.active_config() else { return (true, Vec::new()) };
     let mut unmet = Vec::new();
+    if !*boot.synced.borrow() {
+        unmet.push(("time".to_owned(), "time is not synced".to_owned()));
+    }
     let required: &[&str] = if config.is_control_plane() {
         &["apid", "etcd", "kubelet", "machined", "trustd"]
     } else {

@@ -11,7 +11,7 @@ use super::etcd::{Cluster, Data};
 use super::node::Boot;
 use super::release::Line;
 use super::services::State;
-use super::{apid, publish, tls};
+use super::{apid, claims, clock, publish, tls};
 use crate::kubernetes::{
     ApiServer, ApiServerOptions, BootstrapManifests, ClusterIdentity, Cni, ControlPlane, Kubelet, KubeletOptions,
     ServingIdentity, StaticPod, Taint,
@@ -64,13 +64,25 @@ pub(crate) fn control_plane_addresses(boot: &Boot, config: &Config) -> Vec<IpAdd
 /// The cluster whose API server answers at the configured endpoint.
 fn endpoint_cluster(boot: &Boot, config: &Config) -> Option<Cluster> {
     let (host, port) = config.endpoint_parts()?;
-    boot.world.api_server_at(SocketAddr::new(host.parse().ok()?, port))
+    api_server(boot, SocketAddr::new(host.parse().ok()?, port))
+}
+
+/// The cluster whose API server answers there with a certificate that this node takes.
+fn api_server(boot: &Boot, address: SocketAddr) -> Option<Cluster> {
+    let cluster = boot.world.api_server_at(address)?;
+    let server = boot.world.node_at(address.ip());
+    server.is_none_or(|server| clock::accepts(boot, &server)).then_some(cluster)
 }
 
 /// The etcd cluster a node with an empty data directory would join: that of a control plane which answers.
 pub(crate) fn discovered_cluster(boot: &Boot, config: &Config) -> Option<Cluster> {
     let peers = control_plane_addresses(boot, config);
-    peers.iter().find_map(|peer| Some(boot.world.node_at(*peer)?.etcd.running()?.cluster))
+    peers.iter().find_map(|peer| {
+        let peer = boot.world.node_at(*peer)?;
+        // Each shows the other a certificate.
+        let agree = clock::accepts(boot, &peer) && clock::accepts(&peer, boot);
+        Some(peer.etcd.running().filter(|_| agree)?.cluster)
+    })
 }
 
 /// The API server this node's kubelet reaches: by KubePrism at any control plane, else at the endpoint only.
@@ -82,7 +94,7 @@ pub(crate) fn find_control_plane(boot: &Boot) -> Option<ControlPlane> {
         config.kube_prism()?;
         let mut candidates = control_plane_addresses(boot, &config);
         candidates.extend(boot.address());
-        candidates.into_iter().find_map(|address| boot.world.api_server_at(SocketAddr::new(address, API_PORT)))
+        candidates.into_iter().find_map(|address| api_server(boot, SocketAddr::new(address, API_PORT)))
     };
     let cluster = at_endpoint.or_else(through_prism)?;
     cluster.serves_ca(&own_ca).then(|| cluster.control_plane().clone())
@@ -106,6 +118,8 @@ pub(crate) async fn control_plane(boot: Arc<Boot>) {
             () = hold_virtual_addresses(&boot, &data, &server) => {}
             () = api_server_changed(&boot) => {}
             () = freeze_with(&boot, &server) => {}
+            () = boot.clock.jump() => {}
+            () = claims::until(&boot, address.ip(), false) => {}
             () = async {
                 while boot.etcd.running().is_some() && changes.changed().await.is_ok() {}
             } => {}
@@ -166,9 +180,10 @@ async fn start_api_server(boot: &Arc<Boot>, data: &Data) -> Option<ApiServer> {
     let config = boot.active_config()?;
     let address = boot.address()?;
     let version = config.image("kube-apiserver").and_then(|image| tag_of(&image))?;
+    claims::until(boot, address, true).await;
     let identity = cluster_identity(&config);
     let (names, addresses) = api_server_names(boot, &config);
-    let serving = match ServingIdentity::issue(&identity, &names, &addresses) {
+    let serving = match ServingIdentity::issue(&identity, &names, &addresses, boot.clock.now()) {
         Ok(serving) => serving,
         Err(error) => {
             boot.logs.kernel(&format!("failed to issue the API server's certificate: {error}"));
@@ -182,6 +197,7 @@ async fn start_api_server(boot: &Arc<Boot>, data: &Data) -> Option<ApiServer> {
             address: SocketAddr::new(address, API_PORT),
             serving: serving.clone(),
             kubernetes_version: version.clone(),
+            time: Arc::new(boot.clock.clone()),
         };
         match data.cluster.control_plane().start_api_server(options).await {
             Ok(server) => return Some(server),
@@ -264,6 +280,7 @@ async fn hold_virtual_addresses(boot: &Arc<Boot>, data: &Data, server: &Arc<ApiS
 pub(crate) async fn kubelet(boot: Arc<Boot>) {
     boot.services.set("kubelet", State::Waiting, "Waiting for service \"cri\" to be \"up\", time sync, network");
     until_up(&boot, "cri").await;
+    clock::until_set(&boot).await;
     boot.services.set("kubelet", State::Preparing, "Running pre state");
     boot.world.work(4.0).await;
     let Some(options) = boot.active_config().and_then(|config| kubelet_options(&boot, &config)) else { return };

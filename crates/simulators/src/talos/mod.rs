@@ -6,8 +6,11 @@
 mod api;
 mod apid;
 mod boot;
+mod claims;
+mod clock;
 mod config;
 mod cosi;
+mod dated;
 mod disk;
 mod etcd;
 mod events;
@@ -30,11 +33,15 @@ mod tls;
 mod world;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::claims::Claim;
+use self::clock::Clock;
+pub use self::clock::ClockSetting;
 use self::disk::SystemDisk;
 use self::node::{Boot, Stage, stage_name};
 use self::release::Release;
@@ -49,6 +56,8 @@ use crate::machine::{Guest, ImageRef, Machine, Machines, Power, PowerListener, P
 pub struct Nodes {
     world: World,
     machines: Mutex<HashMap<u32, Powered>>,
+    /// Clocks that somebody has touched, by VMID, whether the machine is on or not.
+    clocks: Mutex<HashMap<u32, Clock>>,
 }
 
 /// A machine that is on.
@@ -67,13 +76,33 @@ impl Drop for Powered {
 
 impl Nodes {
     pub fn new(options: Options) -> Self {
-        Self { world: World::new(options), machines: Mutex::default() }
+        Self { world: World::new(options), machines: Mutex::default(), clocks: Mutex::default() }
     }
 
     /// The kernel log of a node, for the lab's console view.
     pub fn console(&self, vmid: u32) -> Vec<String> {
         let boot = self.lock().get(&vmid).and_then(Powered::boot);
         boot.and_then(|boot| Some(boot.logs.follow(logs::KERNEL, None)?.0)).unwrap_or_default()
+    }
+
+    /// Sets the clock of a machine, on or off. It keeps going like this until it is set again.
+    pub fn set_clock(&self, vmid: u32, setting: ClockSetting) {
+        self.clock(vmid).set(setting);
+    }
+
+    /// From now on this machine answers at an address of another one. With `configured` it has the address as its own, as
+    /// with a duplicate address, and its certificate names it; otherwise packets for it go astray.
+    pub fn divert(&self, address: IpAddr, vmid: u32, configured: bool) {
+        self.world.claims().set(address, Some(Claim { vmid, configured }));
+    }
+
+    /// What is sent to an address comes to its owner again; false if it did so anyway.
+    pub fn restore(&self, address: IpAddr) -> bool {
+        self.world.claims().set(address, None)
+    }
+
+    fn clock(&self, vmid: u32) -> Clock {
+        self.clocks.lock().unwrap_or_else(PoisonError::into_inner).entry(vmid).or_default().clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u32, Powered>> {
@@ -90,8 +119,8 @@ impl Machines for Nodes {
         let powered =
             Powered { machine: Arc::clone(&machine), power: power.clone(), boot: Arc::clone(&current), frozen };
         self.lock().insert(machine.vmid, powered);
-        let world = self.world.clone();
-        tokio::spawn(run_machine(world, machine, (power, seen), current));
+        let (world, clock) = (self.world.clone(), self.clock(machine.vmid));
+        tokio::spawn(run_machine(world, machine, (power, seen, clock), current));
     }
 
     fn power_off(&self, vmid: u32, how: PowerOff) {
@@ -154,13 +183,13 @@ impl Powered {
 async fn run_machine(
     world: World,
     machine: Arc<Machine>,
-    (power, frozen): (CancellationToken, watch::Receiver<bool>),
+    (power, frozen, clock): (CancellationToken, watch::Receiver<bool>, Clock),
     current: Arc<Mutex<Option<Arc<Boot>>>>,
 ) {
     let machine_id = machine.vmid;
     let ended = tokio::select! {
         () = power.cancelled() => false,
-        ended = boots(&world, &machine, (&power, &frozen), &current) => ended,
+        ended = boots(&world, &machine, (&power, &frozen, &clock), &current) => ended,
     };
     let last = current.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(boot) = last {
@@ -176,7 +205,7 @@ async fn run_machine(
 async fn boots(
     world: &World,
     machine: &Arc<Machine>,
-    (power, frozen): (&CancellationToken, &watch::Receiver<bool>),
+    (power, frozen, clock): (&CancellationToken, &watch::Receiver<bool>, &Clock),
     current: &Mutex<Option<Arc<Boot>>>,
 ) -> bool {
     loop {
@@ -187,7 +216,7 @@ async fn boots(
             return false;
         };
         let (boot, mut requests) =
-            Boot::new(world, machine, (release, image, disk), (power.child_token(), frozen.clone()));
+            Boot::new(world, machine, (release, image, disk), (power.child_token(), frozen.clone(), clock.clone()));
         *current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&boot));
         let end = boot::run(&boot, &mut requests).await;
         boot.stop.cancel();

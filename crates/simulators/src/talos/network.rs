@@ -28,6 +28,8 @@ pub(crate) struct Network {
     pub(crate) search_domains: Vec<String>,
     /// Shared addresses the node holds now.
     pub(crate) virtual_addresses: Vec<IpAddr>,
+    /// Addresses of others that somebody gave it.
+    pub(crate) given: Vec<IpAddr>,
 }
 
 impl Network {
@@ -48,6 +50,7 @@ impl Network {
             resolvers: nocloud.map(|network| network.nameservers.clone()).unwrap_or_default(),
             search_domains: nocloud.map(|network| network.search_domains.clone()).unwrap_or_default(),
             virtual_addresses: Vec::new(),
+            given: Vec::new(),
         }
     }
 

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::clock::Clock;
 use super::config::Config;
 use super::cosi::Store;
 use super::disk::SystemDisk;
@@ -21,6 +22,7 @@ use super::publish;
 use super::release::Release;
 use super::sequence;
 use super::services::Services;
+use super::tls;
 use super::world::World;
 use crate::kubernetes::Kubelet;
 use crate::machine::{ImageRef, Machine};
@@ -49,6 +51,12 @@ pub(crate) struct Boot {
     pub(crate) stop: CancellationToken,
     /// Whether the hypervisor has stopped the machine's processors.
     pub(crate) frozen: watch::Receiver<bool>,
+    /// What time the machine has.
+    pub(crate) clock: Clock,
+    /// Whether a time server has set the clock in this boot.
+    pub(crate) synced: watch::Sender<bool>,
+    /// The certificate that apid shows.
+    pub(crate) shown: Arc<tls::Shown>,
     /// Held while an ApplyConfiguration runs.
     pub(crate) applying: tokio::sync::Mutex<()>,
     state: Mutex<State>,
@@ -67,6 +75,8 @@ pub(crate) struct State {
     pub(crate) kubelet: Option<Arc<Kubelet>>,
     /// apid's certificate, for the resources and for the VIP's listener.
     pub(crate) api_certificate: Option<CertificateAndKey>,
+    /// When, by its own clock, the node made its certificates.
+    pub(crate) certified: Option<jiff::Timestamp>,
     /// Installer or upgrade that runs.
     pub(crate) installing: bool,
 }
@@ -76,7 +86,7 @@ impl Boot {
         world: &World,
         machine: &Arc<Machine>,
         booted: (Release, ImageRef, SystemDisk),
-        (stop, frozen): (CancellationToken, watch::Receiver<bool>),
+        (stop, frozen, clock): (CancellationToken, watch::Receiver<bool>, Clock),
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<sequence::Request>) {
         let (release, image, disk) = booted;
         let (events, cosi, logs) = (EventLog::default(), Store::new(release.line), Logs::default());
@@ -91,6 +101,7 @@ impl Boot {
             try_revert: None,
             kubelet: None,
             api_certificate: None,
+            certified: None,
             installing: false,
         };
         let boot = Arc::new(Self {
@@ -110,6 +121,9 @@ impl Boot {
             requests,
             stop,
             frozen,
+            clock,
+            synced: watch::Sender::new(false),
+            shown: Arc::default(),
             applying: tokio::sync::Mutex::new(()),
             state: Mutex::new(state),
         });

@@ -1,18 +1,21 @@
 //! TLS of the Talos API: self-signed in maintenance, mutual with the cluster's CA afterwards (talos.md 2.2, 2.3).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use talos::pki::{self, Algorithm, CertificateAndKey, PrivateKey, ServerNames};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use super::clock::Clock;
 use super::config::Pair;
+use super::dated;
 
 /// Everything that can go wrong with a certificate here; the node then has none.
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -24,8 +27,11 @@ pub(crate) fn authority(pair: &Pair) -> Option<CertificateAndKey> {
 }
 
 /// The certificate of maintenance mode: made by a CA of its own, per boot.
-pub(crate) fn maintenance_certificate(hostname: &str, addresses: &[IpAddr]) -> Result<CertificateAndKey> {
-    let now = jiff::Timestamp::now();
+pub(crate) fn maintenance_certificate(
+    hostname: &str,
+    addresses: &[IpAddr],
+    now: jiff::Timestamp,
+) -> Result<CertificateAndKey> {
     let authority = pki::authority(Algorithm::Ed25519, Some("talos"), now)?;
     let mut all = addresses.to_vec();
     all.extend([IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]);
@@ -45,22 +51,53 @@ pub(crate) fn fingerprint(certificate: &CertificateAndKey) -> Result<String> {
 }
 
 /// A server without client certificates: maintenance, or trustd.
-pub(crate) fn open_server(certificate: &CertificateAndKey) -> Result<Arc<ServerConfig>> {
-    let (chain, key) = identity(certificate)?;
+pub(crate) fn open_server(shown: &Arc<Shown>) -> Result<Arc<ServerConfig>> {
+    let shown = Arc::clone(shown) as Arc<dyn ResolvesServerCert>;
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    Ok(finish(builder.with_no_client_auth().with_single_cert(chain, key)?))
+    Ok(finish(builder.with_no_client_auth().with_cert_resolver(shown)))
 }
 
-/// A server that demands client certificates of these CAs.
-pub(crate) fn mutual_server(certificate: &CertificateAndKey, accepted: &[String]) -> Result<Arc<ServerConfig>> {
-    let (chain, key) = identity(certificate)?;
+/// A server that demands client certificates of these CAs, valid by its own clock.
+pub(crate) fn mutual_server(shown: &Arc<Shown>, accepted: &[String], clock: &Clock) -> Result<Arc<ServerConfig>> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(accepted)?, provider()).build()?;
+    let verifier = dated::clients(verifier, accepted, clock)?;
+    let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let shown = Arc::clone(shown) as Arc<dyn ResolvesServerCert>;
+    Ok(finish(builder.with_client_cert_verifier(verifier).with_cert_resolver(shown)))
+}
+
+/// The certificate that a server shows; it can be exchanged while it serves.
+#[derive(Debug, Default)]
+pub(crate) struct Shown(Mutex<Option<Arc<CertifiedKey>>>);
+
+impl Shown {
+    pub(crate) fn new(certificate: &CertificateAndKey) -> Result<Arc<Self>> {
+        let shown = Self::default();
+        shown.set(certificate)?;
+        Ok(Arc::new(shown))
+    }
+
+    /// Shows another certificate from the next connection on.
+    pub(crate) fn set(&self, certificate: &CertificateAndKey) -> Result<()> {
+        let (chain, key) = identity(certificate)?;
+        let key = CertifiedKey::from_der(chain, key, &provider())?;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(key));
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+pub(super) fn roots(pems: &[String]) -> Result<Arc<RootCertStore>> {
     let mut roots = RootCertStore::empty();
-    for pem in accepted {
+    for pem in pems {
         roots.add(pki::certificate_der(pem)?)?;
     }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build()?;
-    let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    Ok(finish(builder.with_client_cert_verifier(verifier).with_single_cert(chain, key)?))
+    Ok(Arc::new(roots))
 }
 
 fn finish(mut config: ServerConfig) -> Arc<ServerConfig> {
@@ -116,11 +153,11 @@ pub(crate) fn certificate_request(names: &ServerNames) -> Result<(String, Privat
     Ok((pem, key))
 }
 
-/// Signs a worker's request: only server authentication, a day.
-pub(crate) fn sign_request(authority: &CertificateAndKey, request: &str) -> Result<String> {
+/// Signs a worker's request: only server authentication, a day from now on.
+pub(crate) fn sign_request(authority: &CertificateAndKey, request: &str, now: jiff::Timestamp) -> Result<String> {
     let mut request = rcgen::CertificateSigningRequestParams::from_pem(request)?;
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    let now = std::time::Duration::from_secs(u64::try_from(jiff::Timestamp::now().as_second())?);
+    let now = std::time::Duration::from_secs(u64::try_from(now.as_second())?);
     request.params.not_before = epoch + now;
     request.params.not_after = epoch + now + pki::SERVER_LIFETIME;
     request.params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
+use super::claims::Claims;
 use super::config::MachineType;
 use super::etcd::Cluster;
 use super::node::Boot;
@@ -51,6 +52,7 @@ struct Shared {
     changed: watch::Sender<u64>,
     /// Discovery data alone.
     members: watch::Sender<u64>,
+    claims: Claims,
 }
 
 #[derive(Default)]
@@ -95,6 +97,7 @@ impl World {
             seeds,
             changed: watch::Sender::new(0),
             members: watch::Sender::new(0),
+            claims: Claims::default(),
         }))
     }
 
@@ -153,6 +156,21 @@ impl World {
     pub(crate) fn detach(&self, boot: &Boot) {
         self.lock().boots.retain(|_, other| other.boot_id != boot.boot_id);
         self.touch();
+    }
+
+    /// The node no longer answers on this address, if it did.
+    pub(crate) fn leave(&self, address: IpAddr, boot: &Boot) {
+        let mut state = self.lock();
+        if state.boots.get(&address).is_some_and(|other| other.boot_id == boot.boot_id) {
+            state.boots.remove(&address);
+        }
+        drop(state);
+        self.touch();
+    }
+
+    /// Which addresses lead astray.
+    pub(crate) fn claims(&self) -> &Claims {
+        &self.0.claims
     }
 
     /// The node behind an address, as one that sends a packet would reach it.

@@ -85,13 +85,19 @@ impl World {
 }
 
 pub(crate) async fn start_server(control_plane: &ControlPlane, identity: &ClusterIdentity, address: &str) -> ApiServer {
-    let serving =
-        ServingIdentity::issue(identity, &["kubernetes".into()], &[IpAddr::from([127, 0, 0, 1])]).expect("issues");
+    let serving = ServingIdentity::issue(
+        identity,
+        &["kubernetes".into()],
+        &[IpAddr::from([127, 0, 0, 1])],
+        jiff::Timestamp::now(),
+    );
+    let serving = serving.expect("issues");
     let options = ApiServerOptions {
         node_name: "cp-1".into(),
         address: address.parse().expect("address"),
         serving,
         kubernetes_version: "v1.36.2".into(),
+        time: Arc::new(rustls::time_provider::DefaultTimeProvider),
     };
     control_plane.start_api_server(options).await.expect("binds")
 }

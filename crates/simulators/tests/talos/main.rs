@@ -7,4 +7,5 @@ mod files;
 mod harness;
 mod lifecycle;
 mod sequences;
+mod strangers;
 mod upgrades;

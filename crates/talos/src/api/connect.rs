@@ -9,12 +9,12 @@ use std::{
 };
 
 use ipnet::IpNet;
-use rustls_pki_types::{PrivateKeyDer, pem::PemObject};
-use secrecy::ExposeSecret;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use rustls::{ClientConfig, ConfigBuilder, client::Resumption, client::WantsClientCert, crypto::ring};
+use tokio::time::timeout;
+use tonic::transport::Endpoint;
 
-use super::{Client, Error, Fingerprint, trust};
-use crate::pki::{self, CertificateAndKey, encode_pem};
+use super::{Client, Error, Fingerprint, Peer, dial::Dialer, sight::Sight, trust::Verifier};
+use crate::pki::{self, CertificateAndKey};
 
 /// Where apid listens on every node.
 pub const PORT: u16 = 50000;
@@ -79,59 +79,81 @@ impl Connector {
         Self { port, ..self }
     }
 
-    /// Connects to a node that has its configuration. The node's certificate must name `address`.
+    /// Connects to a node that has its configuration. The node's certificate must name `address`, and the node must have
+    /// taken ours when this returns.
     pub async fn secure(&self, address: IpAddr, credentials: &Credentials) -> Result<Client, Error> {
-        let endpoint = self.endpoint(address)?;
-        let tls = ClientTlsConfig::new()
-            .domain_name(address.to_string())
-            .ca_certificate(Certificate::from_pem(&credentials.authority))
-            .identity(identity(&credentials.client)?);
-        let endpoint = endpoint.tls_config(tls).map_err(|error| refused(address, &error))?;
-        self.connect(address, endpoint).await
+        self.check(address)?;
+        let certificate = credentials.client.certificate()?;
+        let ours = Peer::of(&certificate).map(|certificate| (certificate.not_before, certificate.not_after));
+        let sight = Arc::new(Sight::new(ours));
+        let verifier = Verifier::of_authority(&credentials.authority, Arc::clone(&sight))?;
+        let key = credentials.client.private_key()?.to_rustls();
+        let tls = trusting(verifier)
+            .with_client_auth_cert(vec![certificate], key)
+            .map_err(|error| pki::Error::Der(error.to_string()))?;
+        self.connect(address, tls, sight).await
     }
 
     /// Connects to a node in maintenance mode, whose certificate nobody vouches for.
     ///
     /// With `pin` the handshake fails unless the node's key has that fingerprint, which it prints on its console.
-    /// Without, the caller must compare something else that only the right machine knows before it sends secrets.
+    /// Without, the caller must compare something else that only the right machine knows before it sends secrets; the
+    /// connection breaks rather than go on with a machine that has another key.
     pub async fn maintenance(&self, address: IpAddr, pin: Option<Fingerprint>) -> Result<Client, Error> {
-        let endpoint = self.endpoint(address)?;
-        let tls = ClientTlsConfig::new().domain_name(address.to_string());
-        let verifier = Arc::new(trust::Unverified::new(pin));
-        let endpoint = endpoint.tls_config_with_verifier(tls, verifier).map_err(|error| refused(address, &error))?;
-        self.connect(address, endpoint).await
+        self.check(address)?;
+        let sight = Arc::new(Sight::new(None));
+        let tls = trusting(Verifier::of_key(pin, Arc::clone(&sight))).with_no_client_auth();
+        self.connect(address, tls, sight).await
     }
 
-    fn endpoint(&self, address: IpAddr) -> Result<Endpoint, Error> {
-        if !self.allowed.allows(address) {
-            return Err(Error::Forbidden { address, allowed: self.allowed.to_string() });
+    fn check(&self, address: IpAddr) -> Result<(), Error> {
+        if self.allowed.allows(address) {
+            Ok(())
+        } else {
+            Err(Error::Forbidden { address, allowed: self.allowed.to_string() })
         }
-        let uri = format!("https://{}", SocketAddr::new(address, self.port));
-        let endpoint = Endpoint::from_shared(uri).map_err(|error| refused(address, &error))?;
-        Ok(endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .keep_alive_while_idle(true))
     }
 
-    async fn connect(&self, address: IpAddr, endpoint: Endpoint) -> Result<Client, Error> {
-        let connecting = tokio::time::timeout(2 * CONNECT_TIMEOUT, endpoint.connect()).await;
-        let channel = connecting
-            .map_err(|_| Error::Connect { address, reason: "no answer to the TLS handshake".to_owned() })?
-            .map_err(|error| refused(address, &error))?;
-        Ok(Client { channel, address, node: None })
+    async fn connect(&self, address: IpAddr, mut tls: ClientConfig, sight: Arc<Sight>) -> Result<Client, Error> {
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        // A resumed session would not look at the certificate again.
+        tls.resumption = Resumption::disabled();
+        let target = SocketAddr::new(address, self.port);
+        let dialer = Dialer { target, tls: Arc::new(tls), sight: Arc::clone(&sight), patience: CONNECT_TIMEOUT };
+        let connecting = async {
+            let connected = endpoint(target)?.connect_with_connector(dialer).await;
+            let channel =
+                connected.map_err(|error| sight.error(address).unwrap_or_else(|| refused(address, &error)))?;
+            if sight.answers().await {
+                return Ok(channel);
+            }
+            let reason = "the connection broke after the TLS handshake".to_owned();
+            Err(sight.error(address).unwrap_or(Error::Connect { address, reason }))
+        };
+        let late = || Error::Connect { address, reason: "no answer to the TLS handshake".to_owned() };
+        let channel = timeout(2 * CONNECT_TIMEOUT, connecting).await.map_err(|_| late())??;
+        Ok(Client { channel, address, node: None, sight })
     }
 }
 
-/// rustls reads the standard key labels only.
-fn identity(pair: &CertificateAndKey) -> Result<Identity, pki::Error> {
-    let key = pair.private_key()?.to_rustls();
-    let PrivateKeyDer::Pkcs8(key) = &key else { unreachable!("keys are kept as PKCS#8") };
-    let pem = secrecy::SecretString::from(encode_pem("PRIVATE KEY", key.secret_pkcs8_der().to_vec()));
-    debug_assert!(PrivateKeyDer::from_pem_slice(pem.expose_secret().as_bytes()).is_ok());
-    Ok(Identity::from_pem(&pair.crt, pem.expose_secret()))
+/// TLS is the dialler's business, so that an alert is seen; the calls name the scheme that servers expect.
+fn endpoint(target: SocketAddr) -> Result<Endpoint, Error> {
+    let failed = |error: &dyn std::error::Error| refused(target.ip(), error);
+    let endpoint = Endpoint::from_shared(format!("http://{target}")).map_err(|error| failed(&error))?;
+    let origin = format!("https://{target}").parse().expect("an address makes a URI");
+    Ok(endpoint
+        .origin(origin)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true))
+}
+
+fn trusting(verifier: Verifier) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring supports the default TLS versions")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
 }
 
 /// The whole chain in one line; transport errors of tonic say nothing by themselves.

@@ -1,16 +1,29 @@
-//! Server trust in maintenance mode: none, or a pinned key.
+//! Whom a connection trusts: a cluster's authority, a pinned key, or whoever answered first and nobody else from then on.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls::{
-    CertificateError, DigitallySignedStruct, Error, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::{
+    Peer,
+    sight::{Sight, Trouble},
+};
+use crate::pki;
 
 /// SHA-256 of a certificate's SubjectPublicKeyInfo, written as standard base64 (talos.md 2.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,34 +57,73 @@ impl FromStr for Fingerprint {
     }
 }
 
-/// Takes any certificate, or any with the pinned key; the handshake still proves that the server holds the key.
+/// Checks the certificate of a server and notes what it says.
 #[derive(Debug)]
-pub(super) struct Unverified {
-    pin: Option<Fingerprint>,
-    provider: CryptoProvider,
+pub(super) struct Verifier {
+    trust: Trust,
+    sight: Arc<Sight>,
+    provider: Arc<CryptoProvider>,
 }
 
-impl Unverified {
-    pub(super) fn new(pin: Option<Fingerprint>) -> Self {
-        Self { pin, provider: ring::default_provider() }
+#[derive(Debug)]
+enum Trust {
+    /// Certificates of an authority that name the address.
+    Authority(Arc<WebPkiServerVerifier>),
+    /// One key. Without a pin it is that of the first handshake: a connection that breaks is dialled again by itself, and
+    /// whoever answers then must be the one that was looked at before.
+    Key(Mutex<Option<Fingerprint>>),
+}
+
+impl Verifier {
+    /// Trusts what the authorities in this PEM issue.
+    pub(super) fn of_authority(pem: &str, sight: Arc<Sight>) -> Result<Self, pki::Error> {
+        let provider = Arc::new(ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+            let certificate = certificate.map_err(|error| pki::Error::Pem(error.to_string()))?;
+            roots.add(certificate).map_err(|error| pki::Error::Der(error.to_string()))?;
+        }
+        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .build()
+            .map_err(|error| pki::Error::Pem(error.to_string()))?;
+        Ok(Self { trust: Trust::Authority(inner), sight, provider })
+    }
+
+    /// Trusts one key, or the first that is seen.
+    pub(super) fn of_key(pin: Option<Fingerprint>, sight: Arc<Sight>) -> Self {
+        Self { trust: Trust::Key(Mutex::new(pin)), sight, provider: Arc::new(ring::default_provider()) }
     }
 }
 
-impl ServerCertVerifier for Unverified {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match self.pin {
-            Some(pin) if Fingerprint::of(end_entity) != Some(pin) => {
-                Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+        let peer = Peer::of(end_entity).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        let key = peer.key;
+        self.sight.saw(peer);
+        let verified = match &self.trust {
+            Trust::Authority(inner) => {
+                inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
             }
-            _ => Ok(ServerCertVerified::assertion()),
+            Trust::Key(known) => {
+                let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+                if *known.get_or_insert(key) == key {
+                    Ok(ServerCertVerified::assertion())
+                } else {
+                    Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+                }
+            }
+        };
+        if let Err(Error::InvalidCertificate(reason)) = &verified {
+            self.sight.refused(trouble(reason, now));
         }
+        verified
     }
 
     fn verify_tls12_signature(
@@ -94,5 +146,19 @@ impl ServerCertVerifier for Unverified {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Every authority of Talos has the same name, so another one shows by its signature.
+fn trouble(reason: &CertificateError, now: UnixTime) -> Trouble {
+    match reason {
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => Trouble::Dates(now),
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => Trouble::Name,
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => Trouble::Authority,
+        CertificateError::ApplicationVerificationFailure => Trouble::Key,
+        other => Trouble::Other(format!("{other:?}")),
     }
 }

@@ -288,7 +288,7 @@ fn tls_config(cluster: &Cluster, options: &ApiServerOptions) -> Result<ServerCon
     let chain =
         CertificateDer::pem_slice_iter(options.serving.certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(options.serving.key_pem.as_bytes())?;
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let mut config = ServerConfig::builder_with_details(provider, Arc::clone(&options.time))
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)?;

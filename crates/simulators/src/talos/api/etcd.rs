@@ -8,15 +8,22 @@ use tonic::{Status, Streaming};
 use super::{Api, Frames, plain};
 use crate::talos::etcd::{Bootstrap, Data, Refusal, snapshot};
 use crate::talos::node::Stage;
-use crate::talos::{join, leave};
+use crate::talos::{clock, join, leave};
+
+/// How long a bootstrap waits for the clock to be set.
+const TIME_SYNC: std::time::Duration = std::time::Duration::from_secs(5);
 
 impl Api {
-    pub(super) fn bootstrap_etcd(&self, request: &BootstrapRequest) -> Result<(), Status> {
+    pub(super) async fn bootstrap_etcd(&self, request: &BootstrapRequest) -> Result<(), Status> {
         let boot = &self.boot;
         if !boot.services.is_up("cri") || matches!(boot.stage(), Stage::Rebooting | Stage::Installing) {
             return Err(Status::failed_precondition("bootstrap is not available yet"));
         }
         self.control_plane_only("bootstrap")?;
+        let patience = boot.world.scale(TIME_SYNC).max(std::time::Duration::from_millis(20));
+        if tokio::time::timeout(patience, clock::until_set(boot)).await.is_err() {
+            return Err(Status::failed_precondition("time is not in sync yet"));
+        }
         if boot.disk.read(|saved| saved.etcd.is_some()) || boot.etcd.bootstrap_requested() {
             return Err(Status::already_exists("etcd data directory is not empty"));
         }

@@ -47,7 +47,7 @@ impl Api {
     fn kubeconfig_text(&self) -> tls::Result<String> {
         let config = self.boot.active_config().ok_or("no machine configuration")?;
         let authority = tls::authority(&config.cluster_ca()).ok_or("cluster CA has no key")?;
-        let now = jiff::Timestamp::now();
+        let now = self.boot.clock.now();
         let admin =
             pki::kubernetes_client_certificate(&authority, "admin", "system:masters", pki::ADMIN_LIFETIME, now)?;
         let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
@@ -74,7 +74,7 @@ impl Api {
         let roles = pki::Roles::new(roles).ok_or_else(|| Status::invalid_argument("no roles given"))?;
         let config = self.boot.active_config().ok_or_else(|| plain("no machine configuration"))?;
         let authority = tls::authority(&config.os_ca()).ok_or_else(|| plain("OS CA has no key"))?;
-        let client = pki::client_certificate(&authority, &roles, lifetime, jiff::Timestamp::now())
+        let client = pki::client_certificate(&authority, &roles, lifetime, self.boot.clock.now())
             .map_err(|error| plain(error.to_string()))?;
         let names: Vec<_> = roles.iter().map(pki::Role::as_str).collect();
         let context = match names.as_slice() {

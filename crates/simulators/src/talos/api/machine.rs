@@ -27,7 +27,7 @@ impl MachineService for Api {
     }
 
     async fn bootstrap(&self, request: Request<m::BootstrapRequest>) -> Reply<m::BootstrapResponse> {
-        self.bootstrap_etcd(request.get_ref())?;
+        self.bootstrap_etcd(request.get_ref()).await?;
         single!(BootstrapResponse { m::Bootstrap::default() })
     }
 

@@ -73,15 +73,18 @@ impl StorageService for Api {
 #[tonic::async_trait]
 impl TimeService for Api {
     async fn time(&self, _: Request<()>) -> Result<Response<TimeResponse>, Status> {
-        Ok(Response::new(time_of("time.cloudflare.com")))
+        Ok(Response::new(self.time_of("time.cloudflare.com")))
     }
 
     async fn time_check(&self, request: Request<TimeRequest>) -> Result<Response<TimeResponse>, Status> {
-        Ok(Response::new(time_of(&request.get_ref().server)))
+        Ok(Response::new(self.time_of(&request.get_ref().server)))
     }
 }
 
-fn time_of(server: &str) -> TimeResponse {
-    let now = Some(SystemTime::now().into());
-    TimeResponse { messages: vec![Time { metadata: None, server: server.to_owned(), localtime: now, remotetime: now }] }
+impl Api {
+    fn time_of(&self, server: &str) -> TimeResponse {
+        let (local, remote) = (SystemTime::from(self.boot.clock.now()).into(), SystemTime::now().into());
+        let time = Time { metadata: None, server: server.to_owned(), localtime: Some(local), remotetime: Some(remote) };
+        TimeResponse { messages: vec![time] }
+    }
 }

@@ -9,7 +9,7 @@ use super::{Cluster, Data, snapshot};
 use crate::kubernetes::ControlPlane;
 use crate::talos::node::Boot;
 use crate::talos::services::State;
-use crate::talos::{join, publish};
+use crate::talos::{clock, join, publish};
 
 /// What a Bootstrap call asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +100,7 @@ pub(crate) async fn run(boot: Arc<Boot>) {
         "Waiting for service \"cri\" to be \"up\", time sync, network, etcd spec",
     );
     join::until_up(&boot, "cri").await;
+    clock::until_set(&boot).await;
     boot.services.set("etcd", State::Preparing, "Running pre state");
     boot.world.work(3.0).await;
     let data = match boot.disk.read(|saved| saved.etcd.clone()) {

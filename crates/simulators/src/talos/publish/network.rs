@@ -77,12 +77,13 @@ fn addresses(boot: &Boot, network: &Network) {
         link.addresses.iter().for_each(|address| put(&link.name, link.index, *address, named("global", 0)));
     }
     if let Some(link) = network.links.iter().find(|link| link.up) {
-        let shared = network.virtual_addresses.iter().copied().map(IpNet::from);
+        let shared = network.virtual_addresses.iter().chain(&network.given).copied().map(IpNet::from);
         shared.for_each(|address| put(&link.name, link.index, address, named("global", 0)));
     }
     boot.cosi.retain(kinds::ADDRESS_STATUSES, &ids);
     let own: Vec<String> = network.links.iter().filter(|link| link.up).flat_map(of_link).collect();
-    let shared = network.virtual_addresses.iter().map(|address| IpNet::from(*address).to_string());
+    let shared =
+        network.virtual_addresses.iter().chain(&network.given).map(|address| IpNet::from(*address).to_string());
     let current: Vec<String> = own.iter().cloned().chain(shared).collect();
     let algorithm = named("v1", 0);
     for (id, list) in

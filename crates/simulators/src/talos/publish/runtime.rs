@@ -117,9 +117,9 @@ pub(crate) fn config(boot: &Boot, config: &Config) {
     super::kubelet::kubelet(boot, config);
 }
 
-/// The clock is in sync.
-pub(crate) fn time(boot: &Boot) {
-    boot.cosi.put(kinds::TIME_STATUSES, "node", &json!({"synced": true, "epoch": 1, "syncDisabled": false}));
+/// Publishes whether the clock is in sync, and how often it has jumped.
+pub(crate) fn time(boot: &Boot, synced: bool, epoch: u64) {
+    boot.cosi.put(kinds::TIME_STATUSES, "node", &json!({"synced": synced, "epoch": epoch, "syncDisabled": false}));
 }
 
 /// Phase of an unattended install (1.14): 0 pending, 1 installing, 2 installed, 3 waiting for the reboot.
