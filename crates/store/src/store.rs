@@ -26,7 +26,7 @@ use crate::{
 };
 
 const MIB: u64 = 1024 * 1024;
-pub(crate) const MIN_CACHE: u64 = 16 * MIB;
+pub(crate) const MIN_CACHE: u64 = 4 * MIB;
 const MAX_CACHE: u64 = 64 * MIB;
 /// Larger items leave sled's log for files that it never syncs (crates.md, trap 2); cannot be changed later.
 const SEGMENT: usize = 4 << 20;
@@ -40,7 +40,7 @@ pub struct Options {
     pub key_file: Option<PathBuf>,
     /// A second recipient (`age1…`) whose key is kept offline, to open secrets when the key file is lost.
     pub recovery_recipient: Option<String>,
-    /// Page cache, 16 to 64 MiB.
+    /// Page cache, 4 to 64 MiB; what it holds takes two to three times as much memory.
     pub cache_bytes: u64,
     /// Commits are refused while the file system has less than this free.
     pub min_free_bytes: u64,
@@ -55,7 +55,7 @@ impl Default for Options {
         Self {
             key_file: None,
             recovery_recipient: None,
-            cache_bytes: 16 * MIB,
+            cache_bytes: 4 * MIB,
             min_free_bytes: 64 * MIB,
             event_backlog: 50_000,
             accept_loss: false,
