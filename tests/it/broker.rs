@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 use tests::{process::signal, world::WorldOptions};
 use uuid::Uuid;
 
-use crate::scenario::{Scenario, told};
+use crate::{
+    command::run,
+    scenario::{Scenario, told},
+};
 
 /// Which daemon's health is looked at.
 const INFRASTRUCTURE: usize = 0;
@@ -72,6 +75,10 @@ fn rights_taken_away_are_named_and_work_goes_on_when_they_are_back() {
     // The answer to a call that comes in this moment may be refused to the contractor; the flow is found all the same.
     let flow = edge(&scenario);
     wait_for_trouble(&scenario, INFRASTRUCTURE, "cortex.handoff.talos.vm_provisioned");
+    let config_of_daemon = scenario.world.folder.join("infrastructure-contractor.toml").display().to_string();
+    let check = run("infrastructure-contractor", &["check", "--config", &config_of_daemon], &[], "");
+    check.ended(1).says(&["the bus does not let infrastructure publish on cortex.handoff.talos.*", "bus configure"]);
+    assert!(!check.out.contains("cortex.event"), "the other rights are there: {}", check.out);
     fs::write(&config, all).unwrap();
     scenario.world.nats.reload().unwrap();
     expect_one_of_each(&scenario, flow);

@@ -172,6 +172,20 @@ impl Bus {
         Ok(Reply { headers, body: message.payload })
     }
 
+    /// Whether this identity may publish on a subject. A stream that takes it stores nothing: the message expects a
+    /// predecessor that there never was.
+    ///
+    /// # Errors
+    /// See [`RequestError`]; it is not known then.
+    pub async fn may_publish(&self, subject: &str, patience: Duration) -> Result<bool, RequestError> {
+        let expects = ("Nats-Expected-Last-Msg-Id".to_owned(), "asks whether it may, and is never stored".to_owned());
+        match self.request(subject, &[expects].into(), Bytes::new(), patience).await {
+            Ok(_) | Err(RequestError::NobodyThere(_) | RequestError::Refused { .. }) => Ok(true),
+            Err(RequestError::Forbidden(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Publishes outside any stream, to whoever listens now: replies to `cortex-reply-to`. Not kept, not acknowledged.
     pub async fn tell(
         &self,

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use bus::{Bus, Link, identity, streams};
+use bus::{
+    Bus, Link,
+    identity::{self, Identity},
+    streams,
+};
 use engine::library::{Library, MessageKind, World};
 use jiff::Timestamp;
 use messages::{
@@ -311,15 +315,38 @@ pub async fn check_bus(agent: &dyn Agent, common: &Common) -> Vec<Finding> {
         Ok(bus) => bus,
         Err(problem) => return vec![finding(problem, None)],
     };
-    let findings = match differences(&bus, agent.party()).await {
+    let mut findings: Vec<Finding> = match differences(&bus, agent.party()).await {
         Ok(differences) => {
             let lines = differences.iter().map(ToString::to_string);
             lines.map(|line| finding(line, Some("cortexctl bus init"))).collect()
         }
         Err(error) => vec![finding(error.to_string(), None)],
     };
+    let mend = "`cortexctl bus configure` writes the rights of every identity for the server's configuration";
+    let missing = missing_rights(&bus, agent.party()).await;
+    findings.extend(missing.into_iter().map(|problem| finding(problem, Some(mend))));
     bus.close().await;
     findings
+}
+
+/// Subjects that this contractor has to publish on and may not. Answers go where they are asked for and are not tried.
+async fn missing_rights(bus: &Bus, party: Party) -> Vec<String> {
+    let identity = match party {
+        Party::Infrastructure => Identity::Infrastructure,
+        Party::Talos => Identity::Talos,
+        Party::Mcp => Identity::Mcp,
+    };
+    let needed = identity.permissions().publish.into_iter();
+    let needed = needed.filter(|it| it.starts_with("cortex.") && !it.starts_with("cortex.reply."));
+    let asked = needed.map(|pattern| async move {
+        let subject = pattern.replace(['*', '>'], "may-it");
+        match bus.may_publish(&subject, Duration::from_secs(5)).await {
+            Ok(true) => None,
+            Ok(false) => Some(format!("the bus does not let {identity} publish on {pattern}")),
+            Err(error) => Some(format!("whether {identity} may publish on {pattern} is not known: {error}")),
+        }
+    });
+    futures::future::join_all(asked).await.into_iter().flatten().collect()
 }
 
 /// Streams and consumers are made by an administrator; a contractor only sees whether they are as it needs them.
