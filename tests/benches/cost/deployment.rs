@@ -36,7 +36,9 @@ pub(crate) fn measure(figures: &mut Figures) -> anyhow::Result<()> {
 /// Seconds from the request to the flow's end.
 fn deploy(speed: f64) -> anyhow::Result<f64> {
     let folder = tempfile::tempdir_in(scratch()?)?;
-    let options = WorldOptions { speed, log: "warn".to_owned(), ..WorldOptions::default() };
+    // Hypervisors that have just started are unknown until they first report: that is waited for in short steps here.
+    let more = ["\n[placement]\nlook_again_seconds = 1\n".to_owned(), String::new()];
+    let options = WorldOptions { speed, log: "warn".to_owned(), more, ..WorldOptions::default() };
     let world = World::start(folder.path(), &options)?;
     tokio::runtime::Runtime::new()?.block_on(async {
         let client = Client::connect(world.client_options(Identity::Coordinator, "bench")).await?;
