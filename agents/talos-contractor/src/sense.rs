@@ -4,7 +4,7 @@ use contractor::agent::{Message, Sense};
 use messages::{
     handoff::{Purpose, VmProvisioned},
     name::ClusterName,
-    request::{Role, Storage},
+    request::Role,
     schema::Violation,
 };
 use serde::de::DeserializeOwned;
@@ -14,7 +14,7 @@ use talos::version::Minor;
 use uuid::Uuid;
 
 use crate::{
-    actions::register_cluster,
+    actions::{install_addon, register_cluster},
     inventory::{self, Cluster},
     machine_config,
     reach::Deps,
@@ -87,13 +87,10 @@ fn begins(handoff: &VmProvisioned) -> bool {
 /// That the catalogue lacks an add-on, or that a node's configuration would not be valid, is found out here, and not when
 /// there are machines.
 fn could_become_a_cluster(handoff: &VmProvisioned, deps: &Deps) -> Result<Sense, Vec<Violation>> {
-    let spec = handoff.spec.clone().unwrap_or_default();
-    let addon = match spec.storage_backend {
-        Some(Storage::Longhorn) => Some("longhorn"),
-        Some(Storage::LocalPath | Storage::LocalStorage) => Some("local-path"),
-        Some(Storage::Ceph | Storage::None) | None => None,
-    };
-    if let Some(addon) = addon.filter(|addon| !deps.addons().manifests.contains_key(*addon)) {
+    let storage = handoff.spec.as_ref().and_then(|spec| spec.storage_backend);
+    if let Some(addon) =
+        install_addon::of_storage(storage).filter(|addon| !deps.addons().manifests.contains_key(*addon))
+    {
         let expected = format!(
             "none, or an add-on of the catalogue: name its url, sha256 and version under addons.manifests.{addon} of \
              talos-contractor's configuration"

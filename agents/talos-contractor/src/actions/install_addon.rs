@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use contractor::action::{Action, Change, Done, Effects, PreviewContext, StepContext, StepError};
 use engine::catalog::Undo;
 use kube::core::DynamicObject;
-use messages::name::ClusterName;
+use messages::{name::ClusterName, request::Storage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -74,6 +74,15 @@ impl Action for InstallAddon {
         let details = [("url", &manifest.url), ("sha256", &manifest.sha256), ("version", &manifest.version)];
         let details = details.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
         Ok(vec![Change { verb: "install".to_owned(), object: format!("add-on {name}"), details, destroys: false }])
+    }
+}
+
+/// The add-on that a kind of storage is, if it is one.
+pub(crate) fn of_storage(storage: Option<Storage>) -> Option<&'static str> {
+    match storage? {
+        Storage::Longhorn => Some("longhorn"),
+        Storage::LocalPath | Storage::LocalStorage => Some("local-path"),
+        Storage::Ceph | Storage::None => None,
     }
 }
 

@@ -132,11 +132,8 @@ impl Action for RegisterCluster {
 impl RegisterCluster {
     /// That the catalogue lacks what the cluster is to store on is found out here, and not when the cluster stands.
     fn check_storage(&self, spec: &TalosSpec) -> Result<(), StepError> {
-        match spec.storage_backend {
-            Some(Storage::Longhorn) => install_addon::pinned(&self.0, "longhorn").map(drop),
-            Some(Storage::LocalPath) => install_addon::pinned(&self.0, "local-path").map(drop),
-            _ => Ok(()),
-        }
+        install_addon::of_storage(spec.storage_backend)
+            .map_or(Ok(()), |addon| install_addon::pinned(&self.0, addon).map(drop))
     }
 }
 
