@@ -18,6 +18,7 @@ use engine::{
 use jiff::Timestamp;
 use messages::{
     catalogue::Family,
+    envelope::header,
     event::DomainEvent,
     json,
     query::{Answer, Refusal, RefusalKind},
@@ -235,10 +236,9 @@ impl Desk {
     }
 
     fn raw(&self, call: &Call, family: Family, kind: Option<&str>) -> Result<Raw, Refusal> {
-        let from_type =
-            call.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("ce-type")).and_then(|(_, of)| {
-                of.strip_prefix(&format!("cortex.{}.", family.as_str()))?.strip_suffix(".v1").map(str::to_owned)
-            });
+        let from_type = header(&call.headers, "ce-type").and_then(|of| {
+            of.strip_prefix(&format!("cortex.{}.", family.as_str()))?.strip_suffix(".v1").map(str::to_owned)
+        });
         let from_body = || {
             let body = json::parse(&call.body).ok()?;
             let named = body.get("request_type").or_else(|| body.get("handoff_type"))?;

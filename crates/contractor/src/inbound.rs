@@ -4,7 +4,10 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use bus::{Bus, Delivery};
 use bytes::Bytes;
-use messages::query::{Accepted, Answer, Refusal, RefusalKind};
+use messages::{
+    envelope::header,
+    query::{Accepted, Answer, Refusal, RefusalKind},
+};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -134,8 +137,8 @@ impl Receiver {
 
     /// Tells the sender, if it asked to be told and named an inbox.
     async fn reply(&self, raw: &Raw, verdict: Verdict) {
-        let header = raw.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("cortex-reply-to"));
-        let Some((_, subject)) = header.filter(|(_, subject)| subject.starts_with("cortex.reply.")) else { return };
+        let subject = header(&raw.headers, "cortex-reply-to").filter(|subject| subject.starts_with("cortex.reply."));
+        let Some(subject) = subject else { return };
         let body = Bytes::from(answer_text(&answer(verdict)));
         if let Err(error) = self.bus.tell(subject, &Default::default(), body).await {
             tracing::debug!(%error, "the sender could not be told");

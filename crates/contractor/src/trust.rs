@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use messages::{
     catalogue::{self, Family},
-    envelope::{Envelope, Headers},
+    envelope::{Envelope, Headers, header},
     signature,
     subject::{Party, Subject},
 };
@@ -91,10 +91,7 @@ impl Trust {
     /// # Errors
     /// See [`Distrust`].
     pub fn check_caller(&self, signed: Signed<'_>, now: Timestamp) -> Result<String, Distrust> {
-        let header = |name: &str| {
-            let found = signed.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
-            found.map(|(_, value)| value.as_str()).unwrap_or_default()
-        };
+        let header = |name: &str| header(signed.headers, name).unwrap_or_default();
         let source = header("ce-source");
         let pinned = self.keys_of(source).ok_or_else(|| Distrust::UnknownSource(source.to_owned()))?;
         signature::verify(pinned, signed.subject, signed.headers, signed.body).map_err(Distrust::Signature)?;

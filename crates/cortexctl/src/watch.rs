@@ -10,6 +10,7 @@ use bus::{Recorded, Tail, TailFrom};
 use indicatif::ProgressBar;
 use jiff::Timestamp;
 use messages::{
+    envelope::header,
     event::Rejected,
     query::{FlowView, Refusal, RefusalKind},
 };
@@ -43,8 +44,8 @@ impl Told {
         let from = tokens.next()?.to_owned();
         let kind = tokens.nth(1)?.to_owned();
         let body = serde_json::from_slice(&recorded.body).ok()?;
-        let header = recorded.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("ce-time"));
-        let time = header.and_then(|(_, time)| time.parse().ok()).unwrap_or(recorded.published);
+        let time = header(&recorded.headers, "ce-time").and_then(|time| time.parse().ok());
+        let time = time.unwrap_or(recorded.published);
         Some(Self { time, from, kind, body })
     }
 
@@ -100,8 +101,7 @@ pub async fn word(tail: &mut Tail, flow: Uuid, message: &str, patience: Duration
 
 /// Whether an event belongs to the flow.
 fn is_of(recorded: &Recorded, flow: Uuid) -> bool {
-    let header = recorded.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("cortex-correlation-id"));
-    header.is_some_and(|(_, found)| *found == flow.to_string())
+    header(&recorded.headers, "cortex-correlation-id").is_some_and(|found| found == flow.to_string())
 }
 
 /// Follows a flow and hands each event on; ends with the flow.

@@ -62,6 +62,11 @@ const LONGEST_NAME: usize = 256;
 /// Headers by lower-case name. Values are as on the wire.
 pub type Headers = BTreeMap<String, String>;
 
+/// A header's value as on the wire; case does not matter in its name.
+pub fn header<'h>(headers: &'h Headers, name: &str) -> Option<&'h str> {
+    headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+}
+
 /// The trace id of a W3C `traceparent` of version 00, 32 hex digits; `None` where it is not one.
 fn trace_of(traceparent: &str) -> Option<&str> {
     let mut parts = traceparent.split('-');
@@ -145,8 +150,7 @@ impl Envelope {
     /// # Errors
     /// The first header that is missing or malformed.
     pub fn parse(headers: &Headers, subject: &Subject) -> Result<Self, Error> {
-        let raw =
-            |name: &str| headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| decode(value));
+        let raw = |name: &str| header(headers, name).map(decode);
         let required = |name: &'static str| raw(name).filter(|value| !value.is_empty()).ok_or(Error::Missing(name));
         if required("ce-specversion")? != "1.0" {
             return Err(Error::Malformed { name: "ce-specversion", expected: "1.0" });

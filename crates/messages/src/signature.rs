@@ -3,7 +3,7 @@
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use nkeys::KeyPair;
 
-use crate::envelope::Headers;
+use crate::envelope::{Headers, header};
 
 /// The header that holds the sender's public nkey.
 pub const KEY: &str = "cortex-key";
@@ -47,9 +47,10 @@ pub fn sign(key: &KeyPair, subject: &str, headers: &mut Headers, body: &[u8]) ->
 /// # Errors
 /// See [`Error`]. Freshness is the caller's to check: this has no clock.
 pub fn verify(pinned: &[String], subject: &str, headers: &Headers, body: &[u8]) -> Result<(), Error> {
-    let header = |name: &str| headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
-    let (Some(key), Some(signature)) = (header(KEY), header(SIGNATURE)) else { return Err(Error::Unsigned) };
-    if !pinned.contains(key) {
+    let (Some(key), Some(signature)) = (header(headers, KEY), header(headers, SIGNATURE)) else {
+        return Err(Error::Unsigned);
+    };
+    if !pinned.iter().any(|pinned| pinned == key) {
         return Err(Error::UnknownKey);
     }
     let key = KeyPair::from_public_key(key).map_err(|_| Error::Malformed)?;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use messages::envelope::Headers;
+use messages::envelope::{Headers, header};
 
 use crate::trust::COMMAND_AGE;
 
@@ -46,10 +46,7 @@ impl Heard {
     /// # Errors
     /// See [`Again`].
     pub(super) fn first(&self, headers: &Headers, now: Timestamp) -> Result<(), Again> {
-        let header = |wanted: &str| {
-            let found = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted));
-            found.map(|(_, value)| value.as_str()).unwrap_or_default()
-        };
+        let header = |name: &str| header(headers, name).unwrap_or_default();
         let made = header("ce-time").parse().unwrap_or(Timestamp::MIN);
         if made < self.since {
             return Err(Again::Older { made, since: self.since });

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use messages::{
     catalogue::{self, Family},
-    envelope::{Envelope, Headers},
+    envelope::{Envelope, Headers, header},
     json,
     query::{Refusal, RefusalKind},
     schema,
@@ -75,8 +75,7 @@ impl Raw {
 
     /// A header, cut to a length that fits into every record.
     fn shortened(&self, name: &str) -> Option<String> {
-        let found = self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
-        found.map(|(_, value)| value.chars().take(200).collect())
+        header(&self.headers, name).map(|value| value.chars().take(200).collect())
     }
 }
 
@@ -199,10 +198,7 @@ impl Gate {
 fn anonymous(raw: &Raw, subject: &Subject) -> Envelope {
     let place = format!("{}:{}:{}", raw.stream, raw.stream_created, raw.sequence);
     let id = if raw.sequence > 0 { Uuid::new_v5(&Uuid::NAMESPACE_URL, place.as_bytes()) } else { Uuid::now_v7() };
-    let header = |name: &str| {
-        let found = raw.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
-        found.map(|(_, value)| value.clone())
-    };
+    let header = |name: &str| header(&raw.headers, name).map(str::to_owned);
     Envelope {
         id: id.to_string(),
         source: "/anonymous".into(),
