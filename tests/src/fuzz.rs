@@ -45,7 +45,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [&Target; 10] = [
+pub const TARGETS: [&Target; 11] = [
     &wire::ENVELOPE,
     &wire::BODY,
     &config::PLAYBOOK,
@@ -56,6 +56,7 @@ pub const TARGETS: [&Target; 10] = [
     &outside::UPID,
     &outside::PROXMOX,
     &outside::TALOS,
+    &outside::CERTIFICATE,
 ];
 
 /// How much is tried.

@@ -11,10 +11,14 @@ use proxmox::{
     tasks::{TaskRow, TaskStatus},
     version::Version,
 };
+use rustls::pki_types::CertificateDer;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use talos::{
-    api::cosi::{self, Kind},
+    api::{
+        Peer,
+        cosi::{self, Kind},
+    },
     proto::common::NetIp,
 };
 
@@ -56,6 +60,13 @@ pub(super) static TALOS: Target = Target {
     promise: "a resource that is read prints to bytes that read the same; addresses have 4 or 16 bytes",
     check: talos,
     words: &["0a", "12", "ff", "00", "80808080808080808001", "0a04c0a80101", "\n"],
+};
+
+pub(super) static CERTIFICATE: Target = Target {
+    name: "certificate",
+    promise: "what is told of whoever showed a certificate is short and breaks no line",
+    check: certificate,
+    words: &["30", "0603550403", "0c", "0603551d11", "8704", "8710", "82", "0a", "1b", "e280ae"],
 };
 
 fn upid(input: &[u8]) -> Result<Verdict, String> {
@@ -123,11 +134,25 @@ fn read<T: DeserializeOwned>(value: &Value) -> Option<T> {
     serde_json::from_value(first.clone()).ok()
 }
 
-/// Hexadecimal digits of a protobuf message; whatever else is there is left out.
-fn talos(input: &[u8]) -> Result<Verdict, String> {
+/// The bytes that hexadecimal digits stand for; whatever else is there is left out.
+fn bytes_of(input: &[u8]) -> Vec<u8> {
     let digits: Vec<u8> =
         input.iter().filter_map(|byte| char::from(*byte).to_digit(16)).map(|digit| digit as u8).collect();
-    let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+    digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+}
+
+fn certificate(input: &[u8]) -> Result<Verdict, String> {
+    let Some(peer) = Peer::of(&CertificateDer::from(bytes_of(input))) else { return Ok(Verdict::Refused) };
+    let told = peer.to_string();
+    if told.len() > 500 || told.chars().any(char::is_control) || !told.is_ascii() {
+        return Err(format!("{told:?} is no part of a line"));
+    }
+    Ok(Verdict::Taken)
+}
+
+/// Hexadecimal digits of a protobuf message.
+fn talos(input: &[u8]) -> Result<Verdict, String> {
+    let bytes = bytes_of(input);
     let taken = [
         round::<cosi::SystemInformation>(&bytes)?,
         round::<cosi::MachineStatus>(&bytes)?,
