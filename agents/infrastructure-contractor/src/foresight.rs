@@ -15,6 +15,7 @@ use store::Reader;
 use crate::{
     config::{NodeNetwork, Sections},
     inventory::{Cluster, Endpoint, cluster_key},
+    reservation::node_name,
 };
 
 /// The handoff that the plan ends with, as far as the plan knows it.
@@ -69,7 +70,7 @@ fn machines(request: &ProvisionCluster, network: &NodeNetwork, vmid: u32) -> Vec
         for number in 1..=pool.count {
             machines.push(json!({
                 "role": pool.role, "ip": addresses.next().unwrap_or(network.gateway),
-                "hostname": format!("{cluster}-{}-{number}", pool.name), "vm_id": vmid, "pool": pool.name,
+                "hostname": node_name(cluster, &pool.name, number), "vm_id": vmid, "pool": pool.name,
             }));
         }
     }

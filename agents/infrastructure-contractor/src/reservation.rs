@@ -13,7 +13,7 @@ use contractor::action::StepError;
 use futures::future::try_join_all;
 use jiff::Timestamp;
 use messages::{
-    name::{ClusterName, NodeName},
+    name::{ClusterName, NodeName, PoolName},
     request::{Pool, ProvisionCluster},
 };
 use proxmox::{VmId, config::Mac};
@@ -74,14 +74,14 @@ impl Ground {
 
     /// The machines of a pool, by number.
     pub(crate) fn numbers(&self, cluster: &ClusterName, pool: &Pool) -> BTreeSet<u32> {
-        let prefix = format!("{cluster}-{}-", pool.name);
+        let prefix = node_prefix(cluster, &pool.name);
         let own = self.vms.iter().filter(|vm| vm.machine.cluster == *cluster && vm.machine.pool == pool.name);
         own.filter_map(|vm| vm.machine.hostname.as_str().strip_prefix(&prefix)?.parse().ok()).collect()
     }
 
     /// The numbers under which guests of others carry names of the pool.
     pub(crate) fn foreign_numbers(&self, cluster: &ClusterName, pool: &Pool) -> BTreeSet<u32> {
-        let prefix = format!("{cluster}-{}-", pool.name);
+        let prefix = node_prefix(cluster, &pool.name);
         self.foreign_guests().filter_map(|(_, name)| name.strip_prefix(&prefix)?.parse().ok()).collect()
     }
 
@@ -173,7 +173,7 @@ impl Ground {
         let mut drafts = Vec::new();
         for (pool, numbers) in &wanted.pools {
             for number in numbers {
-                let name = format!("{}-{}-{number}", wanted.cluster, pool.name);
+                let name = node_name(wanted.cluster, &pool.name, *number);
                 let hostname: NodeName = name.parse().map_err(|error| StepError::fail(format!("{name}: {error}")))?;
                 drafts.push((*pool, hostname));
             }
@@ -267,6 +267,15 @@ pub(crate) fn releases(machine: &Machine) -> Vec<InventoryChange> {
         InventoryChange::delete(address_key(machine.ip)),
         InventoryChange::delete(vmid_key(machine.vmid)),
     ]
+}
+
+/// Name of a pool's node; VM name, hostname and Kubernetes Node name.
+pub(crate) fn node_name(cluster: &ClusterName, pool: &PoolName, number: u32) -> String {
+    format!("{}{number}", node_prefix(cluster, pool))
+}
+
+fn node_prefix(cluster: &ClusterName, pool: &PoolName) -> String {
+    format!("{cluster}-{pool}-")
 }
 
 /// A record as the inventory takes it.
