@@ -59,15 +59,16 @@ impl Action for BootstrapEtcd {
             return Err(StepError::fail(format!("cluster {} is not being created", cluster.name)));
         }
         let node = first_control_plane(cx, &input.cluster)?;
-        match self.members(cx, &input.cluster).await?.as_slice() {
-            [] => {}
-            [name] if *name == node.hostname => return self.healthy(cx, &node).await,
-            names if names.contains(&node.hostname) => return self.healthy(cx, &node).await,
-            names => {
-                let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-                return Err(StepError::fail(format!("etcd already has a member on {}", names.join(", ")))
-                    .with_hint("a bootstrap here would make a second cluster; look at that node first"));
+        let members = self.members(cx, &input.cluster).await?;
+        if !members.is_empty() {
+            let runs_here = members.iter().any(|member| member.hostname == node.hostname);
+            if runs_here || self.is_known(cx, &node, &members).await? {
+                cx.progress(format!("etcd has begun on {}, which is to become healthy", node.hostname));
+                return self.healthy(cx, &node).await;
             }
+            let names: Vec<_> = members.iter().map(|member| member.hostname.as_str()).collect();
+            return Err(StepError::fail(format!("etcd already has a member on {}", names.join(", ")))
+                .with_hint("a bootstrap here would make a second cluster; look at that node first"));
         }
         let client = self.0.node(&cx.store, &node, Role::Admin).await?;
         match client.bootstrap().await {
@@ -97,14 +98,28 @@ impl Action for BootstrapEtcd {
 
 impl BootstrapEtcd {
     /// The control planes that have an etcd member. All of them must answer: silence is no proof.
-    async fn members(&self, cx: &StepContext, cluster: &ClusterName) -> Result<Vec<NodeName>, StepError> {
+    async fn members(&self, cx: &StepContext, cluster: &ClusterName) -> Result<Vec<Node>, StepError> {
         let planes = control_planes(&cx.store, cluster)?;
         let asked = planes.iter().map(|node| async move {
             let client = waiting::for_node(&self.0, cx, node, Role::Reader, SLICE).await?;
-            Ok::<_, StepError>((node.hostname.clone(), has_member(&client).await?))
+            Ok::<_, StepError>((node.clone(), has_member(&client).await?))
         });
         let answers = join_all(asked).await.into_iter().collect::<Result<Vec<_>, _>>()?;
-        Ok(answers.into_iter().filter_map(|(name, member)| member.then_some(name)).collect())
+        Ok(answers.into_iter().filter_map(|(node, member)| member.then_some(node)).collect())
+    }
+
+    /// Whether the etcd that runs on `members` counts `node` among its own: it began there, and the node has rebooted
+    /// since. A learner does not answer this, so whoever answers first is believed.
+    async fn is_known(&self, cx: &StepContext, node: &Node, members: &[Node]) -> Result<bool, StepError> {
+        let mut last = None;
+        for member in members {
+            let client = waiting::for_node(&self.0, cx, member, Role::Reader, SLICE).await?;
+            match client.etcd_members(true).await {
+                Ok(known) => return Ok(known.iter().any(|known| known.hostname == node.hostname.as_str())),
+                Err(error) => last = Some(named(member, reached(error))),
+            }
+        }
+        last.map_or(Ok(false), Err)
     }
 
     /// Waits until etcd on `node` is healthy; a bootstrap that a reboot swallowed is found missing here.

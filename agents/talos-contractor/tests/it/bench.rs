@@ -40,6 +40,7 @@ pub(crate) struct Bench {
     pub(crate) deps: Deps,
     pub(crate) store: Store,
     emitted: Arc<Mutex<Vec<(String, Value)>>>,
+    progress: Arc<Mutex<Vec<String>>>,
     _folder: tempfile::TempDir,
     _mirror: JoinHandle<()>,
 }
@@ -56,9 +57,9 @@ impl Bench {
         let (addons, mirror) = mirror(net).await;
         let deps = Deps::new(TalosSettings::default(), addons, AllowedTargets::loopback());
         let hooks = Recorder::default();
-        let emitted = hooks.0.clone();
+        let (emitted, progress) = (hooks.emitted.clone(), hooks.progress.clone());
         let driver = driver(&store, &deps, hooks, more).await;
-        Self { driver, deps, store, emitted, _folder: folder, _mirror: mirror }
+        Self { driver, deps, store, emitted, progress, _folder: folder, _mirror: mirror }
     }
 
     /// Runs the playbook until it comes to rest.
@@ -80,6 +81,19 @@ impl Bench {
         };
         let said = tokio::time::timeout(Duration::from_secs(60), said).await;
         assert!(said.is_ok(), "it does not say {part:?}: {:#?}", self.driver.report(run).unwrap());
+    }
+
+    /// Waits until a step tells of progress with `part`; the run must not come to rest before.
+    pub(crate) async fn progresses(&self, run: Uuid, part: &str) {
+        let told = async {
+            while !self.progress.lock().unwrap().iter().any(|text| text.contains(part)) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            () = told => {}
+            report = self.rest(run) => panic!("it ends before it tells {part:?}: {report:#?}"),
+        }
     }
 
     /// Begins a run; its flow has the same id.
@@ -169,17 +183,24 @@ async fn mirror(net: u8) -> (AddonSettings, JoinHandle<()>) {
     (AddonSettings { manifests, ..AddonSettings::default() }, serving)
 }
 
-/// Keeps what playbooks emit; makes no messages.
+/// Keeps what playbooks emit and steps tell; makes no messages.
 #[derive(Default)]
-struct Recorder(Arc<Mutex<Vec<(String, Value)>>>);
+struct Recorder {
+    emitted: Arc<Mutex<Vec<(String, Value)>>>,
+    progress: Arc<Mutex<Vec<String>>>,
+}
 
 impl Hooks for Recorder {
     fn outgoing(&self, _: &Happened<'_>) -> Result<Vec<Outgoing>, Failure> {
         Ok(Vec::new())
     }
 
+    fn progress(&self, _run: Uuid, _step: &str, text: &str) {
+        self.progress.lock().unwrap().push(text.to_owned());
+    }
+
     fn committed(&self, happened: &Happened<'_>) {
         let emissions = happened.emissions.iter().map(|emission| (emission.name.clone(), emission.body.clone()));
-        self.0.lock().unwrap().extend(emissions);
+        self.emitted.lock().unwrap().extend(emissions);
     }
 }

@@ -1,12 +1,13 @@
 //! Simulated machines in maintenance mode, and what infrastructure-contractor would say of them.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{cell::RefCell, collections::BTreeMap, net::IpAddr};
 
 use engine::report::{Report, Status};
 use serde_json::{Value, json};
 use simulators::{
     machine::{
         Addressing, Disk, DiskContent, ImageRef, Lease, Machine, Machines, Nic, NocloudInterface, NocloudNetwork,
+        PowerOff,
     },
     pace::Pace,
     talos::{Nodes, Options},
@@ -20,14 +21,16 @@ pub(crate) struct Rack {
     net: u8,
     pub(crate) nodes: Nodes,
     pub(crate) cluster_uid: Uuid,
+    machines: RefCell<BTreeMap<u32, Machine>>,
 }
 
 impl Rack {
     pub(crate) fn new(net: u8) -> Self {
         let options = Options { pace: Pace::new(60.0), ..Options::default() };
-        Self { net, nodes: Nodes::new(options), cluster_uid: Uuid::new_v4() }
+        Self { net, nodes: Nodes::new(options), cluster_uid: Uuid::new_v4(), machines: RefCell::default() }
     }
 
+    /// Switches a new machine on, and what the handoff says of it.
     pub(crate) fn power_on(&self, hostname: &str, number: u8, version: &str) -> Value {
         let uuid = Uuid::new_v4();
         let mac = format!("BC:24:11:00:{:02X}:{number:02X}", self.net);
@@ -40,7 +43,7 @@ impl Rack {
             platform: "nocloud".into(),
         };
         let interface = NocloudInterface { mac: mac.clone(), addressing: Addressing::Static(lease) };
-        self.nodes.power_on(Machine {
+        let machine = Machine {
             vmid: 100 + u32::from(number),
             name: hostname.into(),
             host: "pve1".into(),
@@ -73,12 +76,20 @@ impl Rack {
             }),
             guest_agent: false,
             secure_boot: false,
-        });
+        };
+        self.machines.borrow_mut().insert(machine.vmid, machine.clone());
+        self.nodes.power_on(machine);
         let (role, pool) = if hostname.contains("-cp-") { ("controlplane", "cp") } else { ("worker", "worker") };
         json!({
             "role": role, "pool": pool, "ip": address, "hostname": hostname, "vm_id": format!("{}", 100 + u32::from(number)),
             "node_uid": Uuid::new_v4(), "mac": mac, "smbios_uuid": uuid, "host": "pve1",
         })
+    }
+
+    /// Cuts the power and gives it back; the disks are what they were.
+    pub(crate) fn power_cycle(&self, vmid: u32) {
+        self.nodes.power_off(vmid, PowerOff::Cut);
+        self.nodes.power_on(self.machines.borrow()[&vmid].clone());
     }
 
     pub(crate) fn handoff(&self, purpose: &str, nodes: Vec<Value>, spec: &Value) -> Value {
