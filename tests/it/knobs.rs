@@ -90,10 +90,22 @@ impl Scenario {
         })
     }
 
+    /// Cuts the power of a VM.
+    pub(crate) fn crash(&self, name: &str) {
+        let (vmid, _) = self.vms().remove(name).expect("the VM is there");
+        self.knob(&format!("vms/{vmid}"), &json!("crash"));
+    }
+
+    /// What a VM has written on its console.
+    pub(crate) fn console(&self, vmid: u32) -> String {
+        let url = format!("{}/v1/vms/{vmid}/console", self.world.facts.control);
+        self.runtime.block_on(async { reqwest::get(url).await.unwrap().text().await.unwrap() })
+    }
+
     /// Cuts the power of a VM and gives it back.
     pub(crate) fn power_cycle(&self, name: &str) {
+        self.crash(name);
         let (vmid, vm) = self.vms().remove(name).expect("the VM is there");
-        self.knob(&format!("vms/{vmid}"), &json!("crash"));
         let host = vm["host"].as_str().unwrap();
         self.runtime.block_on(self.root().start_vm(host, proxmox::VmId(vmid))).unwrap();
     }

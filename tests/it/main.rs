@@ -23,6 +23,7 @@ mod hostile;
 mod identities;
 mod kill;
 mod knobs;
+mod kubectl;
 mod kubernetes_faults;
 mod life;
 mod proxmox_faults;

