@@ -19,6 +19,7 @@ mod disk;
 mod failure;
 mod fencing;
 mod fuzz;
+mod growth;
 mod hostile;
 mod identities;
 mod kill;

@@ -67,19 +67,23 @@ impl Scenario {
         })
     }
 
+    /// Asks for something that destroys, with consent to its plan, and follows it to its end.
+    pub(crate) fn ask_with_consent(&self, name: &str, body: Value) -> anyhow::Result<FlowView> {
+        let flow = self.submit_with_consent(name, body)?;
+        self.follow(flow)
+    }
+
     /// Asks for something that destroys, with consent to its plan.
-    pub(crate) fn ask_with_consent(&self, name: &str, mut body: Value) -> anyhow::Result<FlowView> {
+    pub(crate) fn submit_with_consent(&self, name: &str, mut body: Value) -> anyhow::Result<Uuid> {
         let plan = self.runtime.block_on(self.operator.plan(Party::Infrastructure, name, &body))?;
         body["approval"] = json!({ "plan_hash": plan.plan_hash });
-        self.ask(name, &body)
+        self.submit(name, &body)
     }
 
     /// Asks for another size of the workers' pool, with consent to the plan.
     pub(crate) fn scale(&self, cluster: &str, count: u32) -> Uuid {
-        let mut body = json!({ "cluster_name": cluster, "pool": "worker", "count": count });
-        let plan = self.runtime.block_on(self.operator.plan(Party::Infrastructure, "scale_request", &body)).unwrap();
-        body["approval"] = json!({ "plan_hash": plan.plan_hash });
-        self.submit("scale_request", &body).unwrap()
+        let body = json!({ "cluster_name": cluster, "pool": "worker", "count": count });
+        self.submit_with_consent("scale_request", body).unwrap()
     }
 
     /// A flow as both contractors see it.

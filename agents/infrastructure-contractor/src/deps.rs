@@ -1,18 +1,14 @@
 //! What the actions work with.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, anyhow};
 use contractor::herald::{Context as About, Herald};
 use jiff::Timestamp;
-use messages::{event::DomainEvent, name::ClusterName, subject::Party};
+use messages::{event::DomainEvent, subject::Party};
 use proxmox::{
     Client,
+    coalesced::Coalesced,
     options::{Credentials, Options, Timeouts},
     targets::AllowedTargets,
     trust::Trust,
@@ -21,12 +17,11 @@ use store::{Commit, InventoryChange, Outgoing, Store};
 use uuid::Uuid;
 
 use crate::{
+    claims::{Claims, Proposals},
     config::Sections,
     inventory::{Machine, Quarantine, quarantined_address_key, quarantined_vmid_key},
+    world::World,
 };
-
-/// How long a plan's proposals are kept from other plans.
-const PROPOSED_FOR: Duration = Duration::from_secs(10 * 60);
 
 /// Everything that an action may touch besides its context; a cheap clone.
 #[derive(Clone)]
@@ -40,7 +35,10 @@ pub struct Deps {
     /// Where connections may go.
     pub allowed: AllowedTargets,
     /// What plans that were shown hold for a while.
-    pub proposals: Proposals,
+    pub(crate) proposals: Proposals,
+    /// What reservations have chosen that are not in the inventory yet.
+    pub(crate) claims: Claims,
+    world: Arc<Coalesced<World>>,
 }
 
 impl Deps {
@@ -48,7 +46,13 @@ impl Deps {
     pub fn new(sections: Sections, allowed_targets: &[String], store: Store) -> anyhow::Result<Self> {
         let allowed = AllowedTargets::new(allowed_targets.iter().filter_map(|text| text.parse().ok()));
         let proxmox = client(&sections, allowed.clone())?;
-        Ok(Self { proxmox, store, sections: Arc::new(sections), allowed, proposals: Proposals::default() })
+        let (proposals, claims) = (Proposals::default(), Claims::default());
+        Ok(Self { proxmox, store, sections: Arc::new(sections), allowed, proposals, claims, world: Arc::default() })
+    }
+
+    /// The hypervisors as they are now; those who ask at the same time share the look.
+    pub(crate) async fn world(&self) -> Result<Arc<World>, proxmox::Error> {
+        self.world.read(async || World::look(&self.proxmox).await.map(Arc::new)).await
     }
 
     /// Keeps the VMID and the address of a machine from use, until an operator lifts it.
@@ -126,53 +130,4 @@ pub fn client(sections: &Sections, allowed_targets: AllowedTargets) -> anyhow::R
         timeouts: Timeouts::default(),
     };
     Client::new(options).map_err(|reason| anyhow!(reason))
-}
-
-/// Ids and addresses that plans have shown: kept from other clusters' plans and reservations for ten minutes.
-#[derive(Clone, Debug, Default)]
-pub struct Proposals(Arc<Mutex<BTreeMap<ClusterName, Proposal>>>);
-
-#[derive(Clone, Debug)]
-struct Proposal {
-    until: Instant,
-    vmids: Vec<u32>,
-    addresses: Vec<IpAddr>,
-}
-
-impl Proposals {
-    /// Holds what a plan for `cluster` shows, in place of what an earlier one showed.
-    pub(crate) fn hold(&self, cluster: &ClusterName, vmids: Vec<u32>, addresses: Vec<IpAddr>) {
-        let proposal = Proposal { until: Instant::now() + PROPOSED_FOR, vmids, addresses };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(cluster.clone(), proposal);
-    }
-
-    /// What others than `cluster` hold.
-    pub(crate) fn of_others(&self, cluster: &ClusterName) -> (Vec<u32>, Vec<IpAddr>) {
-        self.of_others_at(cluster, Instant::now())
-    }
-
-    fn of_others_at(&self, cluster: &ClusterName, now: Instant) -> (Vec<u32>, Vec<IpAddr>) {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.retain(|_, proposal| proposal.until > now);
-        let others = || held.iter().filter(|(name, _)| *name != cluster).map(|(_, proposal)| proposal);
-        (others().flat_map(|p| p.vmids.clone()).collect(), others().flat_map(|p| p.addresses.clone()).collect())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_plan_shows_is_held_from_other_clusters_for_ten_minutes() {
-        let (one, other): (ClusterName, ClusterName) = ("one".parse().unwrap(), "other".parse().unwrap());
-        let (now, address) = (Instant::now(), "10.0.0.9".parse().unwrap());
-        let proposals = Proposals::default();
-        proposals.hold(&one, vec![100], vec![address]);
-        assert_eq!(proposals.of_others_at(&one, now), (vec![], vec![]), "its own plan may be carried out");
-        assert_eq!(proposals.of_others_at(&other, now), (vec![100], vec![address]));
-        proposals.hold(&one, vec![101], vec![]);
-        assert_eq!(proposals.of_others_at(&other, now).0, [101], "a later plan takes the place of the earlier");
-        assert_eq!(proposals.of_others_at(&other, now + PROPOSED_FOR * 2), (vec![], vec![]));
-    }
 }

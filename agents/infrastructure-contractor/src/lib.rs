@@ -24,6 +24,7 @@ pub mod sense;
 pub mod world;
 
 mod blueprint;
+mod claims;
 mod failure;
 mod fence;
 mod fetch;

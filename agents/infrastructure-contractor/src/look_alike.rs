@@ -29,10 +29,10 @@ pub(crate) struct LookAlike {
 /// gone, is looked at itself unless the inventory knows whose it is.
 pub(crate) async fn elsewhere(deps: &Deps, machine: &Machine) -> Result<Option<LookAlike>, Error> {
     let tag = ownership::own_tag(machine);
-    for row in deps.proxmox.resources(Some("vm")).await? {
+    for row in deps.proxmox.guests().await?.iter() {
         let (Some(vmid), Some(host)) = (row.vmid, row.node.clone()) else { continue };
         let named = row.name.as_deref() == Some(machine.hostname.as_str()) || row.has_tag(&tag);
-        if vmid == machine.vmid || row.kind != "qemu" || !(named || is_unknown(deps, &row)) {
+        if vmid == machine.vmid || row.kind != "qemu" || !(named || is_unknown(deps, row)) {
             continue;
         }
         let config = match deps.proxmox.vm_config(&host, VmId(vmid)).await {

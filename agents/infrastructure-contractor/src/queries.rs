@@ -74,9 +74,9 @@ fn cluster(deps: &Deps, asked: &Asked) -> Answer {
 /// With a live look at Proxmox; where it does not answer, what the inventory says.
 async fn cluster_status(deps: &Deps, asked: &Asked) -> Answer {
     let (cluster, machines) = find(deps, asked)?;
-    let live = deps.proxmox.resources(None).await;
+    let live = deps.proxmox.resources().await;
     let remark = live.as_ref().err().map(ToString::to_string);
-    let live = live.unwrap_or_default();
+    let live = live.unwrap_or_else(|_| [].into());
     let state_of = |kind: &str, named: &dyn Fn(&proxmox::cluster::Resource) -> bool| {
         let row = live.iter().find(|row| row.kind == kind && named(row));
         row.and_then(|row| row.status.clone()).unwrap_or_else(|| "unknown".to_owned())

@@ -1,11 +1,12 @@
 //! Choosing names, VMIDs, MACs, UUIDs, addresses and hosts for new machines, so that two flows never share one.
 //!
-//! Choosing is a look at the inventory and the hypervisors; the choice commits with the step's result under "absent"
-//! preconditions, so of two flows that chose the same the second is told to choose again.
+//! Choosing is a look at the inventory and the hypervisors, one flow at a time; the choice is claimed until it is committed
+//! with the step's result, under "absent" preconditions: what two flows chose all the same, the second chooses again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,10 +19,12 @@ use messages::{
 };
 use proxmox::{VmId, config::Mac};
 use store::{InventoryChange, Reader};
+use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
 use crate::{
     Deps, addresses,
+    claims::{Choice, Claim},
     config::{Images, Method, NodeNetwork},
     failure,
     inventory::{
@@ -33,12 +36,16 @@ use crate::{
     world::World,
 };
 
-/// What is taken, here and at the hypervisors.
+/// What is taken, here and at the hypervisors. Until its choice is claimed, nobody else chooses.
 pub(crate) struct Ground {
-    pub(crate) world: World,
+    world: Arc<World>,
     vms: Vec<Vm>,
+    /// What machines need that are in nobody's inventory yet.
+    claimed: Vec<Held>,
     addresses: BTreeSet<IpAddr>,
     vmids: BTreeSet<u32>,
+    choice: Choice,
+    turn: Option<OwnedMutexGuard<()>>,
 }
 
 /// The machines to choose for.
@@ -55,13 +62,20 @@ pub(crate) struct Wanted<'a> {
 impl Ground {
     /// Looks at the inventory and the hypervisors. What plans of other clusters have shown counts as taken.
     pub(crate) async fn survey(deps: &Deps, reader: &Reader, cluster: &ClusterName) -> Result<Self, StepError> {
-        let world = World::look(&deps.proxmox).await.map_err(|error| failure::of(&error))?;
+        let world = deps.world().await.map_err(|error| failure::of(&error))?;
+        let turn = Some(deps.claims.turn().await);
+        let choices = deps.claims.choices();
         let vms: Vec<Vm> = values(reader, "vm/")?;
+        let known: BTreeSet<u32> = vms.iter().map(|vm| vm.machine.vmid).collect();
+        let claimed = choices.iter().flat_map(|choice| &choice.machines);
+        let claimed = claimed.filter(|held| !known.contains(&held.vmid)).cloned().collect();
         let (proposed_vmids, proposed_addresses) = deps.proposals.of_others(cluster);
         let mut vmids: BTreeSet<u32> = world.guests.keys().copied().chain(proposed_vmids).collect();
+        vmids.extend(choices.iter().flat_map(|choice| &choice.vmids));
         vmids.extend(tails::<u32>(reader, "vmid/")?);
         vmids.extend(tails::<u32>(reader, "quarantine/vmid/")?);
         let mut addresses: BTreeSet<IpAddr> = proposed_addresses.into_iter().collect();
+        addresses.extend(choices.iter().flat_map(|choice| &choice.addresses));
         addresses.extend(tails::<IpAddr>(reader, "address/")?);
         addresses.extend(tails::<IpAddr>(reader, "quarantine/address/")?);
         for network in &deps.sections.network {
@@ -69,7 +83,7 @@ impl Ground {
             addresses.extend(&network.dns_servers);
             addresses.extend(addresses::edges(&network.cidr));
         }
-        Ok(Self { world, vms, addresses, vmids })
+        Ok(Self { world, vms, claimed, addresses, vmids, choice: Choice::default(), turn })
     }
 
     /// The machines of a pool, by number.
@@ -87,8 +101,8 @@ impl Ground {
 
     /// VMID and name of the guests that the inventory knows nothing of.
     fn foreign_guests(&self) -> impl Iterator<Item = (u32, &str)> {
-        let ours = |vmid: &u32| self.vms.iter().any(|vm| vm.machine.vmid == *vmid);
-        let foreign = self.world.guests.iter().filter(move |(vmid, _)| !ours(vmid));
+        let ours: BTreeSet<u32> = self.vms.iter().map(|vm| vm.machine.vmid).collect();
+        let foreign = self.world.guests.iter().filter(move |(vmid, _)| !ours.contains(vmid));
         foreign.filter_map(|(vmid, guest)| Some((*vmid, guest.name.as_deref()?)))
     }
 
@@ -103,73 +117,117 @@ impl Ground {
         Err(StepError::fail(message).with_hint("rename or remove that VM, or give the cluster another name"))
     }
 
-    /// `count` free addresses of `network`, tried first. They count as taken from now on.
-    pub(crate) async fn take_addresses(
+    /// `count` free addresses of `network`, not tried yet. They count as taken from now on.
+    pub(crate) fn pick_addresses(
         &mut self,
         deps: &Deps,
         network: &NodeNetwork,
         count: usize,
     ) -> Result<Vec<IpAddr>, StepError> {
-        let mut chosen = Vec::new();
-        while chosen.len() < count {
-            let batch: Vec<IpAddr> = addresses::free(&network.ranges, &network.exclude, &self.addresses)
-                .take(count - chosen.len())
-                .collect();
-            if batch.len() < count - chosen.len() {
-                let reason = format!(
-                    "network {} has {} free addresses of {count} that are needed",
-                    network.name,
-                    chosen.len() + batch.len()
-                );
-                return Err(StepError::no_capacity(reason, look_again(deps)));
-            }
-            let busy = if network.probe { probe::in_use(&batch).await } else { Vec::new() };
-            self.addresses.extend(&batch);
-            chosen.extend(batch.into_iter().filter(|address| !busy.contains(address)));
+        let free = addresses::free(&network.ranges, &network.exclude, &self.addresses);
+        let picked: Vec<IpAddr> = free.take(count).collect();
+        if picked.len() < count {
+            let reason =
+                format!("network {} has {} free addresses of {count} that are needed", network.name, picked.len());
+            return Err(StepError::no_capacity(reason, look_again(deps)));
         }
-        Ok(chosen)
+        self.addresses.extend(&picked);
+        self.choice.addresses.extend(&picked);
+        Ok(picked)
     }
 
-    /// An address that was asked for by name.
-    pub(crate) async fn take_this_address(
-        &mut self,
-        network: &NodeNetwork,
-        address: IpAddr,
-    ) -> Result<IpAddr, StepError> {
-        let busy = network.probe && !probe::in_use(&[address]).await.is_empty();
-        if busy || !self.addresses.insert(address) {
-            return Err(StepError::fail(format!("address {address} is in use or held already")));
+    /// An address that was asked for by name, not tried yet. It counts as taken from now on.
+    pub(crate) fn pick_this_address(&mut self, address: IpAddr) -> Result<IpAddr, StepError> {
+        if !self.addresses.insert(address) {
+            return Err(taken(address));
         }
+        self.choice.addresses.push(address);
         Ok(address)
+    }
+
+    /// Addresses at which nobody answers: those of `picked`, or others in their place.
+    pub(crate) async fn confirm_addresses(
+        &mut self,
+        deps: &Deps,
+        network: &NodeNetwork,
+        mut picked: Vec<IpAddr>,
+    ) -> Result<Vec<IpAddr>, StepError> {
+        let count = picked.len();
+        let mut confirmed = Vec::new();
+        loop {
+            let busy = if network.probe { probe::in_use(&picked).await } else { Vec::new() };
+            confirmed.extend(picked.into_iter().filter(|address| !busy.contains(address)));
+            if confirmed.len() == count {
+                return Ok(confirmed);
+            }
+            picked = self.pick_addresses(deps, network, count - confirmed.len())?;
+        }
+    }
+
+    /// The address that was asked for by name, if nobody answers there.
+    pub(crate) async fn confirm_this_address(&self, network: &NodeNetwork, address: IpAddr) -> Result<(), StepError> {
+        let busy = network.probe && !probe::in_use(&[address]).await.is_empty();
+        if busy { Err(taken(address)) } else { Ok(()) }
     }
 
     /// `count` free VMIDs, each confirmed by Proxmox. They count as taken from now on.
     pub(crate) async fn take_vmids(&mut self, deps: &Deps, count: usize) -> Result<Vec<u32>, StepError> {
-        let machines = &deps.sections.machines;
-        let mut chosen = Vec::new();
-        while chosen.len() < count {
-            let free = (machines.first_vmid..=machines.last_vmid).filter(|id| !self.vmids.contains(id));
-            let batch: Vec<u32> = free.take(count - chosen.len()).collect();
-            if batch.is_empty() {
-                let range = format!("{}-{}", machines.first_vmid, machines.last_vmid);
-                return Err(StepError::no_capacity(format!("every VMID of {range} is taken"), look_again(deps)));
-            }
-            let answers = try_join_all(batch.iter().map(|id| deps.proxmox.is_free(VmId(*id)))).await;
-            let answers = answers.map_err(|error| failure::of(&error))?;
-            self.vmids.extend(&batch);
-            chosen.extend(batch.into_iter().zip(answers).filter(|(_, free)| *free).map(|(id, _)| id));
-        }
-        Ok(chosen)
+        let picked = self.pick_vmids(deps, count)?;
+        self.confirm_vmids(deps, picked).await
     }
 
-    /// Decides everything about the machines of `wanted`.
+    fn pick_vmids(&mut self, deps: &Deps, count: usize) -> Result<Vec<u32>, StepError> {
+        let machines = &deps.sections.machines;
+        let free = (machines.first_vmid..=machines.last_vmid).filter(|id| !self.vmids.contains(id));
+        let picked: Vec<u32> = free.take(count).collect();
+        if picked.len() < count {
+            let reason = format!(
+                "of the VMIDs {}-{} {} are free, {count} are needed",
+                machines.first_vmid,
+                machines.last_vmid,
+                picked.len()
+            );
+            return Err(StepError::no_capacity(reason, look_again(deps)));
+        }
+        self.vmids.extend(&picked);
+        self.choice.vmids.extend(&picked);
+        Ok(picked)
+    }
+
+    /// VMIDs that Proxmox has no guest under: those of `picked`, or others in their place.
+    async fn confirm_vmids(&mut self, deps: &Deps, mut picked: Vec<u32>) -> Result<Vec<u32>, StepError> {
+        let count = picked.len();
+        let mut confirmed = Vec::new();
+        loop {
+            let answers = try_join_all(picked.iter().map(|id| deps.proxmox.is_free(VmId(*id)))).await;
+            let answers = answers.map_err(|error| failure::of(&error))?;
+            confirmed.extend(picked.into_iter().zip(answers).filter(|(_, free)| *free).map(|(id, _)| id));
+            if confirmed.len() == count {
+                return Ok(confirmed);
+            }
+            picked = self.pick_vmids(deps, count - confirmed.len())?;
+        }
+    }
+
+    /// Claims what was picked for machines that go where `hosts` says; others may choose from now on.
+    fn claim(&mut self, deps: &Deps, asks: Vec<Ask>, hosts: &[String], vmids: &[u32]) -> Claim {
+        let placed = asks.into_iter().zip(hosts).zip(vmids);
+        let machines =
+            placed.map(|((ask, host), vmid)| Held { vmid: *vmid, host: host.clone(), ask, disks_exist: false });
+        self.choice.machines.extend(machines);
+        let claim = deps.claims.claim(self.choice.clone());
+        self.turn = None;
+        claim
+    }
+
+    /// Decides everything about the machines of `wanted`. Others choose something else as long as the claim is there.
     pub(crate) async fn choose(
         &mut self,
         deps: &Deps,
         network: &NodeNetwork,
         wanted: &Wanted<'_>,
         uid: &(dyn Fn(&str) -> Uuid + Sync),
-    ) -> Result<Vec<Machine>, StepError> {
+    ) -> Result<(Vec<Machine>, Claim), StepError> {
         let mut drafts = Vec::new();
         for (pool, numbers) in &wanted.pools {
             for number in numbers {
@@ -180,15 +238,18 @@ impl Ground {
         }
         self.refuse_namesakes(&drafts.iter().map(|(_, name)| name).collect::<Vec<_>>())?;
         let asks: Vec<Ask> = drafts.iter().map(|(pool, name)| ask(deps, wanted, pool, name)).collect();
-        let held: Vec<Held> = self.vms.iter().map(hold).collect();
+        let held: Vec<Held> = self.vms.iter().map(hold).chain(self.claimed.iter().cloned()).collect();
         let hosts = placement::place(&self.world, &held, &asks, &deps.sections.placement)
             .map_err(|none| StepError::no_capacity(none.to_string(), look_again(deps)))?;
-        let vmids = self.take_vmids(deps, drafts.len()).await?;
-        let addresses = self.take_addresses(deps, network, drafts.len()).await?;
+        let vmids = self.pick_vmids(deps, drafts.len())?;
+        let addresses = self.pick_addresses(deps, network, drafts.len())?;
+        let claim = self.claim(deps, asks, &hosts, &vmids);
+        let vmids = self.confirm_vmids(deps, vmids).await?;
+        let addresses = self.confirm_addresses(deps, network, addresses).await?;
         let mut macs: BTreeSet<Mac> =
             self.vms.iter().flat_map(|vm| vm.machine.nics.iter().map(|nic| nic.mac)).collect();
         let chosen = drafts.into_iter().zip(hosts).zip(vmids).zip(addresses);
-        Ok(chosen
+        let machines = chosen
             .map(|((((pool, hostname), host), vmid), ip)| {
                 let node_uid = uid(&format!("node {hostname}"));
                 let storage = system_storage(deps, pool);
@@ -214,8 +275,13 @@ impl Ground {
                     hostname,
                 }
             })
-            .collect())
+            .collect();
+        Ok((machines, claim))
     }
+}
+
+fn taken(address: IpAddr) -> StepError {
+    StepError::fail(format!("address {address} is in use or held already"))
 }
 
 /// How often room is looked for while there is none.

@@ -53,9 +53,9 @@ pub struct Guest {
 impl World {
     /// Asks Proxmox about everything that placement needs. A host that stops answering meanwhile counts as unavailable.
     pub async fn look(client: &Client) -> Result<Self, Error> {
-        let rows = client.resources(None).await?;
+        let rows = client.resources().await?;
         let mut world = Self::default();
-        for row in &rows {
+        for row in rows.iter() {
             match row.kind.as_str() {
                 "node" => world.add_host(row),
                 "qemu" | "lxc" => world.add_guest(row),

@@ -62,6 +62,11 @@ impl<P: Pools> Pressure<P> {
         Self { playbook: playbook.into(), pools, hold, cool_down, since: BTreeMap::new() }
     }
 
+    /// How long pods must have found no room.
+    pub fn hold(&self) -> Duration {
+        self.hold.try_into().unwrap_or(Duration::MAX)
+    }
+
     /// Looks once at every cluster that stands. When it last fired for which is kept in the store, together with the run.
     pub async fn look(&mut self, at: &Workplace, deps: &Deps, now: Timestamp) {
         let store = at.store.reader();

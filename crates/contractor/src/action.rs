@@ -1,7 +1,9 @@
 //! An action: typed code that does one thing to the world, with its undo.
 
 use std::{
+    any::Any,
     collections::BTreeMap,
+    fmt,
     future::Future,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -114,6 +116,25 @@ pub struct Effects {
     pub secrets: Vec<SecretPut>,
     /// Events to publish besides those that the driver publishes for every step. Never needed for correctness.
     pub events: Vec<DomainEvent>,
+    /// Let go when the commit is made, or when it is given up.
+    pub until_then: Kept,
+}
+
+/// Whatever an action has to hold until its effects are committed: it is dropped then.
+#[derive(Clone, Default)]
+pub struct Kept(Option<Arc<dyn Any + Send + Sync>>);
+
+impl Kept {
+    /// Holds `thing`.
+    pub fn new(thing: impl Any + Send + Sync) -> Self {
+        Self(Some(Arc::new(thing)))
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Kept").field(&self.0.is_some()).finish()
+    }
 }
 
 /// An event that an action tells, for example `vm.created`; becomes `cortex.event.<from>.<cluster>.<kind>`.

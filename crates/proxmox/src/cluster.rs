@@ -1,5 +1,7 @@
 //! `/cluster`: what exists where, quorum, free ids.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 
 use crate::{
@@ -110,15 +112,25 @@ pub struct ClusterStatus {
 }
 
 impl Client {
-    /// Rows of `/cluster/resources`; `kind` is `vm`, `node` or `storage`, `None` for all.
-    pub async fn resources(&self, kind: Option<&str>) -> Result<Vec<Resource>> {
-        self.get("/cluster/resources", &Params::default().with_some("type", kind)).await
+    /// All rows of `/cluster/resources`. Callers at the same time share an answer.
+    pub async fn resources(&self) -> Result<Arc<[Resource]>> {
+        self.listings().all.read(|| self.list(None)).await
+    }
+
+    /// The guests in `/cluster/resources`. Callers at the same time share an answer.
+    pub async fn guests(&self) -> Result<Arc<[Resource]>> {
+        self.listings().guests.read(|| self.list(Some("vm"))).await
+    }
+
+    async fn list(&self, kind: Option<&str>) -> Result<Arc<[Resource]>> {
+        let rows: Vec<_> = self.get("/cluster/resources", &Params::default().with_some("type", kind)).await?;
+        Ok(rows.into())
     }
 
     /// Where a VM is now; a migration or HA recovery may have moved it.
     pub async fn locate_vm(&self, vmid: VmId) -> Result<Option<Resource>> {
-        let rows = self.resources(Some("vm")).await?;
-        Ok(rows.into_iter().find(|row| row.vmid == Some(vmid.0)))
+        let rows = self.guests().await?;
+        Ok(rows.iter().find(|row| row.vmid == Some(vmid.0)).cloned())
     }
 
     /// Members and quorum.

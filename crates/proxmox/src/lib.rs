@@ -14,6 +14,7 @@ mod transport;
 
 pub mod access;
 pub mod cluster;
+pub mod coalesced;
 pub mod config;
 pub mod error;
 pub mod form;

@@ -12,6 +12,8 @@ use tokio::sync::Mutex;
 use crate::{
     Error, Result,
     auth::{self, Ticket},
+    cluster::Resource,
+    coalesced::Coalesced,
     error::Kind,
     form::Params,
     options::{Credentials, Options, Timeouts},
@@ -28,6 +30,14 @@ struct Shared {
     transport: Transport,
     credentials: Credentials,
     ticket: Mutex<Option<Ticket>>,
+    listings: Listings,
+}
+
+/// Lists of everything grow with the datacenter, and all who make machines at the same time want them.
+#[derive(Default)]
+pub(crate) struct Listings {
+    pub(crate) guests: Coalesced<[Resource]>,
+    pub(crate) all: Coalesced<[Resource]>,
 }
 
 /// A list answer with the `total` that Proxmox puts beside `data`.
@@ -40,7 +50,13 @@ impl Client {
     /// A client that has not connected yet. Fails on an unusable CA or a missing endpoint.
     pub fn new(options: Options) -> std::result::Result<Self, String> {
         let transport = Transport::new(&options)?;
-        Ok(Self { shared: Arc::new(Shared { transport, credentials: options.credentials, ticket: Mutex::default() }) })
+        let credentials = options.credentials;
+        let (ticket, listings) = (Mutex::default(), Listings::default());
+        Ok(Self { shared: Arc::new(Shared { transport, credentials, ticket, listings }) })
+    }
+
+    pub(crate) fn listings(&self) -> &Listings {
+        &self.shared.listings
     }
 
     /// `user@realm!token` or `user@realm`.

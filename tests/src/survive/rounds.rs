@@ -1,7 +1,7 @@
 //! Real daemons, a real nats-server and the lab, and `SIGKILL` at random instants.
 //!
-//! In each round a cluster is asked for and taken away again while the daemons are killed, now and then while they are
-//! still starting. Then every store opens, what was acknowledged has its run, every run has ended, there was one VM per node, and
+//! In each round a cluster is asked for, grown, shrunk and taken away again while the daemons are killed, now and then
+//! while they are still starting. Then every store opens, what was acknowledged has its run, every run has ended, there was one VM per node, and
 //! the datacenter is as before.
 
 use std::time::{Duration, Instant};
@@ -103,25 +103,31 @@ impl Stage {
         Ok(())
     }
 
-    /// A cluster is made and taken away while its contractors die.
+    /// A cluster is made, grown, shrunk and taken away while its contractors die.
     fn life(&mut self, name: &str) -> anyhow::Result<()> {
         let request = json!({
             "request_type": "provision_cluster", "cluster_name": name, "pattern": "edge", "worker_nodes": 1,
             "service_account_key": "ecdsa-p256",
         });
-        let made = self.through_kills("provision_cluster", &request)?;
-        ensure!(made.state == "succeeded", "{name} is {}: {}", made.state, made.reason.unwrap_or_default());
-        self.one_machine_per_node(name)?;
-        let mut gone = json!({ "cluster_name": name });
-        let plan = self.runtime.block_on(self.operator.plan(Party::Infrastructure, "decommission_request", &gone))?;
-        gone["approval"] = json!({ "plan_hash": plan.plan_hash });
-        let gone = self.through_kills("decommission_request", &gone)?;
-        ensure!(gone.state == "succeeded", "the end of {name} is {}: {}", gone.state, gone.reason.unwrap_or_default());
+        self.through_kills("provision_cluster", &request)?;
+        self.one_machine_per_node(name, 2)?;
+        for count in [2, 1] {
+            let scaled = json!({ "cluster_name": name, "pool": "worker", "count": count });
+            self.with_consent("scale_request", scaled)?;
+            self.one_machine_per_node(name, 1 + count)?;
+        }
+        self.with_consent("decommission_request", json!({ "cluster_name": name }))?;
         self.nothing_unfinished()
     }
 
+    fn with_consent(&mut self, name: &str, mut body: Value) -> anyhow::Result<()> {
+        let plan = self.runtime.block_on(self.operator.plan(Party::Infrastructure, name, &body))?;
+        body["approval"] = json!({ "plan_hash": plan.plan_hash });
+        self.through_kills(name, &body)
+    }
+
     /// Asks for something and kills what does it, once, twice or three times.
-    fn through_kills(&mut self, name: &str, body: &Value) -> anyhow::Result<FlowView> {
+    fn through_kills(&mut self, name: &str, body: &Value) -> anyhow::Result<()> {
         let flow = Uuid::now_v7();
         match self.runtime.block_on(self.operator.submit(Party::Infrastructure, name, flow, body))? {
             Submission::Accepted(_) => {}
@@ -139,7 +145,9 @@ impl Stage {
             }
             self.world.wait_ready()?;
         }
-        self.follow(flow).with_context(|| format!("{name}, acknowledged as flow {flow}"))
+        let ended = self.follow(flow).with_context(|| format!("{name}, acknowledged as flow {flow}"))?;
+        ensure!(ended.state == "succeeded", "{name} is {}: {}", ended.state, ended.reason.unwrap_or_default());
+        Ok(())
     }
 
     fn kill(&mut self, talos: bool) -> anyhow::Result<()> {
@@ -185,7 +193,7 @@ impl Stage {
         })
     }
 
-    fn one_machine_per_node(&self, cluster: &str) -> anyhow::Result<()> {
+    fn one_machine_per_node(&self, cluster: &str, wanted: usize) -> anyhow::Result<()> {
         let nodes = self.rows(Party::Talos, "nodes.list", json!({ "cluster": cluster }))?;
         let snapshot = self.snapshot()?;
         let vms = snapshot["vms"].as_object().context("a snapshot has VMs")?;
@@ -193,7 +201,7 @@ impl Stage {
         let mut nodes: Vec<_> = nodes.iter().filter_map(|node| node["node"].as_str()).collect();
         machines.sort_unstable();
         nodes.sort_unstable();
-        ensure!(nodes.len() == 2 && machines == nodes, "the nodes are {nodes:?}, the VMs {machines:?}");
+        ensure!(nodes.len() == wanted && machines == nodes, "the nodes are {nodes:?}, the VMs {machines:?}");
         Ok(())
     }
 

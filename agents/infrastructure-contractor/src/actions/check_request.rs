@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::cluster;
-use crate::{Deps, failure, reservation, sense, world::World};
+use crate::{Deps, failure, reservation, sense};
 
 pub(super) struct CheckRequest(pub(super) Deps);
 
@@ -48,7 +48,7 @@ impl Action for CheckRequest {
         let version = deps.proxmox.version().await.map_err(failed)?;
         let pools = request.effective_pools();
         if problems.is_empty() {
-            let world = World::look(&deps.proxmox).await.map_err(failed)?;
+            let world = deps.world().await.map_err(failed)?;
             let network = reservation::cluster_network(deps, request)?;
             problems = sense::against(&pools, &network, &deps.sections, &world);
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use contractor::action::{Action, Change, DomainEvent, Done, Effects, PreviewContext, StepContext, StepError};
+use contractor::action::{Action, Change, DomainEvent, Done, Effects, Kept, PreviewContext, StepContext, StepError};
 use engine::catalog::Undo;
 use jiff::Timestamp;
 use messages::request::{EndpointKind, Pool, ProvisionCluster, Role, TalosSpec};
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::{cluster, machine_event, machines, references};
 use crate::{
     Deps,
+    claims::Claim,
     config::NodeNetwork,
     failure,
     inventory::{
@@ -64,8 +65,9 @@ impl Action for ReserveCluster {
             let own: Vec<Machine> = machines(&cx.store, name)?.into_iter().map(|vm| vm.machine).collect();
             return Ok(Done::new(output(&found.value, &own)));
         }
-        let (record, machines) = self.choose(&cx.store, &input.request, cx.flow, &|what| cx.unique_id(what)).await?;
-        let mut effects = Effects::default();
+        let uid = |what: &str| cx.unique_id(what);
+        let (record, machines, claim) = self.choose(&cx.store, &input.request, cx.flow, &uid).await?;
+        let mut effects = Effects { until_then: Kept::new(claim), ..Effects::default() };
         effects.inventory.push(InventoryChange::create(cluster_key(name), reservation::json(&record)));
         if let Some(address) = record.endpoint.leased {
             let lease = Lease { cluster: name.clone(), node_uid: None, flow: cx.flow };
@@ -107,7 +109,7 @@ impl Action for ReserveCluster {
             )));
         }
         let uid = |what: &str| Uuid::new_v5(&cx.flow, what.as_bytes());
-        let (record, machines) = self.choose(&cx.store, request, cx.flow, &uid).await?;
+        let (record, machines, _claim) = self.choose(&cx.store, request, cx.flow, &uid).await?;
         let addresses = machines.iter().map(|machine| machine.ip).chain(record.endpoint.leased).collect();
         let vmids = machines.iter().map(|machine| machine.vmid).collect();
         self.0.proposals.hold(&request.cluster_name, vmids, addresses);
@@ -180,7 +182,7 @@ impl ReserveCluster {
         request: &ProvisionCluster,
         flow: Uuid,
         uid: &(dyn Fn(&str) -> Uuid + Sync),
-    ) -> Result<(Cluster, Vec<Machine>), StepError> {
+    ) -> Result<(Cluster, Vec<Machine>, Claim), StepError> {
         let deps = &self.0;
         let network = reservation::cluster_network(deps, request)?;
         let node_network = reservation::node_network(deps, &network.name)?;
@@ -188,7 +190,7 @@ impl ReserveCluster {
         let mut spec = request.talos_spec();
         let image = image(deps, &mut spec);
         let mut ground = Ground::survey(deps, reader, &request.cluster_name).await?;
-        let vip = take_vip(deps, &mut ground, request, node_network).await?;
+        let vip = pick_vip(deps, &mut ground, request, node_network)?;
         let cluster_uid = uid("cluster");
         let wanted = Wanted {
             cluster: &request.cluster_name,
@@ -198,7 +200,15 @@ impl ReserveCluster {
             flow,
             pools: pools.iter().map(|pool| (pool, (1..=pool.count).collect())).collect(),
         };
-        let machines = ground.choose(deps, node_network, &wanted, uid).await?;
+        let (machines, claim) = ground.choose(deps, node_network, &wanted, uid).await?;
+        let vip = match vip {
+            Some(Vip::Asked(address)) => {
+                ground.confirm_this_address(node_network, address).await?;
+                Some(address)
+            }
+            Some(Vip::Any(address)) => ground.confirm_addresses(deps, node_network, vec![address]).await?.pop(),
+            None => None,
+        };
         let endpoint = endpoint(request, vip, &machines)?;
         spec.endpoint_is_vip = Some(endpoint.kind == EndpointKind::Vip);
         let record = Cluster {
@@ -215,7 +225,7 @@ impl ReserveCluster {
             failure_policy: request.failure_policy.unwrap_or_default(),
             ready: None,
         };
-        Ok((record, machines))
+        Ok((record, machines, claim))
     }
 }
 
@@ -233,13 +243,21 @@ fn image(deps: &Deps, spec: &mut TalosSpec) -> Image {
     Image { talos_version: version, schematic: schematic::id(&extensions), extensions }
 }
 
+/// A virtual IP that was picked.
+enum Vip {
+    /// The request names it.
+    Asked(IpAddr),
+    /// Another one would do as well.
+    Any(IpAddr),
+}
+
 /// A VIP is leased where the request wants one: by default above one control plane.
-async fn take_vip(
+fn pick_vip(
     deps: &Deps,
     ground: &mut Ground,
     request: &ProvisionCluster,
     network: &NodeNetwork,
-) -> Result<Option<IpAddr>, StepError> {
+) -> Result<Option<Vip>, StepError> {
     let pools = request.effective_pools();
     let control_planes: u32 = pools.iter().filter(|pool| pool.role == Role::ControlPlane).map(|pool| pool.count).sum();
     let default = if control_planes > 1 { EndpointKind::Vip } else { EndpointKind::Node };
@@ -250,9 +268,9 @@ async fn take_vip(
     match asked.and_then(|endpoint| endpoint.address.as_deref()) {
         Some(text) => {
             let address = text.parse().map_err(|_| StepError::fail(format!("endpoint {text:?} is not an address")))?;
-            ground.take_this_address(network, address).await.map(Some)
+            Ok(Some(Vip::Asked(ground.pick_this_address(address)?)))
         }
-        None => Ok(ground.take_addresses(deps, network, 1).await?.pop()),
+        None => Ok(ground.pick_addresses(deps, network, 1)?.pop().map(Vip::Any)),
     }
 }
 

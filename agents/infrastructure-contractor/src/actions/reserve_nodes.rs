@@ -1,6 +1,6 @@
 //! `infrastructure.reserve_nodes`: takes what more machines of a pool need, in one commit.
 
-use contractor::action::{Action, Change, Done, Effects, PreviewContext, StepContext, StepError};
+use contractor::action::{Action, Change, Done, Effects, Kept, PreviewContext, StepContext, StepError};
 use engine::catalog::Undo;
 use messages::{
     name::{ClusterName, PoolName},
@@ -19,7 +19,9 @@ use super::{
     reserve_cluster::{hosts, proposal},
 };
 use crate::{
-    Deps, failure,
+    Deps,
+    claims::Claim,
+    failure,
     inventory::{Cluster, Image, Machine, MachineRef, cluster_key},
     reservation::{self, Ground, Wanted},
 };
@@ -62,11 +64,15 @@ impl Action for ReserveNodes {
         let cluster = known_cluster(&cx.store, &input.cluster, None)?.value;
         let gone = || StepError::fail(format!("cluster {} has no pool {}", input.cluster, input.pool));
         let pool = &cluster.pools.get(&input.pool).ok_or_else(gone)?.spec;
-        let machines = self.choose(&cx.store, &cluster, pool, input.count, cx.flow, &|what| cx.unique_id(what)).await?;
+        let uid = |what: &str| cx.unique_id(what);
+        let (machines, claim) = self.choose(&cx.store, &cluster, pool, input.count, cx.flow, &uid).await?;
         let inventory = reservation::claims(&machines);
         let events = machines.iter().map(|machine| machine_event("vm_reserved", machine)).collect();
         let output = Output { hosts: hosts(&machines), machines: references(&machines), image: cluster.image };
-        Ok(Done::with_effects(output, Effects { inventory, events, ..Effects::default() }))
+        Ok(Done::with_effects(
+            output,
+            Effects { inventory, events, until_then: Kept::new(claim), ..Effects::default() },
+        ))
     }
 
     /// Gives back what this flow took.
@@ -86,7 +92,7 @@ impl Action for ReserveNodes {
         let pool = cluster.pools.get(&input.pool).map(|pool| pool.spec.clone()).or_else(new);
         let Some(pool) = pool else { return Ok(Vec::new()) };
         let uid = |what: &str| Uuid::new_v5(&cx.flow, what.as_bytes());
-        let machines = self.choose(&cx.store, &cluster, &pool, input.count, cx.flow, &uid).await?;
+        let (machines, _claim) = self.choose(&cx.store, &cluster, &pool, input.count, cx.flow, &uid).await?;
         let vmids = machines.iter().map(|machine| machine.vmid).collect();
         self.0.proposals.hold(&input.cluster, vmids, machines.iter().map(|machine| machine.ip).collect());
         Ok(machines.iter().map(proposal).collect())
@@ -102,7 +108,7 @@ impl ReserveNodes {
         count: u32,
         flow: Uuid,
         uid: &(dyn Fn(&str) -> Uuid + Sync),
-    ) -> Result<Vec<Machine>, StepError> {
+    ) -> Result<(Vec<Machine>, Claim), StepError> {
         let deps = &self.0;
         let mut ground = Ground::survey(deps, reader, &cluster.name).await?;
         let taken = ground.numbers(&cluster.name, pool);

@@ -124,7 +124,7 @@ async fn a_refused_ticket_is_never_offered_in_place_of_the_password() {
     let mut options = script.options();
     options.credentials = Credentials::parse("root@pam:secret").unwrap();
     let client = Client::new(options).unwrap();
-    let error = client.resources(None).await.unwrap_err();
+    let error = client.resources().await.unwrap_err();
     assert_eq!(error.kind, Kind::Authentication, "the password was refused too");
     client.set_vm_config("pve1", VmId(100), &Params::default().with("cores", 2), None).await.unwrap();
     let mut sent = Vec::new();
