@@ -1,6 +1,6 @@
 //! What goes wrong between us and Proxmox VE, and what becomes of it.
 
-use engine::report::Status;
+use engine::report::{Report, Status};
 use infrastructure_contractor::{check, config::Sections};
 use proxmox::{VmId, form::Params, storage::Download};
 use reqwest::Method;
@@ -112,6 +112,35 @@ async fn without_room_a_run_waits_and_goes_on_when_there_is_some() {
     assert_succeeded(&world.rest(run).await);
     assert!(world.proxmox.snapshot().vms.values().all(|vm| vm.host != "pve1"), "that host is still off");
     assert_eq!(world.proxmox.snapshot().vms.len(), 3);
+}
+
+#[tokio::test]
+async fn clusters_asked_for_at_once_share_the_room_and_the_rest_of_them_wait() {
+    let all_of_it = |sections: &mut Sections| sections.placement.storage_headroom_percent = 0;
+    let world = World::start_with(250, |_| {}, all_of_it).await;
+    for host in ["pve2", "pve3"] {
+        assert!(world.proxmox.set_host_maintenance(host, true));
+    }
+    // Disks of 20 GiB: there is room for five.
+    world.proxmox.set_foreign_use("local-lvm", 890 << 30);
+    let mut runs = Vec::new();
+    for number in 0..8 {
+        let one = json!({
+            "request_type": "provision_cluster", "cluster_name": format!("edge-{number}"), "pattern": "single",
+            "node_size": "small",
+        });
+        runs.push(world.submit("provision-vms", Uuid::new_v4(), one).await);
+    }
+    let mut waiting = Vec::new();
+    for run in runs {
+        let no_room = |report: &Report| report.waits_for.clone().filter(|reason| reason.contains("no host has room"));
+        let report = world.wait(run, |report| report.status == Status::Succeeded || no_room(report).is_some()).await;
+        waiting.extend(no_room(&report));
+    }
+    assert_eq!(waiting.len(), 3, "{waiting:#?}");
+    assert!(waiting.iter().all(|reason| reason.contains("pve1 lacks 10.0 GiB")), "{waiting:#?}");
+    assert_eq!(world.proxmox.snapshot().vms.len(), 5);
+    assert_eq!(world.keys("vmid/").len(), 5);
 }
 
 #[tokio::test]
