@@ -1,6 +1,7 @@
 //! What runs on the nodes by itself: the status broadcast every ten seconds, and the HA manager (proxmox.md 7).
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -43,13 +44,18 @@ pub(crate) fn broadcast(world: &mut World) {
 fn stop_on_write_errors(sim: &Sim) {
     let failing: Vec<u32> = {
         let world = sim.world();
-        let is_full = |vm: &Vm, name: &str| {
-            let storage = world.storages.get(name).filter(|storage| storage.kind.is_thin());
-            storage.is_some_and(|storage| world.volumes.used(storage, &vm.host) >= storage.size)
-        };
+        let thin = world.storages.values().filter(|storage| storage.kind.is_thin());
+        let everywhere = thin.flat_map(|storage| world.hosts.keys().map(move |host| (storage, host.as_str())));
+        let full: BTreeSet<(&str, &str)> = everywhere
+            .filter(|(storage, host)| world.volumes.used(storage, host) >= storage.size)
+            .map(|(storage, host)| (storage.name.as_str(), host))
+            .collect();
+        if full.is_empty() {
+            return;
+        }
         let writes = |vm: &Vm| {
             let mut disks = vm.config.drives().into_iter().filter(|drive| !drive.is_cdrom());
-            disks.any(|drive| drive.volume().is_some_and(|(name, _)| is_full(vm, name)))
+            disks.any(|drive| drive.volume().is_some_and(|(name, _)| full.contains(&(name, vm.host.as_str()))))
         };
         let running = world.vms.iter().filter(|(_, vm)| vm.qmp_status() == "running");
         running.filter(|(_, vm)| writes(vm)).map(|(vmid, _)| *vmid).collect()

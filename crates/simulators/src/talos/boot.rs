@@ -220,7 +220,7 @@ async fn report_readiness(boot: &Arc<Boot>) {
             boot.set_readiness(stage, ready, unmet);
         }
         tokio::select! {
-            () = boot.world.idle(std::time::Duration::from_secs(1)) => {}
+            () = boot.world.rest(std::time::Duration::from_secs(1)) => {}
             changed = changes.changed() => if changed.is_err() { return },
         }
     }

@@ -305,7 +305,7 @@ pub(crate) async fn kubelet(boot: Arc<Boot>) {
         }
         publish::kubernetes(&boot, &kubelet);
         tokio::select! {
-            () = boot.world.idle(std::time::Duration::from_secs(1)) => {}
+            () = boot.world.rest(std::time::Duration::from_secs(1)) => {}
             changed = configs.changed() => {
                 if changed.is_err() {
                     return;

@@ -124,7 +124,13 @@ impl World {
         self.0.options.pace.pass(Duration::from_secs_f64(seconds)).await;
     }
 
-    /// Waits before the next look at something; never so short that many nodes keep a processor busy.
+    /// Waits before the next look at something that goes on all the time, however fast the world is.
+    pub(crate) async fn rest(&self, simulated: Duration) {
+        tokio::time::sleep(self.scale(simulated).max(Duration::from_millis(100))).await;
+    }
+
+    /// Waits before the next look at something that is about to happen; never so short that many nodes keep a processor
+    /// busy.
     pub(crate) async fn idle(&self, simulated: Duration) {
         tokio::time::sleep(self.scale(simulated).max(Duration::from_millis(20))).await;
     }

@@ -22,10 +22,13 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::node_lifecycle::LEAST_GRACE;
 use super::cluster::Cluster;
 
-/// How often the controllers look without being woken, for what only time changes.
+/// How often the controllers look without being woken, for what only time changes; in a fast world not more often than is
+/// bearable for a thousand clusters.
 const TICK: Duration = Duration::from_secs(1);
+const LEAST_TICK: Duration = Duration::from_millis(100);
 /// How long changes gather before the controllers look at them.
 const GATHER: Duration = Duration::from_millis(3);
 
@@ -43,20 +46,35 @@ pub(super) fn start(cluster: &Arc<Cluster>, stop: CancellationToken) {
 async fn run(cluster: Arc<Cluster>) {
     let mut activity = cluster.store.activity();
     let mut nodes = node_lifecycle::Observer::default();
-    let tick = cluster.scaled(TICK).max(Duration::from_millis(25));
+    let tick = cluster.scaled(TICK).max(LEAST_TICK);
+    let mut seen_all = false;
     loop {
         activity.borrow_and_update();
-        if cluster.is_available() {
-            reconcile(&cluster, &mut nodes);
-        } else {
+        if !cluster.is_available() {
             // Nobody could renew a lease meanwhile; silence counts from when somebody can again.
             nodes = node_lifecycle::Observer::default();
+            seen_all = false;
+        } else if seen_all {
+            watch_the_clock(&cluster, &mut nodes);
+        } else {
+            reconcile(&cluster, &mut nodes);
+            seen_all = true;
         }
         tokio::select! {
-            _ = activity.changed() => tokio::time::sleep(GATHER).await,
+            _ = activity.changed() => {
+                tokio::time::sleep(GATHER).await;
+                seen_all = false;
+            }
             () = tokio::time::sleep(tick) => {}
         }
     }
+}
+
+/// What can be to do although nothing has changed.
+fn watch_the_clock(cluster: &Arc<Cluster>, nodes: &mut node_lifecycle::Observer) {
+    nodes.sync(cluster);
+    cron_jobs::sync(cluster);
+    jobs::sync(cluster);
 }
 
 /// One look at everything; each controller is idempotent and writes nothing when nothing is to be done.

@@ -18,7 +18,7 @@ use crate::kubernetes::object::{
 /// How long a node may be silent before it counts as unknown (`--node-monitor-grace-period`).
 const GRACE: Duration = Duration::from_secs(50);
 /// However fast the lab runs, a kubelet that is merely late on a busy machine is not dead.
-const LEAST_GRACE: Duration = Duration::from_secs(2);
+pub(crate) const LEAST_GRACE: Duration = Duration::from_secs(2);
 const LEASES: &str = "leases.coordination.k8s.io";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";

@@ -235,7 +235,7 @@ async fn supervise(boot: &Arc<Boot>, data: &Data) {
             None => boot.services.set_health("etcd", Err("context deadline exceeded")),
         }
         tokio::select! {
-            () = boot.world.idle(std::time::Duration::from_secs(15)) => {}
+            () = boot.world.rest(std::time::Duration::from_secs(15)) => {}
             changed = changes.changed() => if changed.is_err() { return },
         }
     }

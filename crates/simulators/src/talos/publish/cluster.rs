@@ -30,7 +30,7 @@ pub(crate) async fn follow_discovery(boot: &Arc<Boot>) {
         changes.mark_unchanged();
         publish(boot);
         tokio::select! {
-            () = boot.world.idle(std::time::Duration::from_secs(30)) => {}
+            () = boot.world.rest(std::time::Duration::from_secs(30)) => {}
             changed = changes.changed() => if changed.is_err() { return },
         }
     }
