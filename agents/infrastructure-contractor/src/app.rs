@@ -7,6 +7,7 @@ use contractor::{
     agent::{Agent, Answering, Foreseen, Left, Message, Query, Sense},
     cli::{Daemon, Finding},
     config::Config,
+    credentials::Certificate,
 };
 use engine::plan::Plan;
 use messages::{schema::Violation, subject::Party};
@@ -69,6 +70,10 @@ impl Agent for Infrastructure {
 
     fn queries(&self) -> Vec<Query> {
         queries::all(&self.deps)
+    }
+
+    fn certificates(&self) -> Vec<Certificate> {
+        deps::server_certificates(&self.deps.proxmox)
     }
 
     fn left(&self, what: Left<'_>, store: &Reader) -> Result<Vec<InventoryChange>, ReadError> {

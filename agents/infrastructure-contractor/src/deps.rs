@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, anyhow};
-use contractor::herald::{Context as About, Herald};
+use contractor::{
+    credentials::{Certificate, Dates},
+    herald::{Context as About, Herald},
+};
 use jiff::Timestamp;
 use messages::{event::DomainEvent, subject::Party};
 use proxmox::{
@@ -103,6 +106,18 @@ fn told(event: &str, object: &str, machine: Option<&Machine>, reason: &str) -> O
     };
     let made = herald.event(Uuid::now_v7(), event, &About { flow, cluster, ..About::default() }, &body);
     made.map_err(|error| tracing::error!(error = error.message, event, "an event could not be made")).ok()
+}
+
+/// The certificates that the hypervisors have shown.
+pub fn server_certificates(client: &Client) -> Vec<Certificate> {
+    let shown = client.server_certificates().into_iter();
+    let read = shown.filter_map(|(endpoint, der)| {
+        let mend = "renew that node's certificate; a fingerprint changes with it: put the new one beside the old into \
+                    proxmox.fingerprints before";
+        let object = format!("the Proxmox API at {endpoint}");
+        Some(Certificate { object, cluster: None, file: None, dates: Dates::of(&der)?, mend: mend.to_owned() })
+    });
+    read.collect()
 }
 
 /// A Proxmox client from the configuration.

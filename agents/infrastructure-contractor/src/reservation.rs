@@ -447,6 +447,6 @@ fn values<T: serde::de::DeserializeOwned>(reader: &Reader, prefix: &str) -> Resu
 
 /// What stands behind `prefix` in the keys.
 fn tails<T: std::str::FromStr>(reader: &Reader, prefix: &str) -> Result<Vec<T>, StepError> {
-    let entries = reader.scan::<serde_json::Value>(prefix).map_err(failure::read)?;
-    Ok(entries.iter().filter_map(|entry| entry.key.strip_prefix(prefix)?.parse().ok()).collect())
+    let keys = reader.keys(prefix).map_err(failure::read)?;
+    Ok(keys.iter().filter_map(|(key, _)| key.strip_prefix(prefix)?.parse().ok()).collect())
 }

@@ -8,7 +8,10 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{broadcast, watch};
 
-use crate::link::{Link, Observer, Violation};
+use crate::{
+    link::{Link, Observer, Violation},
+    shown::Shown,
+};
 
 /// The oldest server that is safe: older ones lose or ignore what is asked of them (reliability.md 0.4, 2.3).
 pub const MINIMUM_SERVER: (u64, u64, u64) = (2, 14, 6);
@@ -45,6 +48,7 @@ pub struct Bus {
     pub(crate) client: async_nats::Client,
     pub(crate) jetstream: jetstream::Context,
     observer: Arc<Observer>,
+    shown: Shown,
 }
 
 impl std::fmt::Debug for Bus {
@@ -111,8 +115,10 @@ impl Bus {
                 let watching = Arc::clone(&watching);
                 async move { watching.observe(event) }
             });
+        let shown = Shown::default();
         if let Some(root_ca) = &options.root_ca {
-            connect = connect.require_tls(true).tls_client_config(tls(root_ca, options.client_certificate.as_ref())?);
+            let config = tls(root_ca, options.client_certificate.as_ref(), &shown)?;
+            connect = connect.require_tls(true).tls_client_config(config);
         }
         let unreachable = |reason: String| ConnectError::Unreachable { servers: options.servers.clone(), reason };
         let client = tokio::time::timeout(options.connect_timeout, connect.connect(options.servers.as_slice()))
@@ -130,7 +136,7 @@ impl Bus {
             .ack_timeout(ACK_TIMEOUT)
             .backpressure_on_inflight(false)
             .build(client.clone());
-        let bus = Self { client, jetstream, observer };
+        let bus = Self { client, jetstream, observer, shown };
         bus.check_server().await?;
         Ok(bus)
     }
@@ -166,6 +172,11 @@ impl Bus {
         self.client.server_info().version
     }
 
+    /// The certificate that the server last proved itself with, in DER; none without TLS.
+    pub fn server_certificate(&self) -> Option<CertificateDer<'static>> {
+        self.shown.get()
+    }
+
     /// Hands out what is queued and closes; after this nothing is sent or received.
     pub async fn close(&self) {
         let drained = tokio::time::timeout(Duration::from_secs(2), self.client.drain()).await;
@@ -187,7 +198,11 @@ fn jittered(attempts: usize) -> Duration {
     rand::rng().random_range(Duration::ZERO..=ceiling)
 }
 
-fn tls(root_ca: &PathBuf, client: Option<&(PathBuf, PathBuf)>) -> Result<rustls::ClientConfig, ConnectError> {
+fn tls(
+    root_ca: &PathBuf,
+    client: Option<&(PathBuf, PathBuf)>,
+    shown: &Shown,
+) -> Result<rustls::ClientConfig, ConnectError> {
     let failed = |path: &PathBuf, reason: String| ConnectError::File { path: path.clone(), reason };
     let mut roots = rustls::RootCertStore::empty();
     for certificate in certificates(root_ca)? {
@@ -197,10 +212,12 @@ fn tls(root_ca: &PathBuf, client: Option<&(PathBuf, PathBuf)>) -> Result<rustls:
         return Err(failed(root_ca, "it holds no certificate".to_owned()));
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = shown.noted(roots, &provider).map_err(|error| failed(root_ca, error.to_string()))?;
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| failed(root_ca, error.to_string()))?
-        .with_root_certificates(roots);
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
     let Some((certificate, key)) = client else { return Ok(config.with_no_client_auth()) };
     let chain = certificates(certificate)?;
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| failed(key, error.to_string()))?;

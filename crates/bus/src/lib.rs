@@ -13,6 +13,7 @@ mod publish;
 pub mod rotation;
 pub mod server_config;
 mod service;
+mod shown;
 pub mod streams;
 mod tail;
 

@@ -62,7 +62,7 @@ pub trait Agent: Send + Sync + 'static {
         Ok(Vec::new())
     }
 
-    /// The certificates that it keeps sealed, for their dates. Opens every one of them.
+    /// The certificates that it keeps sealed, for their dates, and those that its servers have shown. Opens every one.
     fn certificates(&self) -> Vec<Certificate> {
         Vec::new()
     }

@@ -31,7 +31,7 @@ use crate::{
     audit,
     cli::Finding,
     config::Common,
-    credentials::{CredentialFile, Watcher},
+    credentials::{Certificate, CredentialFile, Dates, Watcher},
     desk::{Desk, Heard},
     driver::{Driver, Parts, SystemClock, plan_only},
     flows::Keeper,
@@ -118,9 +118,9 @@ pub async fn run(
     let stopping = stop.clone();
     tasks.spawn_fallible("desk", async move { desk.run(stopping).await });
     let (warnings, warned) = watch::channel(Vec::new());
-    let kept = Arc::clone(&agent);
+    let (kept, server) = (Arc::clone(&agent), bus.clone());
     let watcher = Watcher {
-        kept: Arc::new(move || kept.certificates()),
+        kept: Arc::new(move || [kept.certificates(), shown_by(&server)].concat()),
         store: store.clone(),
         herald: herald.clone(),
         files,
@@ -276,6 +276,19 @@ fn trust(common: &Common) -> Trust {
         stale_after: common.bus.stale_after.0,
         anonymous: common.policy.anonymous.clone(),
     }
+}
+
+/// The certificate that the broker has shown.
+fn shown_by(bus: &Bus) -> Vec<Certificate> {
+    let dates = bus.server_certificate().and_then(|der| Dates::of(&der));
+    let named = |dates| Certificate {
+        object: "the broker".to_owned(),
+        cluster: None,
+        file: None,
+        dates,
+        mend: "renew the certificate of nats-server and let it read its configuration again".to_owned(),
+    };
+    dates.map(named).into_iter().collect()
 }
 
 fn clone_key(key: &KeyPair) -> Result<KeyPair, String> {

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, header};
+use rustls_pki_types::CertificateDer;
 use secrecy::SecretString;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -53,6 +54,11 @@ impl Client {
         let credentials = options.credentials;
         let (ticket, listings) = (Mutex::default(), Listings::default());
         Ok(Self { shared: Arc::new(Shared { transport, credentials, ticket, listings }) })
+    }
+
+    /// The certificate that each endpoint last proved itself with, in DER; none of those that were not reached yet.
+    pub fn server_certificates(&self) -> BTreeMap<String, CertificateDer<'static>> {
+        self.shared.transport.shown()
     }
 
     pub(crate) fn listings(&self) -> &Listings {

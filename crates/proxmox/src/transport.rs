@@ -15,7 +15,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{client::conn::http1, ext::ReasonPhrase};
 use hyper_util::rt::TokioIo;
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 
@@ -78,6 +78,7 @@ pub(crate) struct Transport {
     allowed: AllowedTargets,
     timeouts: Timeouts,
     idle: Mutex<Vec<Idle>>,
+    shown: Mutex<BTreeMap<String, CertificateDer<'static>>>,
 }
 
 impl Transport {
@@ -88,6 +89,7 @@ impl Transport {
         Ok(Self {
             endpoints: options.endpoints.clone(),
             preferred: AtomicUsize::new(0),
+            shown: Mutex::default(),
             tls: TlsConnector::from(Arc::new(trust::client_config(&options.trust)?)),
             allowed: options.allowed_targets.clone(),
             timeouts: options.timeouts,
@@ -176,6 +178,7 @@ impl Transport {
                     .is_some_and(|e| matches!(e, rustls::Error::InvalidCertificate(_) | rustls::Error::General(_)));
                 fail(if distrusted { Kind::Untrusted } else { Kind::Unreachable }, format!("TLS: {e}"))
             })?;
+            self.note(endpoint, tls.get_ref().1.peer_certificates());
             let (sender, connection) = http1::Builder::new()
                 .handshake(TokioIo::new(tls))
                 .await
@@ -190,6 +193,17 @@ impl Transport {
         timeout(self.timeouts.connect, connect)
             .await
             .unwrap_or_else(|_| Err(fail(Kind::Unreachable, "no connection in time".to_owned())))
+    }
+
+    fn note(&self, endpoint: &Endpoint, shown: Option<&[CertificateDer<'_>]>) {
+        let Some(own) = shown.and_then(<[_]>::first) else { return };
+        let mut known = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(endpoint.to_string(), own.clone().into_owned());
+    }
+
+    /// The certificate that each endpoint last proved itself with, in DER.
+    pub(crate) fn shown(&self) -> BTreeMap<String, CertificateDer<'static>> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The first resolved address inside the allowed targets.

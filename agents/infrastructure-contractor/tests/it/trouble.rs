@@ -1,7 +1,7 @@
 //! What goes wrong between us and Proxmox VE, and what becomes of it.
 
 use engine::report::{Report, Status};
-use infrastructure_contractor::{check, config::Sections};
+use infrastructure_contractor::{check, config::Sections, deps};
 use proxmox::{VmId, form::Params, storage::Download};
 use reqwest::Method;
 use serde_json::json;
@@ -163,6 +163,16 @@ async fn a_host_in_maintenance_gets_nothing_and_check_says_so() {
     assert!(world.proxmox.snapshot().vms.values().all(|vm| vm.host != "pve1"));
     let problems = check::check(&world.deps.proxmox, &world.deps.sections).await;
     assert_eq!(problems.iter().map(|p| p.what.as_str()).collect::<Vec<_>>(), ["host pve1 is in maintenance"]);
+}
+
+#[tokio::test]
+async fn the_certificate_that_the_hypervisor_shows_is_watched() {
+    let world = World::start(232, |_| {}).await;
+    assert_eq!(deps::server_certificates(&world.deps.proxmox), [], "nobody was asked yet");
+    world.deps.proxmox.version().await.unwrap();
+    let [shown] = deps::server_certificates(&world.deps.proxmox).try_into().unwrap();
+    assert_eq!(shown.dates.fingerprint, world.proxmox.fingerprint().replace(':', "").to_lowercase());
+    assert!(shown.object.starts_with("the Proxmox API at https://127.232.0.1:"), "{}", shown.object);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
-use x509_parser::{pem::Pem, time::ASN1Time};
+use x509_parser::{certificate::X509Certificate, pem::Pem, prelude::FromDer, time::ASN1Time};
 
 /// A certificate that this contractor uses or keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,18 +67,22 @@ impl Dates {
             if block.label != "CERTIFICATE" {
                 continue;
             }
-            let certificate =
-                block.parse_x509().map_err(|_| "it holds a certificate that cannot be read".to_owned())?;
-            let subject = certificate.subject().to_string();
-            let validity = certificate.validity();
-            found.push(Self {
-                subject: if subject.is_empty() { "without a subject".to_owned() } else { subject },
-                fingerprint: hex::encode(Sha256::digest(&block.contents)),
-                not_before: moment(validity.not_before),
-                not_after: moment(validity.not_after),
-            });
+            found.push(Self::of(&block.contents).ok_or("it holds a certificate that cannot be read")?);
         }
         if found.is_empty() { Err("it holds no certificate".to_owned()) } else { Ok(found) }
+    }
+
+    /// Those of a certificate in DER; none if it cannot be read.
+    pub fn of(der: &[u8]) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let subject = certificate.subject().to_string();
+        let validity = certificate.validity();
+        Some(Self {
+            subject: if subject.is_empty() { "without a subject".to_owned() } else { subject },
+            fingerprint: hex::encode(Sha256::digest(der)),
+            not_before: moment(validity.not_before),
+            not_after: moment(validity.not_after),
+        })
     }
 
     /// Why it is no good at `now`.

@@ -21,8 +21,9 @@ use crate::{
     intake::chain,
 };
 
-/// How often it looks.
+/// How often it looks, and how soon after the start, when servers have been reached.
 const EVERY: Duration = Duration::from_secs(3600);
+const SOON: Duration = Duration::from_secs(60);
 /// A warning is not repeated earlier.
 const REPEAT: SignedDuration = SignedDuration::from_hours(24);
 /// Inventory of what was told when, so that a restart repeats nothing.
@@ -30,7 +31,7 @@ const TOLD: &str = "certificate-warning/";
 
 /// Watches one contractor's keys and certificates.
 pub struct Watcher {
-    /// Opens what is kept sealed.
+    /// Opens what is kept sealed, and says what servers have shown.
     pub kept: Arc<dyn Fn() -> Vec<Certificate> + Send + Sync>,
     /// Remembers what was told.
     pub store: Store,
@@ -54,11 +55,12 @@ impl Watcher {
     /// Looks until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let at_start = self.fingerprints();
+        let mut pause = SOON;
         loop {
             self.look(Timestamp::now(), &at_start).await;
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(EVERY) => {}
+                () = tokio::time::sleep(pause) => pause = EVERY,
             }
         }
     }

@@ -124,9 +124,10 @@ impl World {
         self.0.options.pace.pass(Duration::from_secs_f64(seconds)).await;
     }
 
-    /// Waits before the next look at something that goes on all the time, however fast the world is.
+    /// Waits before the next look at something that goes on all the time: a thousand nodes of a world without delays must
+    /// not keep the processors busy with it.
     pub(crate) async fn rest(&self, simulated: Duration) {
-        tokio::time::sleep(self.scale(simulated).max(Duration::from_millis(100))).await;
+        tokio::time::sleep(self.scale(simulated).max(simulated.min(Duration::from_secs(5)) / 10)).await;
     }
 
     /// Waits before the next look at something that is about to happen; never so short that many nodes keep a processor

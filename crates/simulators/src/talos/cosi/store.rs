@@ -1,6 +1,7 @@
 //! The resources of one boot, with versions and a bounded history for watches.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -18,6 +19,10 @@ const HISTORY: usize = 1000;
 
 /// Namespace, type, id.
 type Key = (String, String, String);
+
+fn key_of(kind: Kind, id: &str) -> Key {
+    (kind.namespace.to_owned(), kind.name.to_owned(), id.to_owned())
+}
 
 /// One change of one resource.
 #[derive(Debug)]
@@ -40,6 +45,8 @@ pub(crate) struct Store {
 #[derive(Clone, Default)]
 struct Inner {
     resources: BTreeMap<Key, Arc<Resource>>,
+    /// What each was encoded from, hashed: most of what is put again has not changed.
+    made_of: BTreeMap<Key, u64>,
     history: VecDeque<Arc<Change>>,
     position: u64,
 }
@@ -81,19 +88,29 @@ impl Store {
 
     /// Creates or updates a resource from its YAML-shaped spec; nothing happens when the spec is the same.
     pub(crate) fn put(&self, kind: Kind, id: &str, spec: &Value) {
+        let mut hasher = DefaultHasher::new();
+        spec.hash(&mut hasher);
+        let made_of = hasher.finish();
+        if self.lock().made_of.get(&key_of(kind, id)) == Some(&made_of) {
+            return;
+        }
         let text = encode::yaml(kind.structure, spec, self.line).write();
-        self.put_encoded(kind, id, encode::protobuf(kind.structure, spec, self.line), text);
+        self.put_encoded(kind, id, (encode::protobuf(kind.structure, spec, self.line), text), Some(made_of));
     }
 
     /// Creates or updates a resource whose YAML is not the struct's (machine config, machine type).
     pub(crate) fn put_as(&self, kind: Kind, id: &str, proto_spec: Vec<u8>, yaml: &Yaml) {
-        self.put_encoded(kind, id, proto_spec, yaml.write());
+        self.put_encoded(kind, id, (proto_spec, yaml.write()), None);
     }
 
-    fn put_encoded(&self, kind: Kind, id: &str, proto_spec: Vec<u8>, yaml_spec: String) {
-        let key = (kind.namespace.to_owned(), kind.name.to_owned(), id.to_owned());
+    fn put_encoded(&self, kind: Kind, id: &str, (proto_spec, yaml_spec): (Vec<u8>, String), made_of: Option<u64>) {
+        let key = key_of(kind, id);
         let now = Some(SystemTime::now().into());
         let mut inner = self.lock();
+        match made_of {
+            Some(hash) => inner.made_of.insert(key.clone(), hash),
+            None => inner.made_of.remove(&key),
+        };
         let old = inner.resources.get(&key).cloned();
         let mut metadata = match old.as_ref().and_then(|old| old.metadata.clone()) {
             Some(metadata) => metadata,
@@ -115,8 +132,9 @@ impl Store {
 
     /// Destroys a resource; absent is fine.
     pub(crate) fn remove(&self, kind: Kind, id: &str) {
-        let key = (kind.namespace.to_owned(), kind.name.to_owned(), id.to_owned());
+        let key = key_of(kind, id);
         let mut inner = self.lock();
+        inner.made_of.remove(&key);
         if let Some(resource) = inner.resources.remove(&key) {
             self.record(&mut inner, EventType::Destroyed, resource, None);
         }
