@@ -47,24 +47,22 @@ async fn run(cluster: Arc<Cluster>) {
     let mut activity = cluster.store.activity();
     let mut nodes = node_lifecycle::Observer::default();
     let tick = cluster.scaled(TICK).max(LEAST_TICK);
-    let mut seen_all = false;
+    // The revision that the last look at everything began with; its own writes are looked at once more.
+    let mut seen = None;
     loop {
-        activity.borrow_and_update();
+        let revision = *activity.borrow_and_update();
         if !cluster.is_available() {
             // Nobody could renew a lease meanwhile; silence counts from when somebody can again.
             nodes = node_lifecycle::Observer::default();
-            seen_all = false;
-        } else if seen_all {
+            seen = None;
+        } else if seen == Some(revision) {
             watch_the_clock(&cluster, &mut nodes);
         } else {
             reconcile(&cluster, &mut nodes);
-            seen_all = true;
+            seen = Some(revision);
         }
         tokio::select! {
-            _ = activity.changed() => {
-                tokio::time::sleep(GATHER).await;
-                seen_all = false;
-            }
+            _ = activity.changed() => tokio::time::sleep(GATHER).await,
             () = tokio::time::sleep(tick) => {}
         }
     }
