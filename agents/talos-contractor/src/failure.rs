@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use contractor::action::{Failure, StepError};
+use rustls::{AlertDescription, CertificateError};
 use store::ReadError;
 use talos::api::{self, Code};
 
@@ -89,6 +90,54 @@ pub fn asked(what: &str, error: &kube::Error) -> StepError {
             _ => StepError::retry(text),
         },
         kube::Error::SerdeError(_) | kube::Error::BuildRequest(_) => StepError::fail(text),
+        error if is_about_dates(error) => {
+            StepError::wait(format!("{text}; our clock or the node's is wrong: check the time servers of both"), LATER)
+        }
         _ => StepError::wait(text, SOON),
+    }
+}
+
+/// Whether TLS refused a certificate, theirs or ours, for its dates.
+fn is_about_dates(error: &kube::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let within = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let within = within.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some(refused) = error.downcast_ref::<rustls::Error>().or(within) {
+            return matches!(
+                refused,
+                rustls::Error::AlertReceived(AlertDescription::CertificateExpired)
+                    | rustls::Error::InvalidCertificate(
+                        CertificateError::Expired
+                            | CertificateError::ExpiredContext { .. }
+                            | CertificateError::NotValidYet
+                            | CertificateError::NotValidYetContext { .. }
+                    )
+            );
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn certificates_that_are_refused_for_their_dates_are_told_from_others() {
+        let refused = |why: rustls::Error| {
+            let error = kube::Error::Service(Box::new(io::Error::other(why)));
+            match asked("reading nodes", &error) {
+                StepError::Wait { reason, .. } => reason.contains("check the time servers"),
+                other => panic!("{other}"),
+            }
+        };
+        assert!(refused(rustls::Error::InvalidCertificate(CertificateError::NotValidYet)));
+        assert!(refused(rustls::Error::AlertReceived(AlertDescription::CertificateExpired)));
+        assert!(!refused(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)));
+        assert!(!refused(rustls::Error::AlertReceived(AlertDescription::BadCertificate)));
     }
 }
