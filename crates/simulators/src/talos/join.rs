@@ -290,20 +290,20 @@ pub(crate) async fn kubelet(boot: Arc<Boot>) {
         find_control_plane(&boot)
     });
     let kubelet = Arc::new(Kubelet::start(options, find, boot.world.speed()));
-    boot.state().kubelet = Some(Arc::clone(&kubelet));
+    // Whoever stops it takes it out of there; nobody else keeps it alive.
+    let running = Arc::downgrade(&kubelet);
+    boot.state().kubelet = Some(kubelet);
     boot.services.set("kubelet", State::Running, "Started task kubelet (PID 2812) for container kubelet");
     let mut configs = boot.config.subscribe();
     let version = || boot.cosi.version(kinds::KUBELET_SPECS, "kubelet");
     let mut started_with = version();
     loop {
-        let alive = boot.state().kubelet.is_some();
-        if !alive {
-            return;
-        }
+        let Some(kubelet) = running.upgrade() else { return };
         if kubelet.is_registered() {
             boot.services.set_health("kubelet", Ok(()));
         }
         publish::kubernetes(&boot, &kubelet);
+        drop(kubelet);
         tokio::select! {
             () = boot.world.rest(std::time::Duration::from_secs(1)) => {}
             changed = configs.changed() => {
@@ -313,7 +313,9 @@ pub(crate) async fn kubelet(boot: Arc<Boot>) {
                 if std::mem::replace(&mut started_with, version()) != started_with {
                     restart(&boot).await;
                 }
-                reconfigure(&boot, &kubelet);
+                if let Some(kubelet) = running.upgrade() {
+                    reconfigure(&boot, &kubelet);
+                }
             }
         }
     }
