@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bus::Bus;
 use jiff::Timestamp;
 
 use crate::{
@@ -154,6 +155,19 @@ fn of_common(common: &Common) -> Vec<CredentialFile> {
         files.push(CredentialFile::secret("store.key_file", &common.store.key_file));
     }
     files
+}
+
+/// The certificate that the broker has shown.
+pub fn shown_by(bus: &Bus) -> Vec<Certificate> {
+    let dates = bus.server_certificate().and_then(|der| Dates::of(&der));
+    let named = |dates| Certificate {
+        object: "the broker".to_owned(),
+        cluster: None,
+        file: None,
+        dates,
+        mend: "renew the certificate of nats-server and let it read its configuration again".to_owned(),
+    };
+    dates.map(named).into_iter().collect()
 }
 
 #[cfg(test)]

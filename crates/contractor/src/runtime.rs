@@ -31,7 +31,7 @@ use crate::{
     audit,
     cli::Finding,
     config::Common,
-    credentials::{Certificate, CredentialFile, Dates, Watcher},
+    credentials::{self, CredentialFile, Watcher},
     desk::{Desk, Heard},
     driver::{Driver, Parts, SystemClock, plan_only},
     flows::Keeper,
@@ -120,7 +120,7 @@ pub async fn run(
     let (warnings, warned) = watch::channel(Vec::new());
     let (kept, server) = (Arc::clone(&agent), bus.clone());
     let watcher = Watcher {
-        kept: Arc::new(move || [kept.certificates(), shown_by(&server)].concat()),
+        kept: Arc::new(move || [kept.certificates(), credentials::shown_by(&server)].concat()),
         store: store.clone(),
         herald: herald.clone(),
         files,
@@ -276,19 +276,6 @@ fn trust(common: &Common) -> Trust {
         stale_after: common.bus.stale_after.0,
         anonymous: common.policy.anonymous.clone(),
     }
-}
-
-/// The certificate that the broker has shown.
-fn shown_by(bus: &Bus) -> Vec<Certificate> {
-    let dates = bus.server_certificate().and_then(|der| Dates::of(&der));
-    let named = |dates| Certificate {
-        object: "the broker".to_owned(),
-        cluster: None,
-        file: None,
-        dates,
-        mend: "renew the certificate of nats-server and let it read its configuration again".to_owned(),
-    };
-    dates.map(named).into_iter().collect()
 }
 
 fn clone_key(key: &KeyPair) -> Result<KeyPair, String> {

@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use cortexctl::{
     client::{Client, Submission},
+    commands::flows,
     watch,
 };
 use messages::subject::Party;
@@ -82,13 +83,15 @@ pub fn play(seed: u64, time: Duration, tell: &mut dyn FnMut(&Sample)) -> anyhow:
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let operator = runtime.block_on(world.operator())?;
     let before = runtime.block_on(world.snapshot())?;
+    let logs = || [&world.infrastructure, &world.talos].map(|process| crate::world::tail(&process.log())).join("\n");
     let (begun, mut random, mut samples) = (Instant::now(), StdRng::seed_from_u64(seed), Vec::<Sample>::new());
     while begun.elapsed() < time {
         let fault = FAULTS.choose(&mut random).context("there are faults")?;
         let lives = u32::try_from(samples.len())? + 1;
         runtime.block_on(async {
             harm(&world, fault).await?;
-            life(&operator, &format!("life-{lives}")).await.with_context(|| format!("life {lives} with {fault}"))
+            let lived = life(&operator, &format!("life-{lives}")).await;
+            lived.with_context(|| format!("life {lives} with {fault}\n{}", logs()))
         })?;
         let left = demo::leftovers(&before, &runtime.block_on(world.snapshot())?);
         ensure!(left.is_empty(), "life {lives} with {fault} leaves {}", left.join(", "));
@@ -148,8 +151,11 @@ async fn flow(operator: &Client, name: &str, body: &Value) -> anyhow::Result<()>
         Submission::AwaitsApproval { .. } => bail!("{name} waits for approval"),
     };
     let followed = watch::follow(operator, flow, tail, |_| {});
-    let (_, view) =
-        tokio::time::timeout(PATIENCE, followed).await.with_context(|| format!("{name} does not end"))??;
+    let Ok(followed) = tokio::time::timeout(PATIENCE, followed).await else {
+        let view = flows::of(operator, flow).await.with_context(|| format!("{name} does not end"))?;
+        bail!("{name} does not end: {}", serde_json::to_string_pretty(&view)?);
+    };
+    let (_, view) = followed?;
     let view = view.with_context(|| format!("{name} needs an operator"))?;
     ensure!(view.state == "succeeded", "{name} is {}: {}", view.state, view.reason.unwrap_or_default());
     Ok(())
