@@ -170,10 +170,11 @@ impl Ground {
         if busy { Err(taken(address)) } else { Ok(()) }
     }
 
-    /// `count` free VMIDs, each confirmed by Proxmox. They count as taken from now on.
-    pub(crate) async fn take_vmids(&mut self, deps: &Deps, count: usize) -> Result<Vec<u32>, StepError> {
-        let picked = self.pick_vmids(deps, count)?;
-        self.confirm_vmids(deps, picked).await
+    /// A free VMID, confirmed by Proxmox. Others choose something else as long as the claim is there.
+    pub(crate) async fn take_vmid(&mut self, deps: &Deps) -> Result<(Option<u32>, Claim), StepError> {
+        let picked = self.pick_vmids(deps, 1)?;
+        let claim = self.claim(deps, Vec::new(), &[], &[]);
+        Ok((self.confirm_vmids(deps, picked).await?.pop(), claim))
     }
 
     fn pick_vmids(&mut self, deps: &Deps, count: usize) -> Result<Vec<u32>, StepError> {

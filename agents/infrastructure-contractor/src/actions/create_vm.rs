@@ -336,8 +336,8 @@ impl CreateVm {
         self.0.quarantine_vmid(machine.vmid, &reason).await;
         cx.progress(format!("{reason}; taking another id"));
         let mut ground = Ground::survey(&self.0, &cx.store, &machine.cluster).await?;
-        let fresh = ground.take_vmids(&self.0, 1).await?;
-        machine.vmid = fresh.first().copied().ok_or_else(|| StepError::retry(reason))?;
+        let (fresh, _claim) = ground.take_vmid(&self.0).await?;
+        machine.vmid = fresh.ok_or_else(|| StepError::retry(reason))?;
         Progress { vmid: machine.vmid, task: None }.keep(cx).await
     }
 }
