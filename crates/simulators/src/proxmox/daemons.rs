@@ -15,7 +15,7 @@ const BROADCAST: Duration = Duration::from_secs(10);
 pub(crate) async fn run(sim: Arc<Sim>) {
     loop {
         // Simulated time passes here like anywhere else, but never so fast that this becomes a busy loop.
-        let pause = sim.pace.scale(BROADCAST).max(Duration::from_millis(200));
+        let pause = sim.pace.scale(BROADCAST).max(Duration::from_millis(100));
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = sim.shutdown.cancelled() => return,
