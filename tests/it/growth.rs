@@ -1,15 +1,14 @@
 //! A cluster that asks for a worker itself: pods without room, over real daemons, to the pod that runs.
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, time::Duration};
 
-use bus::identity::Identity;
 use cortexctl::watch::{self, Told};
 use messages::{query::Listing, subject::Party};
 use serde_json::{Value, json};
-use tests::{kubectl, world::WorldOptions};
+use tests::world::WorldOptions;
 
 use crate::{
-    command::call,
+    kubectl::Kubectl,
     scenario::{Scenario, told},
 };
 
@@ -52,18 +51,10 @@ fn pods_without_room_bring_a_worker_and_then_run() {
     assert_eq!(scenario.machines(), 2);
 
     let mut tail = scenario.runtime.block_on(watch::events_from_now(&scenario.operator)).unwrap();
-    let environment = scenario.world.environment(Identity::Operator);
-    let config = scenario.world.folder.join("edge.kubeconfig");
-    fs::write(&config, &call(&["kubeconfig", "edge"], &environment, "").ok().out).unwrap();
     let manifest = scenario.world.folder.join("apart.yaml");
     fs::write(&manifest, APART).unwrap();
-    let program = kubectl::find_or_install().unwrap();
-    let kubectl = |arguments: &[&str]| {
-        let output = Command::new(&program).arg("--kubeconfig").arg(&config).args(arguments).output().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert!(output.status.success(), "kubectl {arguments:?}: {}", text(&output.stderr));
-        text(&output.stdout)
-    };
+    let program = Kubectl::of(&scenario, "edge");
+    let kubectl = |arguments: &[&str]| program.run(arguments).unwrap_or_else(|said| panic!("{arguments:?}: {said}"));
     kubectl(&["apply", "-f", manifest.to_str().unwrap()]);
     let flow = scenario.runtime.block_on(async {
         let asked = async {

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::Path,
+    path::PathBuf,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -16,6 +16,29 @@ use crate::{
     scenario::{Scenario, told},
 };
 
+/// `kubectl` with the kubeconfig that `cortexctl` gives out.
+pub(crate) struct Kubectl {
+    program: PathBuf,
+    config: PathBuf,
+}
+
+impl Kubectl {
+    pub(crate) fn of(scenario: &Scenario, cluster: &str) -> Self {
+        let given = call(&["kubeconfig", cluster], &scenario.world.environment(Identity::Operator), "");
+        let config = scenario.world.folder.join(format!("{cluster}.kubeconfig"));
+        fs::write(&config, &given.ok().out).unwrap();
+        Self { program: kubectl::find_or_install().unwrap(), config }
+    }
+
+    /// What it prints, or what it says when it fails.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Result<String, String> {
+        let mut command = Command::new(&self.program);
+        let output = command.arg("--kubeconfig").arg(&self.config).args(arguments).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+}
+
 #[test]
 fn kubectl_reads_on_when_the_holder_of_the_virtual_ip_dies() {
     let scenario = Scenario::start(&WorldOptions { speed: 100.0, ..WorldOptions::default() });
@@ -25,13 +48,11 @@ fn kubectl_reads_on_when_the_holder_of_the_virtual_ip_dies() {
     });
     let made = scenario.ask("provision_cluster", &request).unwrap();
     assert_eq!(made.state, "succeeded", "{}", told(&made));
-    let environment = scenario.world.environment(Identity::Operator);
-    let given = call(&["kubeconfig", "edge"], &environment, "");
-    let config = scenario.world.folder.join("edge.kubeconfig");
-    fs::write(&config, &given.ok().out).unwrap();
-
-    let program = kubectl::find_or_install().unwrap();
-    let read = || nodes(&program, &config);
+    let kubectl = Kubectl::of(&scenario, "edge");
+    let read = || {
+        let names = kubectl.run(&["get", "nodes", "-o", "name", "--request-timeout", "2s"])?;
+        Ok(names.lines().map(str::to_owned).collect::<Vec<_>>())
+    };
     let nodes = ["node/edge-cp-1", "node/edge-cp-2", "node/edge-cp-3", "node/edge-worker-1"];
     assert_eq!(scenario.until("kubectl reads", read), nodes);
     let moved = AtomicBool::new(false);
@@ -51,17 +72,6 @@ fn kubectl_reads_on_when_the_holder_of_the_virtual_ip_dies() {
         reader.join().unwrap();
     });
     assert_eq!(scenario.until("kubectl reads again", read), nodes);
-}
-
-/// The names of the nodes, as kubectl prints them.
-fn nodes(program: &Path, config: &Path) -> Result<Vec<String>, String> {
-    let mut command = Command::new(program);
-    command.args(["get", "nodes", "-o", "name", "--request-timeout", "2s", "--kubeconfig"]).arg(config);
-    let output = command.output().map_err(|error| error.to_string())?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
 }
 
 /// The VM that says on its console that it has the virtual IP, besides those that are dead.

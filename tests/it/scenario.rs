@@ -10,7 +10,7 @@ use cortexctl::{
 };
 use messages::{query::FlowView, subject::Party};
 use serde_json::{Value, json};
-use tests::world::{World, WorldOptions};
+use tests::world::{self, World, WorldOptions};
 use uuid::Uuid;
 
 /// A world in a folder of its own, with a runtime to talk to it.
@@ -74,10 +74,9 @@ impl Scenario {
     }
 
     /// Asks for something that destroys, with consent to its plan.
-    pub(crate) fn submit_with_consent(&self, name: &str, mut body: Value) -> anyhow::Result<Uuid> {
-        let plan = self.runtime.block_on(self.operator.plan(Party::Infrastructure, name, &body))?;
-        body["approval"] = json!({ "plan_hash": plan.plan_hash });
-        self.submit(name, &body)
+    pub(crate) fn submit_with_consent(&self, name: &str, body: Value) -> anyhow::Result<Uuid> {
+        let consented = self.runtime.block_on(world::consented(&self.operator, name, body))?;
+        self.submit(name, &consented)
     }
 
     /// Asks for another size of the workers' pool, with consent to the plan.

@@ -13,8 +13,9 @@ use std::{
 use anyhow::{Context, bail};
 use bus::identity::Identity;
 use cortexctl::client::{Client, Options};
+use messages::subject::Party;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{binaries, interruption::Interrupted, nats::NatsServer, process::Process};
@@ -205,6 +206,16 @@ impl World {
         let url = format!("{}/v1/snapshot", self.facts.control);
         Ok(reqwest::get(url).await?.error_for_status()?.json().await?)
     }
+}
+
+/// The body with an operator's consent to its plan, unseen.
+///
+/// # Errors
+/// If there is no plan.
+pub async fn consented(operator: &Client, name: &str, mut body: Value) -> anyhow::Result<Value> {
+    let plan = operator.plan(Party::Infrastructure, name, &body).await?;
+    body["approval"] = json!({ "plan_hash": plan.plan_hash });
+    Ok(body)
 }
 
 fn start_lab(folder: &Path, options: &WorldOptions) -> anyhow::Result<(Process, LabFacts)> {

@@ -105,12 +105,12 @@ fn record(reader: &Reader, machine: &Machine, state: VmState) -> Result<Inventor
     Ok(InventoryChange::put(key, reservation::json(&vm)))
 }
 
-/// An event about a machine.
 /// Something happened to a cluster.
 fn cluster_event(kind: &'static str, cluster: &ClusterName, facts: Value) -> DomainEvent {
     DomainEvent { kind, cluster: Some(cluster.to_string()), body: json!({ "object": cluster, "facts": facts }) }
 }
 
+/// Something happened to a machine.
 fn machine_event(kind: &'static str, machine: &Machine) -> DomainEvent {
     let facts = json!({
         "node_uid": machine.node_uid, "vm_id": machine.vmid.to_string(), "host": machine.host, "ip": machine.ip,

@@ -78,6 +78,17 @@ pub(crate) struct Claim {
     made: Arc<Mutex<Made>>,
 }
 
+impl Claim {
+    /// Claims what took the place of something that turned out to be taken, too.
+    pub(crate) fn add(&self, vmids: &[u32], addresses: &[IpAddr]) {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(choice) = made.choices.get_mut(&self.number) {
+            choice.vmids.extend(vmids);
+            choice.addresses.extend(addresses);
+        }
+    }
+}
+
 impl Claims {
     /// Waits until nobody else chooses.
     pub(crate) async fn turn(&self) -> OwnedMutexGuard<()> {
@@ -135,6 +146,8 @@ mod tests {
         let other = claims.claim(Choice { vmids: vec![101], ..Choice::default() });
         let vmids = || claims.choices().into_iter().flat_map(|choice| choice.vmids).collect::<Vec<_>>();
         assert_eq!(vmids(), [100, 101]);
+        claim.add(&[102], &[]);
+        assert_eq!(vmids(), [100, 102, 101]);
         drop(claim);
         assert_eq!(vmids(), [101]);
         drop(other);

@@ -41,7 +41,7 @@ pub struct Deps {
     pub(crate) proposals: Proposals,
     /// What reservations have chosen that are not in the inventory yet.
     pub(crate) claims: Claims,
-    world: Arc<Coalesced<World>>,
+    world: Arc<Coalesced<World, proxmox::Error>>,
 }
 
 impl Deps {

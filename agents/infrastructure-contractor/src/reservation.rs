@@ -46,6 +46,7 @@ pub(crate) struct Ground {
     vmids: BTreeSet<u32>,
     choice: Choice,
     turn: Option<OwnedMutexGuard<()>>,
+    claim: Option<Claim>,
 }
 
 /// The machines to choose for.
@@ -83,7 +84,12 @@ impl Ground {
             addresses.extend(&network.dns_servers);
             addresses.extend(addresses::edges(&network.cidr));
         }
-        Ok(Self { world, vms, claimed, addresses, vmids, choice: Choice::default(), turn })
+        Ok(Self { world, vms, claimed, addresses, vmids, choice: Choice::default(), turn, claim: None })
+    }
+
+    /// What keeps others from what was chosen; to be held until that is in the inventory.
+    pub(crate) fn into_claim(self) -> Option<Claim> {
+        self.claim
     }
 
     /// The machines of a pool, by number.
@@ -131,17 +137,16 @@ impl Ground {
                 format!("network {} has {} free addresses of {count} that are needed", network.name, picked.len());
             return Err(StepError::no_capacity(reason, look_again(deps)));
         }
-        self.addresses.extend(&picked);
-        self.choice.addresses.extend(&picked);
+        self.note(&[], &picked);
         Ok(picked)
     }
 
     /// An address that was asked for by name, not tried yet. It counts as taken from now on.
     pub(crate) fn pick_this_address(&mut self, address: IpAddr) -> Result<IpAddr, StepError> {
-        if !self.addresses.insert(address) {
+        if self.addresses.contains(&address) {
             return Err(taken(address));
         }
-        self.choice.addresses.push(address);
+        self.note(&[], &[address]);
         Ok(address)
     }
 
@@ -160,6 +165,7 @@ impl Ground {
             if confirmed.len() == count {
                 return Ok(confirmed);
             }
+            let _turn = self.turn_again(deps).await;
             picked = self.pick_addresses(deps, network, count - confirmed.len())?;
         }
     }
@@ -170,11 +176,11 @@ impl Ground {
         if busy { Err(taken(address)) } else { Ok(()) }
     }
 
-    /// A free VMID, confirmed by Proxmox. Others choose something else as long as the claim is there.
-    pub(crate) async fn take_vmid(&mut self, deps: &Deps) -> Result<(Option<u32>, Claim), StepError> {
+    /// A free VMID, confirmed by Proxmox.
+    pub(crate) async fn take_vmid(&mut self, deps: &Deps) -> Result<Option<u32>, StepError> {
         let picked = self.pick_vmids(deps, 1)?;
-        let claim = self.claim(deps, Vec::new(), &[], &[]);
-        Ok((self.confirm_vmids(deps, picked).await?.pop(), claim))
+        self.claim(deps);
+        Ok(self.confirm_vmids(deps, picked).await?.pop())
     }
 
     fn pick_vmids(&mut self, deps: &Deps, count: usize) -> Result<Vec<u32>, StepError> {
@@ -190,8 +196,7 @@ impl Ground {
             );
             return Err(StepError::no_capacity(reason, look_again(deps)));
         }
-        self.vmids.extend(&picked);
-        self.choice.vmids.extend(&picked);
+        self.note(&picked, &[]);
         Ok(picked)
     }
 
@@ -206,29 +211,48 @@ impl Ground {
             if confirmed.len() == count {
                 return Ok(confirmed);
             }
+            let _turn = self.turn_again(deps).await;
             picked = self.pick_vmids(deps, count - confirmed.len())?;
         }
     }
 
-    /// Claims what was picked for machines that go where `hosts` says; others may choose from now on.
-    fn claim(&mut self, deps: &Deps, asks: Vec<Ask>, hosts: &[String], vmids: &[u32]) -> Claim {
-        let placed = asks.into_iter().zip(hosts).zip(vmids);
-        let machines =
-            placed.map(|((ask, host), vmid)| Held { vmid: *vmid, host: host.clone(), ask, disks_exist: false });
-        self.choice.machines.extend(machines);
-        let claim = deps.claims.claim(self.choice.clone());
-        self.turn = None;
-        claim
+    /// What was picked counts as taken from now on, here and, once there is a claim, for others.
+    fn note(&mut self, vmids: &[u32], addresses: &[IpAddr]) {
+        self.vmids.extend(vmids);
+        self.addresses.extend(addresses);
+        match &self.claim {
+            Some(claim) => claim.add(vmids, addresses),
+            None => {
+                self.choice.vmids.extend(vmids);
+                self.choice.addresses.extend(addresses);
+            }
+        }
     }
 
-    /// Decides everything about the machines of `wanted`. Others choose something else as long as the claim is there.
+    /// Claims what was picked; others may choose from now on.
+    fn claim(&mut self, deps: &Deps) {
+        self.claim = Some(deps.claims.claim(std::mem::take(&mut self.choice)));
+        self.turn = None;
+    }
+
+    /// To pick once more after the claim; what others claimed meanwhile counts as taken.
+    async fn turn_again(&mut self, deps: &Deps) -> OwnedMutexGuard<()> {
+        let turn = deps.claims.turn().await;
+        for choice in deps.claims.choices() {
+            self.vmids.extend(choice.vmids);
+            self.addresses.extend(choice.addresses);
+        }
+        turn
+    }
+
+    /// Decides everything about the machines of `wanted`, and claims it.
     pub(crate) async fn choose(
         &mut self,
         deps: &Deps,
         network: &NodeNetwork,
         wanted: &Wanted<'_>,
         uid: &(dyn Fn(&str) -> Uuid + Sync),
-    ) -> Result<(Vec<Machine>, Claim), StepError> {
+    ) -> Result<Vec<Machine>, StepError> {
         let mut drafts = Vec::new();
         for (pool, numbers) in &wanted.pools {
             for number in numbers {
@@ -244,13 +268,17 @@ impl Ground {
             .map_err(|none| StepError::no_capacity(none.to_string(), look_again(deps)))?;
         let vmids = self.pick_vmids(deps, drafts.len())?;
         let addresses = self.pick_addresses(deps, network, drafts.len())?;
-        let claim = self.claim(deps, asks, &hosts, &vmids);
+        let placed = asks.into_iter().zip(&hosts).zip(&vmids);
+        self.choice.machines = placed
+            .map(|((ask, host), vmid)| Held { vmid: *vmid, host: host.clone(), ask, disks_exist: false })
+            .collect();
+        self.claim(deps);
         let vmids = self.confirm_vmids(deps, vmids).await?;
         let addresses = self.confirm_addresses(deps, network, addresses).await?;
         let mut macs: BTreeSet<Mac> =
             self.vms.iter().flat_map(|vm| vm.machine.nics.iter().map(|nic| nic.mac)).collect();
         let chosen = drafts.into_iter().zip(hosts).zip(vmids).zip(addresses);
-        let machines = chosen
+        Ok(chosen
             .map(|((((pool, hostname), host), vmid), ip)| {
                 let node_uid = uid(&format!("node {hostname}"));
                 let storage = system_storage(deps, pool);
@@ -276,8 +304,7 @@ impl Ground {
                     hostname,
                 }
             })
-            .collect();
-        Ok((machines, claim))
+            .collect())
     }
 }
 

@@ -16,9 +16,8 @@ use crate::{
 pub const UNSCHEDULABLE_PODS: &str = "unschedulable_pods";
 /// Every condition that is watched here.
 pub const CONDITIONS: &[&str] = &[UNSCHEDULABLE_PODS];
-/// How often conditions are looked at, where their hold time is not shorter, and how often at most.
-const LOOK: Duration = Duration::from_secs(15);
-const AT_MOST: Duration = Duration::from_secs(1);
+/// The shortest and the longest pause between two looks at a condition: as long as its hold time, in these bounds.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
 /// Keeps the pool of service-account keys filled.
 pub async fn keep_keys(at: Workplace, size: usize, stop: CancellationToken) {
@@ -37,7 +36,7 @@ pub async fn keep_keys(at: Workplace, size: usize, stop: CancellationToken) {
 
 /// Starts a playbook for a cluster whose pods have found no room for a while.
 pub async fn follow_pressure(at: Workplace, deps: Deps, mut pressure: Pressure<impl Pools>, stop: CancellationToken) {
-    let pause = pressure.hold().clamp(AT_MOST, LOOK);
+    let pause = pressure.hold().clamp(PAUSE.0, PAUSE.1);
     loop {
         tokio::select! {
             () = pressure.look(&at, &deps, Timestamp::now()) => {}

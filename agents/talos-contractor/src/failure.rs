@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use contractor::action::{Failure, StepError};
-use rustls::{AlertDescription, CertificateError};
+use rustls::AlertDescription;
 use store::ReadError;
 use talos::api::{self, Code};
 
@@ -104,16 +104,11 @@ fn is_about_dates(error: &kube::Error) -> bool {
         let within = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         let within = within.and_then(|inner| inner.downcast_ref::<rustls::Error>());
         if let Some(refused) = error.downcast_ref::<rustls::Error>().or(within) {
-            return matches!(
-                refused,
-                rustls::Error::AlertReceived(AlertDescription::CertificateExpired)
-                    | rustls::Error::InvalidCertificate(
-                        CertificateError::Expired
-                            | CertificateError::ExpiredContext { .. }
-                            | CertificateError::NotValidYet
-                            | CertificateError::NotValidYetContext { .. }
-                    )
-            );
+            return match refused {
+                rustls::Error::AlertReceived(alert) => *alert == AlertDescription::CertificateExpired,
+                rustls::Error::InvalidCertificate(reason) => api::is_about_dates(reason),
+                _ => false,
+            };
         }
         cause = error.source();
     }
@@ -123,6 +118,8 @@ fn is_about_dates(error: &kube::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use std::io;
+
+    use rustls::CertificateError;
 
     use super::*;
 

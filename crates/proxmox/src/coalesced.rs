@@ -8,93 +8,114 @@ use std::sync::{
 use tokio::sync::Mutex;
 
 /// A reading that is costly, wanted by many, and the same for all of them. Whoever asks gets one that began after they
-/// asked: those who come while one is on its way share the next.
+/// asked: those who come while one is on its way share the next, also when it fails. So a server that hangs keeps
+/// nobody waiting longer than two readings.
 #[derive(Debug)]
-pub struct Coalesced<T: ?Sized> {
+pub struct Coalesced<T: ?Sized, E> {
     asked: AtomicU64,
-    last: Mutex<Option<Reading<T>>>,
+    last: Mutex<Option<Reading<T, E>>>,
 }
 
 /// Everybody whose number is below `serves` had asked when it began.
 #[derive(Debug)]
-struct Reading<T: ?Sized> {
+struct Reading<T: ?Sized, E> {
     serves: u64,
-    read: Arc<T>,
+    found: Result<Arc<T>, E>,
 }
 
-impl<T: ?Sized> Default for Coalesced<T> {
+impl<T: ?Sized, E> Default for Coalesced<T, E> {
     fn default() -> Self {
         Self { asked: AtomicU64::new(0), last: Mutex::default() }
     }
 }
 
-impl<T: ?Sized> Coalesced<T> {
-    /// What `read` finds, or what it found for somebody else since this was called. An error is for one caller alone: the
-    /// next one reads again.
+impl<T: ?Sized, E: Clone> Coalesced<T, E> {
+    /// What `read` finds, or what it found for somebody else since this was called.
     ///
     /// # Errors
     /// Those of `read`.
-    pub async fn read<E>(&self, read: impl AsyncFnOnce() -> Result<Arc<T>, E>) -> Result<Arc<T>, E> {
+    pub async fn read(&self, read: impl AsyncFnOnce() -> Result<Arc<T>, E>) -> Result<Arc<T>, E> {
         let number = self.asked.fetch_add(1, Ordering::SeqCst);
         let mut last = self.last.lock().await;
         if let Some(reading) = last.as_ref().filter(|reading| reading.serves > number) {
-            let shared = Arc::clone(&reading.read);
+            let found = reading.found.clone();
             // Nobody else waits for it.
             if reading.serves == number + 1 {
                 *last = None;
             }
-            return Ok(shared);
+            return found;
         }
         let serves = self.asked.load(Ordering::SeqCst);
-        let found = read().await?;
-        *last = (serves > number + 1).then(|| Reading { serves, read: Arc::clone(&found) });
-        Ok(found)
+        let found = read().await;
+        *last = (serves > number + 1).then(|| Reading { serves, found: found.clone() });
+        found
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
+    use std::time::Duration;
 
     use futures::future::join_all;
-    use tokio::sync::Semaphore;
+    use tokio::{sync::Semaphore, time::timeout};
 
     use super::*;
 
-    #[tokio::test]
-    async fn those_who_ask_while_one_reads_share_the_next_reading() {
-        let (coalesced, count, go) = (Coalesced::default(), AtomicU64::new(0), Semaphore::new(0));
-        let ask = async || {
+    /// Readings find their number; those of which `fails` says so fail with it.
+    struct Source {
+        coalesced: Coalesced<u64, u64>,
+        count: AtomicU64,
+        go: Semaphore,
+        fails: fn(u64) -> bool,
+    }
+
+    impl Source {
+        fn new(fails: fn(u64) -> bool) -> Self {
+            Self { coalesced: Coalesced::default(), count: AtomicU64::new(0), go: Semaphore::new(0), fails }
+        }
+
+        async fn ask(&self) -> Result<u64, u64> {
             let read = async || {
-                go.acquire().await.unwrap().forget();
-                Ok::<_, Infallible>(Arc::new(count.fetch_add(1, Ordering::SeqCst)))
+                self.go.acquire().await.unwrap().forget();
+                let number = self.count.fetch_add(1, Ordering::SeqCst);
+                if (self.fails)(number) { Err(number) } else { Ok(Arc::new(number)) }
             };
-            *coalesced.read(read).await.unwrap()
-        };
-        let others = async {
-            // The first one has begun to read when these ask.
-            let asked = join_all((0..10).map(|_| ask()));
-            go.add_permits(2);
-            asked.await
-        };
-        let (first, others) = tokio::join!(ask(), others);
-        assert_eq!((first, others), (0, vec![1; 10]));
-        assert!(coalesced.last.lock().await.is_none(), "nothing is kept that nobody waits for");
-        go.add_permits(1);
-        assert_eq!(ask().await, 2, "a later one reads anew");
+            self.coalesced.read(read).await.map(|found| *found)
+        }
+
+        /// One asks, then ten others while it reads.
+        async fn ask_eleven_times(&self) -> (Result<u64, u64>, Vec<Result<u64, u64>>) {
+            let others = async {
+                let asked = join_all((0..10).map(|_| self.ask()));
+                self.go.add_permits(2);
+                asked.await
+            };
+            tokio::join!(self.ask(), others)
+        }
     }
 
     #[tokio::test]
-    async fn an_error_or_a_reader_that_gives_up_does_not_harm_the_others() {
-        let (coalesced, count) = (Coalesced::default(), AtomicU64::new(0));
-        let ask = async || {
-            let number = count.fetch_add(1, Ordering::SeqCst);
-            coalesced.read(async || if number == 0 { Err("no") } else { Ok(Arc::new(number)) }).await
-        };
-        let given_up = coalesced.read(std::future::pending::<Result<Arc<u64>, &str>>);
-        assert!(tokio::time::timeout(std::time::Duration::from_millis(1), given_up).await.is_err());
-        let answers = join_all((0..3).map(|_| ask())).await;
-        assert_eq!(answers[0], Err("no"));
-        assert!(answers[1..].iter().all(Result::is_ok), "{answers:?}");
+    async fn those_who_ask_while_one_reads_share_the_next_reading() {
+        let source = Source::new(|_| false);
+        assert_eq!(source.ask_eleven_times().await, (Ok(0), vec![Ok(1); 10]));
+        assert!(source.coalesced.last.lock().await.is_none(), "nothing is kept that nobody waits for");
+        source.go.add_permits(1);
+        assert_eq!(source.ask().await, Ok(2), "a later one reads anew");
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_shared_like_a_finding_and_read_again_by_the_next() {
+        let source = Source::new(|number| number == 1);
+        assert_eq!(source.ask_eleven_times().await, (Ok(0), vec![Err(1); 10]));
+        source.go.add_permits(1);
+        assert_eq!(source.ask().await, Ok(2));
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_gives_up_leaves_the_reading_to_the_next() {
+        let source = Source::new(|_| false);
+        assert!(timeout(Duration::from_millis(1), source.ask()).await.is_err());
+        source.go.add_permits(1);
+        assert_eq!(source.ask().await, Ok(0));
     }
 }

@@ -37,8 +37,8 @@ struct Shared {
 /// Lists of everything grow with the datacenter, and all who make machines at the same time want them.
 #[derive(Default)]
 pub(crate) struct Listings {
-    pub(crate) guests: Coalesced<[Resource]>,
-    pub(crate) all: Coalesced<[Resource]>,
+    pub(crate) guests: Coalesced<[Resource], Error>,
+    pub(crate) all: Coalesced<[Resource], Error>,
 }
 
 /// A list answer with the `total` that Proxmox puts beside `data`.

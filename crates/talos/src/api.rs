@@ -26,7 +26,7 @@ pub use events::{Event, EventStream, Happening};
 pub use machine::{Applied, ApplyMode, ClientConfiguration, ResetOptions, Service, Version};
 pub use peer::Peer;
 pub use sight::{Clocks, Strange};
-pub use trust::{Fingerprint, ParseFingerprint};
+pub use trust::{Fingerprint, ParseFingerprint, is_about_dates};
 
 use crate::proto::common;
 

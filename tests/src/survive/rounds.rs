@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::{
     demo,
-    world::{World, WorldOptions},
+    world::{World, WorldOptions, consented},
 };
 
 /// No flow of a round takes longer, however often its contractors die.
@@ -120,10 +120,9 @@ impl Stage {
         self.nothing_unfinished()
     }
 
-    fn with_consent(&mut self, name: &str, mut body: Value) -> anyhow::Result<()> {
-        let plan = self.runtime.block_on(self.operator.plan(Party::Infrastructure, name, &body))?;
-        body["approval"] = json!({ "plan_hash": plan.plan_hash });
-        self.through_kills(name, &body)
+    fn with_consent(&mut self, name: &str, body: Value) -> anyhow::Result<()> {
+        let consented = self.runtime.block_on(consented(&self.operator, name, body))?;
+        self.through_kills(name, &consented)
     }
 
     /// Asks for something and kills what does it, once, twice or three times.

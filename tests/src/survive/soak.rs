@@ -24,7 +24,7 @@ use uuid::Uuid;
 use crate::{
     demo,
     process::memory,
-    world::{World, WorldOptions},
+    world::{World, WorldOptions, consented},
 };
 
 /// A life takes no longer, whatever fault it meets.
@@ -138,9 +138,7 @@ async fn life(operator: &Client, name: &str) -> anyhow::Result<()> {
     });
     flow(operator, "provision_cluster", &create).await?;
     flow(operator, "scale_request", &json!({ "cluster_name": name, "pool": "worker", "count": 2 })).await?;
-    let mut gone = json!({ "cluster_name": name });
-    let plan = operator.plan(Party::Infrastructure, "decommission_request", &gone).await?;
-    gone["approval"] = json!({ "plan_hash": plan.plan_hash });
+    let gone = consented(operator, "decommission_request", json!({ "cluster_name": name })).await?;
     flow(operator, "decommission_request", &gone).await
 }
 

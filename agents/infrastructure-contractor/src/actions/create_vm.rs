@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use contractor::action::{Action, Done, Effects, StepContext, StepError};
+use contractor::action::{Action, Done, Effects, Kept, StepContext, StepError};
 use engine::catalog::Undo;
 use proxmox::{
     Upid, VmId,
@@ -22,6 +22,7 @@ use store::InventoryChange;
 use super::{ensure_image::AvailableImage, machine_event, recall, recall_known, record};
 use crate::{
     Deps, blueprint,
+    claims::Claim,
     config::Method,
     failure,
     fence::{self, Found, Ours},
@@ -90,9 +91,14 @@ impl Action for CreateVm {
         let reserved = recall_known(&cx.store, &input.machine)?;
         let mut machine = reserved.clone();
         let mut made = self.take_up(cx, &mut machine).await;
+        let mut claim = None;
         for _ in 0..IDS {
             match self.look(&machine).await? {
-                Found::Ours(ours) => return self.finish(cx, &reserved, machine, ours).await,
+                Found::Ours(ours) => {
+                    let mut done = self.finish(cx, &reserved, machine, ours).await?;
+                    done.effects.until_then = Kept::new(claim);
+                    return Ok(done);
+                }
                 Found::HalfCloned(ours) if self.clones() => self.dress(&machine, &ours).await?,
                 Found::HalfCloned(Ours { host, config }) => {
                     let differences = ownership::differences(&machine, VmId(machine.vmid), &config);
@@ -106,7 +112,7 @@ impl Action for CreateVm {
                 }
                 Found::Foreign { host, differences } => {
                     let words = ownership::in_words(&differences);
-                    self.leave_id(cx, &mut machine, &format!("on {host}: {words}")).await?;
+                    claim = self.leave_id(cx, &mut machine, &format!("on {host}: {words}")).await?;
                     made = false;
                 }
                 Found::Hidden if made => return Err(fence::hidden(&self.0, &machine).await),
@@ -114,14 +120,14 @@ impl Action for CreateVm {
                     OwnTask::Running(upid) => made = self.0.proxmox.wait_for_task(&upid, PATIENCE).await.is_ok(),
                     OwnTask::Made => made = true,
                     OwnTask::None if matches!(self.look(&machine).await?, Found::Hidden) => {
-                        self.leave_id(cx, &mut machine, "a guest that we may not see").await?;
+                        claim = self.leave_id(cx, &mut machine, "a guest that we may not see").await?;
                     }
                     OwnTask::None => {}
                 },
                 Found::Absent => match self.make_alone(cx, &machine, &input.images).await {
                     Ok(()) => made = true,
                     Err(Unmade::Taken) if matches!(self.look(&machine).await?, Found::Absent) => {
-                        self.leave_id(cx, &mut machine, "a guest that comes and goes").await?;
+                        claim = self.leave_id(cx, &mut machine, "a guest that comes and goes").await?;
                     }
                     Err(Unmade::Taken) => {}
                     Err(Unmade::Step(error)) => return Err(error),
@@ -148,7 +154,7 @@ impl Action for CreateVm {
 
     async fn undo(&self, cx: &StepContext, input: &Input, output: Option<&MachineRef>) -> Result<Effects, StepError> {
         let Some(mut machine) = recall(&cx.store, &input.machine)? else { return Ok(Effects::default()) };
-        let asked = Progress::of(cx).is_some() || output.is_some();
+        let (asked, reserved) = (Progress::of(cx).is_some() || output.is_some(), machine.vmid);
         self.take_up(cx, &mut machine).await;
         let consent = if self.clones() { Consent::HalfClonedToo } else { Consent::OnlyProven };
         match self.look(&machine).await? {
@@ -164,7 +170,11 @@ impl Action for CreateVm {
             },
             _ => teardown::destroy(&self.0, cx, &machine, consent).await?,
         }
-        Ok(Effects { inventory: vec![record(&cx.store, &machine, VmState::Reserved)?], ..Effects::default() })
+        let mut inventory = vec![record(&cx.store, &machine, VmState::Reserved)?];
+        if machine.vmid != reserved {
+            inventory.push(InventoryChange::delete(vmid_key(reserved)));
+        }
+        Ok(Effects { inventory, ..Effects::default() })
     }
 }
 
@@ -329,16 +339,17 @@ impl CreateVm {
         Ok(Done::with_effects(machine.reference(), effects))
     }
 
-    /// Quarantines the id and takes another one, durably, before anything is made under it.
-    async fn leave_id(&self, cx: &StepContext, machine: &mut Machine, whose: &str) -> Result<(), StepError> {
+    /// Quarantines the id and takes another one, durably, before anything is made under it. The claim keeps it from others
+    /// until it is in the inventory.
+    async fn leave_id(&self, cx: &StepContext, machine: &mut Machine, whose: &str) -> Result<Option<Claim>, StepError> {
         let reason = format!("VM {} is somebody else's ({whose})", machine.vmid);
         tracing::warn!(vmid = machine.vmid, node = %machine.hostname, whose, "a reserved VMID is somebody else's");
         self.0.quarantine_vmid(machine.vmid, &reason).await;
         cx.progress(format!("{reason}; taking another id"));
         let mut ground = Ground::survey(&self.0, &cx.store, &machine.cluster).await?;
-        let (fresh, _claim) = ground.take_vmid(&self.0).await?;
-        machine.vmid = fresh.ok_or_else(|| StepError::retry(reason))?;
-        Progress { vmid: machine.vmid, task: None }.keep(cx).await
+        machine.vmid = ground.take_vmid(&self.0).await?.ok_or_else(|| StepError::retry(reason))?;
+        Progress { vmid: machine.vmid, task: None }.keep(cx).await?;
+        Ok(ground.into_claim())
     }
 }
 

@@ -182,7 +182,7 @@ impl ReserveCluster {
         request: &ProvisionCluster,
         flow: Uuid,
         uid: &(dyn Fn(&str) -> Uuid + Sync),
-    ) -> Result<(Cluster, Vec<Machine>, Claim), StepError> {
+    ) -> Result<(Cluster, Vec<Machine>, Option<Claim>), StepError> {
         let deps = &self.0;
         let network = reservation::cluster_network(deps, request)?;
         let node_network = reservation::node_network(deps, &network.name)?;
@@ -200,7 +200,7 @@ impl ReserveCluster {
             flow,
             pools: pools.iter().map(|pool| (pool, (1..=pool.count).collect())).collect(),
         };
-        let (machines, claim) = ground.choose(deps, node_network, &wanted, uid).await?;
+        let machines = ground.choose(deps, node_network, &wanted, uid).await?;
         let vip = match vip {
             Some(Vip::Asked(address)) => {
                 ground.confirm_this_address(node_network, address).await?;
@@ -225,7 +225,7 @@ impl ReserveCluster {
             failure_policy: request.failure_policy.unwrap_or_default(),
             ready: None,
         };
-        Ok((record, machines, claim))
+        Ok((record, machines, ground.into_claim()))
     }
 }
 

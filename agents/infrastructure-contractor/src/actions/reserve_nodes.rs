@@ -108,7 +108,7 @@ impl ReserveNodes {
         count: u32,
         flow: Uuid,
         uid: &(dyn Fn(&str) -> Uuid + Sync),
-    ) -> Result<(Vec<Machine>, Claim), StepError> {
+    ) -> Result<(Vec<Machine>, Option<Claim>), StepError> {
         let deps = &self.0;
         let mut ground = Ground::survey(deps, reader, &cluster.name).await?;
         let taken = ground.numbers(&cluster.name, pool);
@@ -125,6 +125,7 @@ impl ReserveNodes {
             pools: vec![(pool, numbers)],
         };
         let network = reservation::node_network(deps, &cluster.network.name)?;
-        ground.choose(deps, network, &wanted, uid).await
+        let machines = ground.choose(deps, network, &wanted, uid).await?;
+        Ok((machines, ground.into_claim()))
     }
 }

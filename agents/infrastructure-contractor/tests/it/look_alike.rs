@@ -154,3 +154,17 @@ async fn a_stranger_that_we_can_see_keeps_the_id_that_it_took() {
 async fn a_stranger_that_we_cannot_see_keeps_the_id_that_it_took() {
     taken_by_stranger(237, None).await;
 }
+
+#[tokio::test]
+async fn when_a_flow_fails_that_left_its_id_to_a_stranger_neither_id_stays_taken() {
+    let (world, run) = reserved(231).await;
+    world.create(&stranger(FIRST, "somebody-elses", Some("cortex"))).await;
+    world.proxmox.faults().clear();
+    let message = "start failed: QEMU exited with code 1".to_owned();
+    let never = FaultAction::Error { code: 500, message, empty_body: false };
+    world.proxmox.faults().add(Fault::always("pve POST /nodes/*/qemu/*/status/start", never));
+    let report = world.rest(run).await;
+    assert_eq!(report.status, Status::Undone, "{report:#?}");
+    assert_eq!(world.proxmox.snapshot().vms.keys().copied().collect::<Vec<_>>(), [FIRST]);
+    assert_eq!(world.keys(""), [format!("quarantine/vmid/{FIRST}")]);
+}

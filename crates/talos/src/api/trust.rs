@@ -149,13 +149,21 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
+/// Whether a certificate was refused for its dates: one of the two clocks is wrong, or it has ended.
+pub fn is_about_dates(reason: &CertificateError) -> bool {
+    matches!(
+        reason,
+        CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. }
+    )
+}
+
 /// Every authority of Talos has the same name, so another one shows by its signature.
 fn trouble(reason: &CertificateError, now: UnixTime) -> Trouble {
     match reason {
-        CertificateError::Expired
-        | CertificateError::ExpiredContext { .. }
-        | CertificateError::NotValidYet
-        | CertificateError::NotValidYetContext { .. } => Trouble::Dates(now),
+        reason if is_about_dates(reason) => Trouble::Dates(now),
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => Trouble::Name,
         CertificateError::UnknownIssuer | CertificateError::BadSignature => Trouble::Authority,
         CertificateError::ApplicationVerificationFailure => Trouble::Key,

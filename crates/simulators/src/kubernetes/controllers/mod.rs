@@ -20,6 +20,7 @@ mod volumes;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::node_lifecycle::LEAST_GRACE;
@@ -29,6 +30,8 @@ use super::cluster::Cluster;
 /// bearable for a thousand clusters.
 const TICK: Duration = Duration::from_secs(1);
 const LEAST_TICK: Duration = Duration::from_millis(100);
+/// How often they look at everything although nothing has changed, as informers resync: events, for one, only grow old.
+const RESYNC: Duration = Duration::from_secs(10);
 /// How long changes gather before the controllers look at them.
 const GATHER: Duration = Duration::from_millis(3);
 
@@ -47,19 +50,20 @@ async fn run(cluster: Arc<Cluster>) {
     let mut activity = cluster.store.activity();
     let mut nodes = node_lifecycle::Observer::default();
     let tick = cluster.scaled(TICK).max(LEAST_TICK);
-    // The revision that the last look at everything began with; its own writes are looked at once more.
+    // The revision that the last look at everything began with, and when; its own writes are looked at once more.
     let mut seen = None;
     loop {
-        let revision = *activity.borrow_and_update();
+        let now = (*activity.borrow_and_update(), Instant::now());
+        let is_seen = seen.is_some_and(|(revision, at)| revision == now.0 && now.1 - at < RESYNC);
         if !cluster.is_available() {
             // Nobody could renew a lease meanwhile; silence counts from when somebody can again.
             nodes = node_lifecycle::Observer::default();
             seen = None;
-        } else if seen == Some(revision) {
+        } else if is_seen {
             watch_the_clock(&cluster, &mut nodes);
         } else {
             reconcile(&cluster, &mut nodes);
-            seen = Some(revision);
+            seen = Some(now);
         }
         tokio::select! {
             _ = activity.changed() => tokio::time::sleep(GATHER).await,
