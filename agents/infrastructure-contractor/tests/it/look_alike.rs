@@ -160,11 +160,12 @@ async fn when_a_flow_fails_that_left_its_id_to_a_stranger_neither_id_stays_taken
     let (world, run) = reserved(231).await;
     world.create(&stranger(FIRST, "somebody-elses", Some("cortex"))).await;
     world.proxmox.faults().clear();
-    let message = "start failed: QEMU exited with code 1".to_owned();
-    let never = FaultAction::Error { code: 500, message, empty_body: false };
-    world.proxmox.faults().add(Fault::always("pve POST /nodes/*/qemu/*/status/start", never));
+    // The machine that takes another id is not made under it.
+    let never = "pve task qmcreate 103=error:500:unable to create VM - bad option";
+    world.proxmox.faults().add(Fault::parse(never).unwrap());
     let report = world.rest(run).await;
     assert_eq!(report.status, Status::Undone, "{report:#?}");
+    assert!(report.failure.unwrap().error.message.contains("bad option"));
     assert_eq!(world.proxmox.snapshot().vms.keys().copied().collect::<Vec<_>>(), [FIRST]);
     assert_eq!(world.keys(""), [format!("quarantine/vmid/{FIRST}")]);
 }
