@@ -70,6 +70,12 @@ pub(crate) fn journal(run: RunId, seq: u64) -> String {
     format!("{JOURNAL}{run}/{seq:016x}")
 }
 
+/// What sorts right behind all of a run's journal.
+pub(crate) fn journal_end(run: RunId) -> String {
+    // `0` follows `/`.
+    format!("{JOURNAL}{run}0")
+}
+
 pub(crate) fn archive_of(run: RunId) -> String {
     format!("{ARCHIVE}{run}/")
 }

@@ -242,6 +242,30 @@ impl Reader {
         }
     }
 
+    /// Every run that is not archived, in the order of their ids, for a look over all of them: what it costs does not grow
+    /// with the archive. Commits go on in between: a run that changes meanwhile may be missed. One that cannot be read holds
+    /// up no other.
+    pub fn each_unarchived(&self, mut visit: impl FnMut(RunId, Result<RunRow, ReadError>)) -> Result<(), ReadError> {
+        let mut next = keys::JOURNAL.to_owned();
+        loop {
+            let view = self.view();
+            let Some(row) = view.rows_from(keys::JOURNAL, &next).next() else { return Ok(()) };
+            let (key, _) = row?;
+            // Only what is not archived has a journal; the rest of this one is passed over.
+            next = match keys::run_of(&key) {
+                Some(run) => {
+                    let missing = || ReadError::Corrupt { key: keys::run(run), reason: "it is missing".to_owned() };
+                    visit(run, view.json(&keys::run(run)).and_then(|row| row.ok_or_else(missing)));
+                    keys::journal_end(run)
+                }
+                None => {
+                    tracing::error!(key, "a row of a journal names no run");
+                    format!("{key}\0")
+                }
+            };
+        }
+    }
+
     /// A run's events from `from` (0 = all), whether archived or not; empty where there is no such run.
     pub fn journal(&self, run: RunId, from: u64) -> Result<Vec<Value>, ReadError> {
         let view = self.view();

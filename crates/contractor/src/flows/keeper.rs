@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use store::{Commit, CommitError, InventoryChange, Reader, Retention, RunQuery, RunRow, RunState, Versioned};
+use store::{Commit, CommitError, InventoryChange, Reader, Retention, RunQuery, RunRow, Versioned};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -297,16 +297,14 @@ impl Keeper {
 fn strangers(reader: &Reader, open: &BTreeSet<Uuid>, after: Duration) -> Result<Vec<Uuid>, store::ReadError> {
     let now = Timestamp::now();
     let mut found = Vec::new();
-    for state in RunState::ALL.into_iter().filter(|state| state.is_terminal()) {
-        reader.each_run(state, |run, row| match row {
-            Ok(RunRow { archived, summary, updated_at, .. }) => {
-                if !archived && !open.contains(&summary.flow) && age(updated_at, now) > after {
-                    found.push(run);
-                }
+    reader.each_unarchived(|run, row| match row {
+        Ok(RunRow { summary, updated_at, .. }) => {
+            if summary.state.is_terminal() && !open.contains(&summary.flow) && age(updated_at, now) > after {
+                found.push(run);
             }
-            Err(error) => tracing::error!(%run, error = chain(&error), "a run cannot be read and is not archived"),
-        })?;
-    }
+        }
+        Err(error) => tracing::error!(%run, error = chain(&error), "a run cannot be read and is not archived"),
+    })?;
     Ok(found)
 }
 

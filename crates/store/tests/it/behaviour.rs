@@ -176,6 +176,27 @@ async fn an_ended_flow_is_one_row_per_run_and_reads_as_before() {
 }
 
 #[tokio::test]
+async fn what_is_not_archived_is_found_without_a_look_at_what_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let reader = store.reader();
+    let unarchived = || {
+        let mut found = Vec::new();
+        reader.each_unarchived(|run, row| found.push((run, row.unwrap().summary.state))).unwrap();
+        found
+    };
+    assert_eq!(unarchived(), []);
+    let runs: Vec<_> = (1..=5).map(Uuid::from_u128).collect();
+    for run in &runs {
+        let events = (0..30).map(|n| json!({ "step": n })).collect();
+        store.commit(append(*run, 0, events, Some(summary(Uuid::new_v4(), RunState::Succeeded)))).await.unwrap();
+    }
+    assert_eq!(unarchived(), runs.iter().map(|run| (*run, RunState::Succeeded)).collect::<Vec<_>>());
+    store.commit(Commit { archive: vec![runs[0], runs[2], runs[4]], ..Commit::default() }).await.unwrap();
+    assert_eq!(unarchived(), [(runs[1], RunState::Succeeded), (runs[3], RunState::Succeeded)]);
+}
+
+#[tokio::test]
 async fn a_long_runs_archive_is_in_small_rows_and_reads_as_before() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
