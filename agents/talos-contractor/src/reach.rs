@@ -99,11 +99,12 @@ impl Deps {
         let key = (cluster.to_string(), generation, role);
         let now = Timestamp::now();
         let mut known = self.inner.credentials.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((issued, credentials)) = known.get(&key) {
-            let age = now.duration_since(*issued).unsigned_abs();
-            if age + CREDENTIAL_MARGIN < CREDENTIAL_LIFETIME {
-                return Ok(credentials.clone());
-            }
+        // Keys of clusters that are gone go, too.
+        known.retain(|_, (issued, _)| {
+            now.duration_since(*issued).unsigned_abs() + CREDENTIAL_MARGIN < CREDENTIAL_LIFETIME
+        });
+        if let Some((_, credentials)) = known.get(&key) {
+            return Ok(credentials.clone());
         }
         let credentials = Credentials::issue(&bundle.os, &Roles::from(role), CREDENTIAL_LIFETIME, now)
             .map_err(|error| unusable("the cluster's Talos authority", &error))?;
