@@ -24,6 +24,7 @@ impl Daemon for App {
     type Sections = Sections;
     const NAME: &'static str = "infrastructure-contractor";
     const ABOUT: &'static str = "Owns machines: places, creates, fences and destroys virtual machines on Proxmox VE";
+    const PARTY: Party = Party::Infrastructure;
 
     fn agent(config: &Config<Sections>, store: &Store) -> Result<Arc<dyn Agent>, String> {
         let deps = Deps::new(config.own.clone(), &config.common.allowed_targets, store.clone());

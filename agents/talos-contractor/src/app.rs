@@ -29,6 +29,7 @@ impl Daemon for TalosContractor {
     const NAME: &'static str = "talos-contractor";
     const ABOUT: &'static str =
         "Owns clusters: makes them of machines in Talos maintenance mode, and gives them up again";
+    const PARTY: Party = Party::Talos;
 
     fn agent(config: &Config<Sections>, store: &Store) -> Result<Arc<dyn Agent>, String> {
         let deps = deps(config)?;

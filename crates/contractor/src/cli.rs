@@ -10,6 +10,7 @@ use std::{
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use jiff::Timestamp;
+use messages::subject::Party;
 use store::{OpenError, Options, Store};
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +19,8 @@ use crate::{
     config::{self, Common, Config, Sections},
     credentials::{self, CredentialFile},
     intake::chain,
-    runtime, telemetry,
+    runtime::{self, Opened},
+    telemetry,
 };
 
 /// One problem that `check` found, with what mends it.
@@ -38,6 +40,8 @@ pub trait Daemon: 'static {
     const NAME: &'static str;
     /// One sentence for `--help`.
     const ABOUT: &'static str;
+    /// Who it is on the bus.
+    const PARTY: Party;
 
     /// Builds the agent: the composition root. The only place that names concrete adapters.
     ///
@@ -126,24 +130,29 @@ fn run_line<D: Daemon>(line: Line) -> Result<ExitCode, String> {
         .map_err(|error| format!("cannot start the async runtime: {error}"))?;
     runtime.block_on(async {
         match command {
-            Command::Run | Command::Schema => daemon::<D>(&config).await.map(|()| ExitCode::SUCCESS),
+            Command::Run | Command::Schema => daemon::<D>(config).await.map(|()| ExitCode::SUCCESS),
             Command::Check => check::<D>(&config).await,
             Command::Plan { playbook, input } => plan::<D>(&config, &playbook, &input).await,
         }
     })
 }
 
-async fn daemon<D: Daemon>(config: &Config<D::Sections>) -> Result<(), String> {
+async fn daemon<D: Daemon>(config: Config<D::Sections>) -> Result<(), String> {
     // A core file would hold every key that this process has open.
     if let Err(error) = rlimit::setrlimit(rlimit::Resource::CORE, 0, 0) {
         tracing::warn!(%error, "core files of this process cannot be forbidden");
     }
-    let files = usable_files(config)?;
-    let store = open_store(&config.common)?;
-    let agent = D::agent(config, &store)?;
+    let files = usable_files(&config)?;
     let stop = CancellationToken::new();
     tokio::spawn(stop_on_signal(stop.clone()));
-    runtime::run(agent, &config.common, files, store, stop).await
+    let common = config.common.clone();
+    let open = move || {
+        let store = open_store(&config.common)?;
+        let agent = D::agent(&config, &store)?;
+        let library = runtime::load_playbooks(&*agent, &config.common)?;
+        Ok(Opened { store, agent, library })
+    };
+    runtime::run(D::PARTY, &common, files, open, stop).await
 }
 
 /// The files with keys and certificates; a daemon begins with none that is open to others or out of date.

@@ -49,38 +49,48 @@ use crate::{
 /// How long running attempts get to end when the daemon stops.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Runs a contractor until `stop`.
+/// What a contractor has on disk, and what it makes of it.
+pub struct Opened {
+    /// Its store.
+    pub store: Store,
+    /// The agent that works with it.
+    pub agent: Arc<dyn Agent>,
+    /// The playbooks that it runs.
+    pub library: Library,
+}
+
+/// Runs a contractor until `stop`. What `open` opens takes as long as the connection to the bus does: both are made at the
+/// same time.
 ///
 /// # Errors
 /// One line that says what could not be started, and why.
 pub async fn run(
-    agent: Arc<dyn Agent>,
+    party: Party,
     common: &Common,
     files: Vec<CredentialFile>,
-    store: Store,
+    open: impl FnOnce() -> Result<Opened, String> + Send + 'static,
     stop: CancellationToken,
 ) -> Result<(), String> {
     let metrics = telemetry::init_metrics()?;
     let (health, seen) = watch::channel(Health::default());
-    let (address, served) = http::serve(common.http.listen, seen, metrics, stop.clone())
+    let (address, served) = http::serve(common.http.listen, seen, metrics.clone(), stop.clone())
         .await
         .map_err(|error| format!("http.listen: {error}"))?;
     tracing::info!(%address, "health and metrics");
 
-    let library = load_playbooks(&*agent, common)?;
     let seed = identity::read_seed(&common.bus.seed_file).map_err(|error| error.to_string())?;
     let key = KeyPair::from_seed(seed.expose_secret())
         .map_err(|_| format!("{} does not hold an nkey seed", common.bus.seed_file.display()))?;
-    let bus = connect(&*agent, common, seed).await?;
-    verify_bus(&bus, agent.party()).await?;
+    let opening = async { tokio::task::spawn_blocking(open).await.map_err(|error| error.to_string())? };
+    let (Opened { store, agent, library }, bus) = tokio::try_join!(opening, reach_bus(party, common, seed))?;
     let (changed, flows) = mpsc::unbounded_channel();
-    let herald = Herald::new(agent.party(), changed);
+    let herald = Herald::new(party, changed);
     let driver = start_driver(&agent, &library, &herald, &store).await?;
     let place = Workplace { store: store.clone(), herald: herald.clone(), driver: driver.clone() };
 
     let intake = Arc::new(Intake {
         agent: Arc::clone(&agent),
-        gate: Gate { party: agent.party(), trust: trust(common) },
+        gate: Gate { party, trust: trust(common) },
         library: library.clone(),
         store: store.clone(),
         driver: driver.clone(),
@@ -108,10 +118,11 @@ pub async fn run(
     });
 
     let mut tasks = Tasks::new(stop.clone());
+    tasks.spawn("metrics", telemetry::sum_up(metrics, stop.clone()));
     let mut troubles = spawn_publishers(&mut tasks, &store, &bus, &key)?;
     troubles.extend(spawn_receivers(&mut tasks, &bus, &intake));
     troubles.push(kept);
-    tasks.spawn("audit", audit::tell_heads(store.clone(), herald.clone(), agent.party(), stop.clone()));
+    tasks.spawn("audit", audit::tell_heads(store.clone(), herald.clone(), party, stop.clone()));
     tasks.spawn("flow keeper", keeper.run(flows, stop.clone()));
     let own = Background { at: place, playbooks: library, bus: bus.clone(), stop: stop.clone() };
     spawn_own_work(&mut tasks, &*agent, own);
@@ -135,7 +146,7 @@ pub async fn run(
 
     announce(&herald, &store, &*agent).await?;
     health.send_modify(|health| health.ready = true);
-    tracing::info!(party = %agent.party(), "ready");
+    tracing::info!(%party, "ready");
 
     let ended = tasks.until_stopped().await;
     health.send_modify(|health| health.ready = false);
@@ -257,12 +268,19 @@ pub fn message_schema(kind: MessageKind, name: &str) -> Option<Value> {
     catalogue::find(family, name).map(schema::document)
 }
 
-async fn connect(agent: &dyn Agent, common: &Common, seed: SecretString) -> Result<Bus, String> {
+/// A connection to a bus that is set up as it must be.
+async fn reach_bus(party: Party, common: &Common, seed: SecretString) -> Result<Bus, String> {
+    let bus = connect(party, common, seed).await?;
+    verify_bus(&bus, party).await?;
+    Ok(bus)
+}
+
+async fn connect(party: Party, common: &Common, seed: SecretString) -> Result<Bus, String> {
     let options = bus::Options {
         servers: common.bus.servers.clone(),
-        name: format!("{}-contractor", agent.party()),
+        name: format!("{party}-contractor"),
         seed,
-        identity: agent.party().to_string(),
+        identity: party.to_string(),
         root_ca: common.bus.ca_file.clone(),
         client_certificate: common.bus.client_certificate_file.clone().zip(common.bus.client_key_file.clone()),
         connect_timeout: Duration::from_secs(30),
@@ -311,7 +329,7 @@ pub async fn check_bus(agent: &dyn Agent, common: &Common) -> Vec<Finding> {
         Ok(seed) => seed,
         Err(error) => return vec![finding(error.to_string(), Some("cortexctl bus configure makes the key files"))],
     };
-    let bus = match connect(agent, common, seed).await {
+    let bus = match connect(agent.party(), common, seed).await {
         Ok(bus) => bus,
         Err(problem) => return vec![finding(problem, None)],
     };

@@ -27,6 +27,7 @@ impl Daemon for Panicking {
     type Sections = Sections;
     const NAME: &'static str = "panicking";
     const ABOUT: &'static str = "For a test: what a panic shows of the secrets that are open";
+    const PARTY: Party = Party::Talos;
 
     fn agent(config: &Config<Sections>, store: &Store) -> Result<Arc<dyn Agent>, String> {
         Ok(Arc::new(Doomed { inner: TalosContractor::agent(config, store)?, config: config.clone() }))
