@@ -14,5 +14,7 @@ COPY --from=build /source/target/release/infrastructure-contractor /usr/local/bi
 COPY --from=build /source/target/release/talos-contractor /usr/local/bin/
 COPY --from=build /source/target/release/lab /usr/local/bin/
 COPY --from=build /source/target/release/cortexctl /usr/local/bin/
+# As in deploy/systemd: what the contractors free goes back to the system.
+ENV GLIBC_TUNABLES=glibc.malloc.arena_max=2:glibc.malloc.trim_threshold=131072:glibc.malloc.mmap_threshold=131072
 USER 10001:10001
 CMD ["cortexctl", "--help"]

@@ -160,6 +160,16 @@ fn the_units_start_programs_with_configurations_that_ship() {
     assert_eq!(started, 2, "a unit for each contractor");
 }
 
+#[test]
+fn the_image_gives_memory_back_as_the_units_do() {
+    for unit in ["infrastructure-contractor", "talos-contractor"] {
+        let text = read(&format!("deploy/systemd/{unit}.service"));
+        let setting = text.lines().find_map(|line| line.strip_prefix("Environment=GLIBC_TUNABLES="));
+        let setting = setting.unwrap_or_else(|| panic!("{unit} keeps what it frees"));
+        assert!(read("Dockerfile").contains(&format!("\nENV GLIBC_TUNABLES={setting}\n")), "as in {unit}");
+    }
+}
+
 /// The file as it is, and with every `#setting` uncommented, fits the daemon's schema; no setting is left out.
 fn check_example<S: Sections>(path: &str) {
     if let Err(error) = config::load::<S>(&root().join(path), &BTreeMap::new(), &[]) {

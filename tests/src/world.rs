@@ -251,9 +251,14 @@ fn first_line(output: ChildStdout, stop: &CancellationToken) -> anyhow::Result<S
     }
 }
 
+/// A daemon with the environment of its systemd unit.
 fn daemon(folder: &Path, name: &str, config: &Path) -> anyhow::Result<Process> {
     let arguments = vec!["--config".to_owned(), config.display().to_string()];
-    Ok(Process::new(name, &binaries::path(name)?, arguments, folder))
+    let process = Process::new(name, &binaries::path(name)?, arguments, folder);
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../deploy/systemd/{name}.service"));
+    let text = fs::read_to_string(&unit).with_context(|| format!("{} cannot be read", unit.display()))?;
+    let settings = text.lines().filter_map(|line| line.strip_prefix("Environment=")?.split_once('='));
+    Ok(settings.fold(process, |process, (name, value)| process.with_environment(name, value)))
 }
 
 fn common_config(folder: &Path, nats: &NatsServer, identity: Identity, port: u16, options: &WorldOptions) -> String {
