@@ -2,12 +2,14 @@
 
 use std::{
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
 
+use anyhow::Context;
 use clap::Parser;
+use serde_json::json;
 use tests::survive::{
     Subject, deeds, fencing, machine, recorded, rounds,
     sabotage::{self, Bug},
@@ -48,6 +50,9 @@ struct Options {
     /// Instead: so many minutes of lives with faults; memory, file descriptors and stores of the daemons must not climb.
     #[arg(long, value_name = "MINUTES", conflicts_with_all = ["real", "deeds", "playbook", "fencing"])]
     soak: Option<u64>,
+    /// With `--soak`: where to write every sample, and what climbs, as JSON.
+    #[arg(long, value_name = "FILE", requires = "soak")]
+    json: Option<PathBuf>,
     /// Writes the journals of each playbook version that has none yet, and does nothing else.
     #[arg(long)]
     record: bool,
@@ -84,7 +89,7 @@ fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<bool> {
         return fence(options.seed, histories, out);
     }
     if let Some(minutes) = options.soak {
-        return soak(options.seed, minutes, out);
+        return soak(options, minutes, out);
     }
     let subjects: Vec<_> =
         Subject::every()?.into_iter().filter(|subject| subject.playbook.contains(&options.playbook)).collect();
@@ -210,16 +215,18 @@ fn fence(seed: u64, histories: u64, out: &mut dyn Write) -> anyhow::Result<bool>
 }
 
 /// Lives, for a while.
-fn soak(seed: u64, minutes: u64, out: &mut dyn Write) -> anyhow::Result<bool> {
+fn soak(options: &Options, minutes: u64, out: &mut dyn Write) -> anyhow::Result<bool> {
     const MIB: f64 = 1024.0 * 1024.0;
-    let mut told = writeln!(out, " lives  seconds  rss MiB      fds      store MiB     streams MiB");
+    let seed = options.seed;
+    let mut told = writeln!(out, " lives  seconds  rss MiB      fds      store MiB     streams MiB  harm");
+    let mut samples = Vec::new();
     let survived = soak::play(seed, Duration::from_secs(minutes * 60), &mut |sample| {
         let [one, two] = sample.daemons;
         told = writeln!(
             out,
-            "{:6} {:8.0}  {:5.1} {:5.1}  {:3} {:3}  {:6.2} {:6.2}  {:6.2}",
+            "{:6} {:8.0}  {:5.1} {:5.1}  {:3} {:3}  {:6.2} {:6.2}  {:6.2}       {}{}",
             sample.lives,
-            sample.after.as_secs_f64(),
+            sample.after,
             one.memory as f64 / 1024.0,
             two.memory as f64 / 1024.0,
             one.descriptors,
@@ -227,14 +234,32 @@ fn soak(seed: u64, minutes: u64, out: &mut dyn Write) -> anyhow::Result<bool> {
             one.store as f64 / MIB,
             two.store as f64 / MIB,
             sample.streams as f64 / MIB,
+            sample.harm,
+            if sample.met { "" } else { " (met nothing)" },
         )
         .and_then(|()| out.flush());
+        samples.push(sample.clone());
     });
     told?;
-    if let Err(error) = &survived {
-        writeln!(out, "FAILED with --seed {seed}: {error:#}")?;
+    let climbs = match survived {
+        Ok(climbs) => climbs,
+        Err(error) => {
+            writeln!(out, "FAILED with --seed {seed}: {error:#}")?;
+            return Ok(false);
+        }
+    };
+    for climb in &climbs {
+        let soak::Climb { what, median, in_a_hundred_lives, allowed } = climb;
+        let word = if climb.is_too_steep() { "FAILED " } else { "" };
+        writeln!(out, "{word}{what}: {median:.0}, {in_a_hundred_lives:+.1} in a hundred lives ({allowed} allowed)")?;
     }
-    Ok(survived.is_ok())
+    let met = samples.iter().filter(|sample| sample.met).count();
+    writeln!(out, "{} lives with --seed {seed}, {met} of them with a fault that met something", samples.len())?;
+    if let Some(file) = &options.json {
+        let text = json!({ "seed": seed, "minutes": minutes, "climbs": climbs, "samples": samples });
+        std::fs::write(file, text.to_string()).with_context(|| format!("{} cannot be written", file.display()))?;
+    }
+    Ok(!climbs.iter().any(soak::Climb::is_too_steep))
 }
 
 /// Journals of each shipped playbook and version: later programs must still read them.
