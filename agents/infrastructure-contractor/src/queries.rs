@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use contractor::agent::{Asked, Query};
 use messages::{
-    query::{Listing, PoolView, Refusal, RefusalKind},
+    query::{Listing, Page, PoolView, Refusal, RefusalKind},
     request::Role,
 };
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ pub fn all(deps: &Deps) -> Vec<Query> {
     let deps = || deps.clone();
     let (list, show, status, pools, vms, quarantine, lift) = (deps(), deps(), deps(), deps(), deps(), deps(), deps());
     vec![
-        Query::read("clusters.list", move |_| ready(clusters(&list))),
+        Query::read("clusters.list", move |asked| ready(clusters(&list, &asked))),
         Query::read("clusters.show", move |asked| ready(cluster(&show, &asked))),
         Query::read("clusters.status", move |asked| {
             let deps = status.clone();
@@ -28,7 +28,7 @@ pub fn all(deps: &Deps) -> Vec<Query> {
         }),
         Query::read("pools.list", move |asked| ready(pools_of(&pools, &asked))),
         Query::read("vms.list", move |asked| ready(machines(&vms, &asked))),
-        Query::read("quarantine.list", move |_| ready(quarantined(&quarantine))),
+        Query::read("quarantine.list", move |asked| ready(quarantined(&quarantine, &asked))),
         Query::command("quarantine.lift", move |asked| {
             let deps = lift.clone();
             async move { lift_quarantine(&deps, &asked).await }
@@ -43,7 +43,7 @@ async fn ready(answer: Answer) -> Answer {
     answer
 }
 
-fn clusters(deps: &Deps) -> Answer {
+fn clusters(deps: &Deps, asked: &Asked) -> Answer {
     let reader = deps.store.reader();
     let vms = reader.scan::<Vm>("vm/").map_err(unreadable)?;
     let rows = reader.scan::<Cluster>("cluster/").map_err(unreadable)?.into_iter().map(|row| {
@@ -63,7 +63,7 @@ fn clusters(deps: &Deps) -> Answer {
             "created": cluster.created,
         }))
     });
-    listing(rows.collect())
+    listing(rows.collect(), &["cluster"], asked)
 }
 
 fn cluster(deps: &Deps, asked: &Asked) -> Answer {
@@ -127,7 +127,7 @@ fn pools_of(deps: &Deps, asked: &Asked) -> Answer {
         };
         fields(crate::reservation::json(&view))
     });
-    listing(rows.collect())
+    listing(rows.collect(), &["pool"], asked)
 }
 
 fn machines(deps: &Deps, asked: &Asked) -> Answer {
@@ -135,7 +135,6 @@ fn machines(deps: &Deps, asked: &Asked) -> Answer {
     let rows = deps.store.reader().scan::<Vm>("vm/").map_err(unreadable)?;
     let mut vms: Vec<Vm> = rows.into_iter().map(|row| row.value).collect();
     vms.retain(|vm| wanted.is_none_or(|name| name == vm.machine.cluster.as_str()));
-    vms.sort_by(|a, b| a.machine.hostname.cmp(&b.machine.hostname));
     let rows = vms.iter().map(|vm| {
         let machine = &vm.machine;
         fields(json!({
@@ -154,16 +153,16 @@ fn machines(deps: &Deps, asked: &Asked) -> Answer {
             "state": vm.state,
         }))
     });
-    listing(rows.collect())
+    listing(rows.collect(), &["cluster", "name"], asked)
 }
 
-fn quarantined(deps: &Deps) -> Answer {
+fn quarantined(deps: &Deps, asked: &Asked) -> Answer {
     let rows = deps.store.reader().scan::<Quarantine>("quarantine/").map_err(unreadable)?;
     let rows = rows.into_iter().map(|row| {
         let what = row.key.trim_start_matches("quarantine/").to_owned();
         fields(json!({ "what": what, "reason": row.value.reason, "since": row.value.since }))
     });
-    listing(rows.collect())
+    listing(rows.collect(), &["what"], asked)
 }
 
 /// Gives an id or address free again; the operator has looked.
@@ -193,8 +192,9 @@ fn find(deps: &Deps, asked: &Asked) -> Result<(Cluster, Vec<Vm>), Refusal> {
     Ok((found.value, machines))
 }
 
-fn listing(rows: Vec<BTreeMap<String, Value>>) -> Answer {
-    Ok(crate::reservation::json(&Listing { rows }))
+/// The page that is asked for; the columns `keys` tell the rows apart.
+fn listing(rows: Vec<BTreeMap<String, Value>>, keys: &[&str], asked: &Asked) -> Answer {
+    Ok(crate::reservation::json(&Listing::page(rows, keys, &Page::of(&asked.arguments))))
 }
 
 fn fields(row: Value) -> BTreeMap<String, Value> {

@@ -8,7 +8,7 @@ use contractor::agent::{Asked, Query};
 use jiff::Timestamp;
 use messages::{
     name::{ClusterName, Period},
-    query::{Listing, Refusal, RefusalKind},
+    query::{Listing, Page, Refusal, RefusalKind},
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ const LONGEST_TTL: Duration = talos::pki::ADMIN_LIFETIME;
 /// The queries and commands of this contractor.
 pub fn queries(deps: &Deps, store: &Reader) -> Vec<Query> {
     let all = store.clone();
-    let list = move |_| std::future::ready(clusters(&all));
+    let list = move |asked: Asked| std::future::ready(clusters(&all, &asked));
     let one = store.clone();
     let show = move |asked: Asked| std::future::ready(show(&one, &asked));
     let rows = store.clone();
@@ -51,11 +51,11 @@ pub fn queries(deps: &Deps, store: &Reader) -> Vec<Query> {
     ]
 }
 
-fn clusters(store: &Reader) -> Result<Value, Refusal> {
-    let mut listing = Listing::default();
+fn clusters(store: &Reader, asked: &Asked) -> Result<Value, Refusal> {
+    let mut rows = Vec::new();
     for known in inventory::clusters(store).map_err(|error| unavailable(&error))? {
         let cluster = known.value;
-        listing.rows.push(BTreeMap::from([
+        rows.push(BTreeMap::from([
             ("cluster".to_owned(), json!(cluster.name)),
             ("state".to_owned(), json!(cluster.state)),
             ("endpoint".to_owned(), json!(cluster.endpoint)),
@@ -64,7 +64,7 @@ fn clusters(store: &Reader) -> Result<Value, Refusal> {
             ("created".to_owned(), json!(cluster.created)),
         ]));
     }
-    Ok(json!(listing))
+    Ok(json!(Listing::page(rows, &["cluster"], &Page::of(&asked.arguments))))
 }
 
 fn show(store: &Reader, asked: &Asked) -> Result<Value, Refusal> {
@@ -81,17 +81,17 @@ fn show(store: &Reader, asked: &Asked) -> Result<Value, Refusal> {
 
 fn nodes(store: &Reader, asked: &Asked) -> Result<Value, Refusal> {
     let only = asked.arguments.get("cluster").and_then(Value::as_str);
-    let mut listing = Listing::default();
+    let mut rows = Vec::new();
     for known in inventory::clusters(store).map_err(|error| unavailable(&error))? {
         let cluster = known.value;
         if only.is_some_and(|only| only != cluster.name.as_str()) {
             continue;
         }
         for node in members(store, &cluster.name)? {
-            listing.rows.push(row(&cluster, &node));
+            rows.push(row(&cluster, &node));
         }
     }
-    Ok(json!(listing))
+    Ok(json!(Listing::page(rows, &["cluster", "node"], &Page::of(&asked.arguments))))
 }
 
 fn row(cluster: &Cluster, node: &Node) -> BTreeMap<String, Value> {

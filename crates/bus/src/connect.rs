@@ -172,6 +172,11 @@ impl Bus {
         self.client.server_info().version
     }
 
+    /// Bytes of the largest message that the server takes.
+    pub fn max_payload(&self) -> usize {
+        self.client.server_info().max_payload
+    }
+
     /// The certificate that the server last proved itself with, in DER; none without TLS.
     pub fn server_certificate(&self) -> Option<CertificateDer<'static>> {
         self.shown.get()

@@ -114,7 +114,15 @@ impl Desk {
             Ok(value) => value,
             Err(refusal) => Answer::Error(refusal),
         };
-        if let Err(error) = call.answer(answer_text(&answer).into()).await {
+        let mut text = answer_text(&answer);
+        let (bytes, most) = (text.len(), self.bus.max_payload());
+        if bytes > most {
+            let said = format!(
+                "the answer has {bytes} bytes and the bus carries {most}: ask for less, of one cluster perhaps"
+            );
+            text = answer_text(&Answer::Error(Refusal::new(RefusalKind::Unavailable, said)));
+        }
+        if let Err(error) = call.answer(text.into()).await {
             tracing::debug!(%error, "the caller is gone");
         }
     }
@@ -271,10 +279,10 @@ impl Desk {
     async fn read(&self, name: &str, asked: &Asked) -> Result<Value, Refusal> {
         let party = self.agent.party().as_str();
         match name {
-            "flows.list" => self.flows(),
+            "flows.list" => self.flows(asked).await,
             "flows.show" => self.flow(argument(asked, "flow")?).await,
-            "runs.list" => self.runs(asked),
-            "runs.show" => value(&self.show_run(argument(asked, "run")?)?),
+            "runs.list" => self.runs(asked).await,
+            "runs.show" => value(&self.look().show_run(argument(asked, "run")?)?),
             "playbooks.list" => {
                 let all: Vec<_> =
                     self.intake.library.iter().map(|found| views::playbook(found, party, false)).collect();

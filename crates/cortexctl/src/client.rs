@@ -1,6 +1,6 @@
 //! Talks to the contractors as an operator: signed requests and commands, queries, the event stream.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use bus::{Bus, RequestError, Tail, TailError, TailFrom, identity, streams};
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use messages::{
     catalogue::{self, Family},
     envelope::{Envelope, Headers},
-    query::{Accepted, Answer, FlowView, PlanView, Refusal, RefusalKind},
+    query::{Accepted, Answer, FlowView, Listing, PlanView, Refusal, RefusalKind},
     signature,
     subject::{Party, Subject},
 };
@@ -190,6 +190,24 @@ impl Client {
     /// See [`Error`].
     pub async fn plan(&self, to: Party, name: &str, body: &Value) -> Result<PlanView, Error> {
         self.query(to, "plan", json!({ "family": "request", "type": name, "body": body })).await
+    }
+
+    /// All rows of a listing, page by page.
+    pub async fn list(
+        &self,
+        to: Party,
+        name: &str,
+        mut arguments: Value,
+    ) -> Result<Vec<BTreeMap<String, Value>>, Error> {
+        let mut rows = Vec::new();
+        loop {
+            let listing: Listing = self.query(to, name, arguments.clone()).await?;
+            rows.extend(listing.rows);
+            match listing.next {
+                Some(next) => arguments["after"] = next.into(),
+                None => return Ok(rows),
+            }
+        }
     }
 
     /// Asks a question.

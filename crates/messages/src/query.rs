@@ -283,6 +283,47 @@ pub struct PlaybookView {
 pub struct Listing {
     /// Rows as objects with the same fields.
     pub rows: Vec<BTreeMap<String, Value>>,
+    /// There are more rows: what to ask `after` for the next ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// What part of a listing is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Only rows behind this one, as a listing's `next` names it.
+    pub after: Option<String>,
+    /// At most so many; never more than [`Page::MOST`].
+    pub limit: Option<u64>,
+}
+
+impl Page {
+    /// Rows of one answer: about 350 KiB, where the bus carries 512.
+    pub const MOST: usize = 1000;
+
+    /// As the arguments of a query say.
+    pub fn of(arguments: &Value) -> Self {
+        let after = arguments.get("after").and_then(Value::as_str).map(str::to_owned);
+        Self { after, limit: arguments.get("limit").and_then(Value::as_u64) }
+    }
+}
+
+impl Listing {
+    /// One page of the rows, which the columns `keys` tell apart and put in order.
+    pub fn page(rows: Vec<BTreeMap<String, Value>>, keys: &[&str], page: &Page) -> Self {
+        let name = |row: &BTreeMap<String, Value>| {
+            let texts = keys.iter().map(|key| row.get(*key).and_then(Value::as_str).unwrap_or_default());
+            texts.collect::<Vec<_>>().join("/")
+        };
+        let mut rows: Vec<_> = rows.into_iter().map(|row| (name(&row), row)).collect();
+        rows.sort_by(|(one, _), (other, _)| one.cmp(other));
+        rows.retain(|(name, _)| page.after.as_ref().is_none_or(|after| name > after));
+        let most = page.limit.map_or(Page::MOST, |limit| usize::try_from(limit).unwrap_or(Page::MOST));
+        let most = most.clamp(1, Page::MOST);
+        let next = (rows.len() > most).then(|| rows[most - 1].0.clone());
+        rows.truncate(most);
+        Self { rows: rows.into_iter().map(|(_, row)| row).collect(), next }
+    }
 }
 
 /// A pool as infrastructure-contractor keeps it: what a `scale_request` counts from.
@@ -331,5 +372,36 @@ mod tests {
                 assert_eq!(joined.reason, Some(format!("{expected} for a reason")));
             }
         }
+    }
+
+    #[test]
+    fn a_long_listing_comes_in_pages_that_leave_nothing_out() {
+        let row = |cluster: &str, name: u32| {
+            BTreeMap::from([
+                ("cluster".to_owned(), json!(cluster)),
+                ("name".to_owned(), json!(format!("node-{name:02}"))),
+            ])
+        };
+        let rows: Vec<_> = (0..7).flat_map(|name| [row("b", name), row("a", name)]).collect();
+        let (mut page, mut seen) = (Page::of(&json!({ "limit": 4 })), Vec::new());
+        loop {
+            let listing = Listing::page(rows.clone(), &["cluster", "name"], &page);
+            assert!(listing.rows.len() <= 4);
+            seen.extend(listing.rows);
+            match listing.next {
+                Some(next) => page.after = Some(next),
+                None => break,
+            }
+        }
+        assert_eq!(
+            seen,
+            (0..7).map(|name| row("a", name)).chain((0..7).map(|name| row("b", name))).collect::<Vec<_>>()
+        );
+        assert_eq!(Listing::page(rows, &["cluster", "name"], &Page::default()).next, None);
+        let many = (0..2000).map(|name| row("a", name)).collect();
+        assert_eq!(
+            Listing::page(many, &["cluster", "name"], &Page::of(&json!({ "limit": 5000 }))).rows.len(),
+            Page::MOST
+        );
     }
 }

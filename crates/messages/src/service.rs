@@ -86,6 +86,9 @@ const fn command(
 
 const CLUSTER: Argument = needed("cluster", "string", "The cluster's name.");
 const ONE_CLUSTER: Argument = optional("cluster", "string", "Only of this cluster.");
+const LIMIT: Argument = optional("limit", "integer", "At most so many; default 100, never more than 300.");
+const ROWS: Argument = optional("limit", "integer", "At most so many; default 1000, and never more.");
+const AFTER: Argument = optional("after", "string", "Only what comes behind this, the `next` of the answer before.");
 const FLOW: Argument = needed("flow", "string", "The flow's id.");
 const RUN: Argument = needed("run", "string", "The run's id.");
 const RECIPIENT: Argument = needed("recipient", "string", "age recipient that the answer is encrypted for.");
@@ -106,7 +109,7 @@ const QUERIES: &[Service] = &[
         "Whether the audit log is the one that was written.",
         &[needed("heads", "array", "Heads that were told, to compare it with; may be empty.")],
     ),
-    query(BOTH, "clusters.list", "The clusters that the contractor knows.", &[]),
+    query(BOTH, "clusters.list", "The clusters that the contractor knows.", &[ROWS, AFTER]),
     query(BOTH, "clusters.show", "What the contractor believes of a cluster.", &[CLUSTER]),
     query(BOTH, "clusters.status", "How a cluster is, asked of the world now.", &[CLUSTER]),
     query(
@@ -119,9 +122,9 @@ const QUERIES: &[Service] = &[
             needed("body", "object", "The message's body."),
         ],
     ),
-    query(BOTH, "flows.list", "Flows, newest first.", &[]),
+    query(BOTH, "flows.list", "Flows, newest first.", &[ONE_CLUSTER, LIMIT]),
     query(BOTH, "flows.show", "One flow with the contractor's runs and their steps.", &[FLOW]),
-    query(TALOS, "nodes.list", "Nodes of the clusters.", &[ONE_CLUSTER]),
+    query(TALOS, "nodes.list", "Nodes of the clusters.", &[ONE_CLUSTER, ROWS, AFTER]),
     query(INFRASTRUCTURE, "pools.list", "The pools of a cluster: wanted, present, generation.", &[CLUSTER]),
     query(
         BOTH,
@@ -147,7 +150,12 @@ const QUERIES: &[Service] = &[
         "One playbook with its text.",
         &[needed("playbook", "string", "The playbook's name.")],
     ),
-    query(INFRASTRUCTURE, "quarantine.list", "Ids and addresses that are kept from use, with the reason.", &[]),
+    query(
+        INFRASTRUCTURE,
+        "quarantine.list",
+        "Ids and addresses that are kept from use, with the reason.",
+        &[ROWS, AFTER],
+    ),
     query(
         BOTH,
         "runs.list",
@@ -157,12 +165,12 @@ const QUERIES: &[Service] = &[
             optional("flow", "string", "Only of this flow."),
             optional("playbook", "string", "Only of this playbook."),
             optional("state", "string", "Only in this state."),
-            optional("limit", "integer", "At most so many; default 100."),
+            LIMIT,
         ],
     ),
     query(BOTH, "runs.show", "One run with its steps.", &[RUN]),
     query(BOTH, "store.verify", "Whether every row of the store can be read and fits the others.", &[]),
-    query(INFRASTRUCTURE, "vms.list", "Virtual machines of the clusters.", &[ONE_CLUSTER]),
+    query(INFRASTRUCTURE, "vms.list", "Virtual machines of the clusters.", &[ONE_CLUSTER, ROWS, AFTER]),
 ];
 
 const COMMANDS: &[Service] = &[

@@ -2,16 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use messages::query::{FlowView, Refusal, RefusalKind, RunView};
+use messages::{
+    query::{FlowView, Refusal, RefusalKind, RunView},
+    subject::Party,
+};
 use serde_json::{Value, json};
-use store::{RunQuery, RunRow, RunState, Versioned};
+use store::{Reader, RunQuery, RunRow, RunState, Versioned};
 use uuid::Uuid;
 
 use super::{Desk, broken, missing, no_effect, value};
 use crate::{
     agent::Asked,
     cancel::{self, Stopping},
-    driver::{CommandError, does_not_go_on},
+    driver::{CommandError, Driver, does_not_go_on},
     flows::{self, FLOWS, FlowRecord, PENDING, Pending},
     intake::chain,
     views,
@@ -20,22 +23,46 @@ use crate::{
 /// What to do about a run that cannot be read or written.
 const DAMAGED: &str = "cortexctl store verify says what is damaged; cortexctl store import restores the last export";
 
-impl Desk {
-    /// Flows that this contractor keeps, and those of others that it has unfinished work of.
-    pub(super) fn flows(&self) -> Result<Value, Refusal> {
-        let reader = self.store.reader();
-        let mut views = Vec::new();
+/// Flows or runs in one answer: below 300 KiB, where the bus carries 512.
+const PAGE: usize = 300;
+/// Unless it is said how many.
+const SOME: usize = 100;
+
+/// What is known of flows and runs, apart from the desk: a look over all of them is taken on a thread of its own.
+#[derive(Clone)]
+pub(super) struct Look {
+    reader: Reader,
+    driver: Driver,
+    party: Party,
+}
+
+/// How many are asked for.
+fn limit(asked: &Asked) -> usize {
+    let limit = asked.arguments.get("limit").and_then(Value::as_u64);
+    limit.map_or(SOME, |limit| usize::try_from(limit).unwrap_or(PAGE).clamp(1, PAGE))
+}
+
+impl Look {
+    /// Flows that this contractor keeps, and those of others that it has unfinished work of: the newest ones.
+    fn flows(&self, cluster: Option<&str>, limit: usize) -> Result<Value, Refusal> {
+        let (mut records, mut views) = (Vec::new(), Vec::new());
         let mut kept = BTreeSet::new();
-        for (key, found) in reader.scan_each::<FlowRecord>(FLOWS).map_err(|error| broken(&error))? {
+        for (key, found) in self.reader.scan_each::<FlowRecord>(FLOWS).map_err(|error| broken(&error))? {
             match found {
                 Ok(record) => {
                     kept.insert(record.value.flow);
-                    views.extend(self.flow_view(record.value.flow, Some(&record.value), false)?);
+                    records.push(record.value);
                 }
                 Err(error) => unread(&key, &error),
             }
         }
-        for (key, found) in reader.scan_each::<Pending>(PENDING).map_err(|error| broken(&error))? {
+        let is_of = |of: Option<&String>| cluster.is_none_or(|cluster| of.is_some_and(|of| of == cluster));
+        records.retain(|record| is_of(record.cluster.as_ref()));
+        records.sort_unstable_by_key(|record| std::cmp::Reverse(record.started));
+        for record in records.iter().take(limit) {
+            views.extend(self.flow_view(record.flow, Some(record), false)?);
+        }
+        for (key, found) in self.reader.scan_each::<Pending>(PENDING).map_err(|error| broken(&error))? {
             match found {
                 Ok(pending) => views.extend(awaiting(&pending.value)),
                 Err(error) => unread(&key, &error),
@@ -46,27 +73,14 @@ impl Desk {
         for flow in others.difference(&kept) {
             views.extend(self.flow_view(*flow, None, false)?);
         }
+        views.retain(|view| is_of(view.cluster.as_ref()));
         views.sort_by_key(|view| std::cmp::Reverse(view.started));
+        views.truncate(limit);
         value(&views)
     }
 
-    pub(super) async fn flow(&self, flow: Uuid) -> Result<Value, Refusal> {
-        if let Some(pending) = self.pending(flow)? {
-            let pending = pending.value;
-            let mut view = awaiting(&pending).ok_or_else(|| missing("flow", flow))?;
-            // The world may have changed: what is shown is what an approval would have to name now.
-            match self.intake.planner.plan(&pending.playbook, flow, &pending.input).await {
-                Ok(plan) => {
-                    view.hint = Some(format!("cortexctl flows approve {flow} --plan-hash {}", plan.plan_hash));
-                    view.plan = Some(plan);
-                }
-                Err(refusal) => view.hint = Some(format!("there is no plan any more: {}", refusal.message)),
-            }
-            return value(&view);
-        }
-        let record = self.store.reader().get::<FlowRecord>(&flows::key(flow)).map_err(|error| broken(&error))?;
-        let view = self.flow_view(flow, record.as_ref().map(|record| &record.value), true)?;
-        value(&view.ok_or_else(|| missing("flow", flow))?)
+    fn runs(&self, query: &RunQuery) -> Result<Value, Refusal> {
+        value(&self.rows(query)?.iter().map(|row| self.run_row(row)).collect::<Vec<_>>())
     }
 
     fn flow_view(
@@ -83,7 +97,7 @@ impl Desk {
 
     /// The runs that can be read; a list is not kept back by one that cannot.
     fn rows(&self, query: &RunQuery) -> Result<Vec<RunRow>, Refusal> {
-        let (rows, damaged) = self.store.reader().readable_runs(query).map_err(|error| broken(&error))?;
+        let (rows, damaged) = self.reader.readable_runs(query).map_err(|error| broken(&error))?;
         damaged.iter().for_each(|error| unread("a run", error));
         Ok(rows)
     }
@@ -91,8 +105,8 @@ impl Desk {
     /// A run with its steps.
     pub(super) fn show_run(&self, run: Uuid) -> Result<RunView, Refusal> {
         let report = self.driver.report(run);
-        match (report, self.store.reader().run(run)) {
-            (Ok(Some(report)), _) => Ok(self.noted(views::run(&report, self.agent.party().as_str()))),
+        match (report, self.reader.run(run)) {
+            (Ok(Some(report)), _) => Ok(self.noted(views::run(&report, self.party.as_str()))),
             (Ok(None), Ok(None)) => Err(missing("run", run)),
             (_, Ok(Some(row))) => Ok(self.run_with_steps(&row)),
             (Err(error), _) | (_, Err(error)) => Err(broken(&error)),
@@ -102,17 +116,17 @@ impl Desk {
     /// The steps are left out where the journal cannot be read.
     fn run_with_steps(&self, row: &RunRow) -> RunView {
         match self.driver.report(row.run) {
-            Ok(Some(report)) => self.noted(views::run(&report, self.agent.party().as_str())),
+            Ok(Some(report)) => self.noted(views::run(&report, self.party.as_str())),
             Ok(None) => self.run_row(row),
             Err(error) => {
-                let row = views::run_row(row, self.agent.party().as_str());
+                let row = views::run_row(row, self.party.as_str());
                 self.noted(RunView { reason: Some(chain(&error)), hint: Some(DAMAGED.to_owned()), ..row })
             }
         }
     }
 
     fn run_row(&self, row: &RunRow) -> RunView {
-        self.noted(views::run_row(row, self.agent.party().as_str()))
+        self.noted(views::run_row(row, self.party.as_str()))
     }
 
     /// With why the run does not go on, where it does not.
@@ -122,8 +136,37 @@ impl Desk {
             None => view,
         }
     }
+}
 
-    pub(super) fn runs(&self, asked: &Asked) -> Result<Value, Refusal> {
+impl Desk {
+    pub(super) async fn flow(&self, flow: Uuid) -> Result<Value, Refusal> {
+        if let Some(pending) = self.pending(flow)? {
+            let pending = pending.value;
+            let mut view = awaiting(&pending).ok_or_else(|| missing("flow", flow))?;
+            // The world may have changed: what is shown is what an approval would have to name now.
+            match self.intake.planner.plan(&pending.playbook, flow, &pending.input).await {
+                Ok(plan) => {
+                    view.hint = Some(format!("cortexctl flows approve {flow} --plan-hash {}", plan.plan_hash));
+                    view.plan = Some(plan);
+                }
+                Err(refusal) => view.hint = Some(format!("there is no plan any more: {}", refusal.message)),
+            }
+            return value(&view);
+        }
+        let record = self.store.reader().get::<FlowRecord>(&flows::key(flow)).map_err(|error| broken(&error))?;
+        let view = self.look().flow_view(flow, record.as_ref().map(|record| &record.value), true)?;
+        value(&view.ok_or_else(|| missing("flow", flow))?)
+    }
+
+    /// The newest flows.
+    pub(super) async fn flows(&self, asked: &Asked) -> Result<Value, Refusal> {
+        let cluster = asked.arguments.get("cluster").and_then(Value::as_str).map(str::to_owned);
+        let (look, limit) = (self.look(), limit(asked));
+        apart(move || look.flows(cluster.as_deref(), limit)).await
+    }
+
+    /// The newest runs.
+    pub(super) async fn runs(&self, asked: &Asked) -> Result<Value, Refusal> {
         let text = |name: &str| asked.arguments.get(name).and_then(Value::as_str).map(str::to_owned);
         let states = match text("state") {
             None => Vec::new(),
@@ -140,9 +183,14 @@ impl Desk {
             cluster: text("cluster"),
             playbook: text("playbook"),
             states,
-            limit: asked.arguments.get("limit").and_then(Value::as_u64).unwrap_or(100) as usize,
+            limit: limit(asked),
         };
-        value(&self.rows(&query)?.iter().map(|row| self.run_row(row)).collect::<Vec<_>>())
+        let look = self.look();
+        apart(move || look.runs(&query)).await
+    }
+
+    pub(super) fn look(&self) -> Look {
+        Look { reader: self.store.reader(), driver: self.driver.clone(), party: self.agent.party() }
     }
 
     pub(super) async fn cancel_flow(&self, flow: Uuid, by: &str) -> Result<Value, Refusal> {
@@ -191,6 +239,12 @@ impl Desk {
         let runs = reader.runs(&RunQuery { limit: 1, ..RunQuery::flow(flow) }).map_err(|error| broken(&error))?;
         Ok(record.is_some() || !runs.is_empty())
     }
+}
+
+/// Looks on a thread of its own, so that those who work on others do not wait.
+async fn apart(look: impl FnOnce() -> Result<Value, Refusal> + Send + 'static) -> Result<Value, Refusal> {
+    let looked = tokio::task::spawn_blocking(look).await;
+    looked.map_err(|error| Refusal::new(RefusalKind::Unavailable, error.to_string()))?
 }
 
 /// A request that waits for consent, as a flow.

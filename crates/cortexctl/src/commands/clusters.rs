@@ -8,7 +8,7 @@ use std::{
 use clap::{Args, Subcommand};
 use messages::{
     catalogue::Family,
-    query::{Accepted, Listing, PlanView, RefusalKind},
+    query::{Accepted, PlanView, RefusalKind},
     schema,
     subject::Party,
 };
@@ -136,11 +136,8 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
         }
         Command::List => {
             let client = connection.connect().await?;
-            let listing: Listing = client.query(Party::Infrastructure, "clusters.list", json!({})).await?;
-            out.rows(
-                &listing.rows,
-                &["cluster", "state", "endpoint", "control_planes", "workers", "talos", "created"],
-            )?;
+            let rows = client.list(Party::Infrastructure, "clusters.list", json!({})).await?;
+            out.rows(&rows, &["cluster", "state", "endpoint", "control_planes", "workers", "talos", "created"])?;
             Ok(Ending::Ok)
         }
         Command::Show { name } => show(&connection.connect().await?, &name, out).await,

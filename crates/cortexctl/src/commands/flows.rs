@@ -28,6 +28,9 @@ pub enum Command {
         /// Only in this state.
         #[arg(long)]
         state: Option<String>,
+        /// At most so many, the newest ones.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=200))]
+        limit: u16,
     },
     /// One flow with the runs of both contractors and their steps.
     Show {
@@ -63,12 +66,13 @@ pub enum Command {
 pub async fn run(command: Command, connection: &Connection, out: &mut Output) -> Outcome {
     let client = connection.connect().await?;
     match command {
-        Command::List { cluster, state } => {
-            let mut flows = list(&client).await?;
-            flows.retain(|flow| {
-                cluster.as_ref().is_none_or(|cluster| flow.cluster.as_ref() == Some(cluster))
-                    && state.as_ref().is_none_or(|state| flow.state == *state)
-            });
+        Command::List { cluster, state, limit } => {
+            let mut flows = list(&client, cluster.as_deref(), limit).await?;
+            if flows.len() > usize::from(limit) {
+                flows.truncate(usize::from(limit));
+                out.note(&format!("only the newest {limit} are looked at; --limit looks at more"));
+            }
+            flows.retain(|flow| state.as_ref().is_none_or(|state| flow.state == *state));
             out.rows(&flows, &["flow", "kind", "cluster", "state", "source", "started", "ended", "reason"])?;
             Ok(Ending::Ok)
         }
@@ -107,11 +111,15 @@ pub async fn of(client: &Client, flow: Uuid) -> Result<FlowView, Failure> {
     whole.ok_or_else(|| Failure::Other(format!("neither contractor knows flow {flow}")))
 }
 
-/// All flows as both contractors see them, newest first.
-async fn list(client: &Client) -> Result<Vec<FlowView>, Failure> {
+/// The newest flows as both contractors see them, newest first; one more than `limit` if there are more.
+async fn list(client: &Client, cluster: Option<&str>, limit: u16) -> Result<Vec<FlowView>, Failure> {
+    let mut asked = json!({ "limit": limit + 1 });
+    if let Some(cluster) = cluster {
+        asked["cluster"] = cluster.into();
+    }
     let mut all: BTreeMap<Uuid, FlowView> = BTreeMap::new();
     for at in [Party::Infrastructure, Party::Talos] {
-        for view in client.query::<Vec<FlowView>>(at, "flows.list", json!({})).await? {
+        for view in client.query::<Vec<FlowView>>(at, "flows.list", asked.clone()).await? {
             let joined = match all.remove(&view.flow) {
                 Some(known) => known.join(view),
                 None => view,

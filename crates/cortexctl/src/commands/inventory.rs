@@ -1,7 +1,7 @@
 //! `cortexctl nodes` and `cortexctl vms`
 
 use clap::Args;
-use messages::{query::Listing, subject::Party};
+use messages::subject::Party;
 use serde_json::json;
 
 use crate::{
@@ -38,7 +38,7 @@ async fn list(
     out: &mut Output,
 ) -> Outcome {
     let client = connection.connect().await?;
-    let listing: Listing = client.query(at, query, json!({ "cluster": filter.cluster })).await?;
-    out.rows(&listing.rows, columns)?;
+    let rows = client.list(at, query, json!({ "cluster": filter.cluster })).await?;
+    out.rows(&rows, columns)?;
     Ok(Ending::Ok)
 }

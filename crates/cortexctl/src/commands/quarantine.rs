@@ -1,7 +1,7 @@
 //! `cortexctl quarantine list|lift`
 
 use clap::Subcommand;
-use messages::{query::Listing, subject::Party};
+use messages::subject::Party;
 use serde_json::{Value, json};
 
 use crate::{
@@ -26,8 +26,8 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
     let client = connection.connect().await?;
     match command {
         Command::List => {
-            let listing: Listing = client.query(Party::Infrastructure, "quarantine.list", json!({})).await?;
-            out.rows(&listing.rows, &["what", "since", "reason"])?;
+            let rows = client.list(Party::Infrastructure, "quarantine.list", json!({})).await?;
+            out.rows(&rows, &["what", "since", "reason"])?;
         }
         Command::Lift { what } => {
             let _: Value = client.command(Party::Infrastructure, "quarantine.lift", json!({ "what": what })).await?;
