@@ -6,14 +6,10 @@ use std::{
 };
 
 use messages::query::FlowView;
-use proxmox::{
-    Client,
-    options::{Options, Timeouts},
-    targets::AllowedTargets,
-    trust::Trust,
-};
+use proxmox::Client;
 use serde_json::{Value, json};
 use simulators::faults::Fault;
+use tests::hypervisor;
 use uuid::Uuid;
 
 use crate::scenario::Scenario;
@@ -38,6 +34,23 @@ impl Scenario {
         assert!(answer.status().is_success(), "{path} {body}: {answer:?}");
     }
 
+    /// Waits until so many calls of this name are held by a fault.
+    pub(crate) fn held(&self, call: &str, count: u64) {
+        self.until(&format!("{count} calls are held"), || {
+            let rules = self.rules();
+            let held = rules.iter().any(|rule| rule["call"] == call && rule["fired"] == count);
+            held.then_some(()).ok_or_else(|| format!("{rules:?}"))
+        });
+    }
+
+    /// Lifts the fault of this call alone.
+    pub(crate) fn lift_one(&self, call: &str) {
+        let rule = self.rules().into_iter().find(|rule| rule["call"] == call).expect("the fault is in force");
+        let url = format!("{}/v1/faults/{}", self.world.facts.control, rule["id"]);
+        let lifted = self.runtime.block_on(async { reqwest::Client::new().delete(url).send().await });
+        assert!(lifted.expect("the lab answers").status().is_success());
+    }
+
     /// Lifts every fault.
     pub(crate) fn lift(&self) {
         let url = format!("{}/v1/faults", self.world.facts.control);
@@ -47,9 +60,7 @@ impl Scenario {
 
     /// The planned faults that have not hit anything.
     pub(crate) fn idle_faults(&self) -> Vec<String> {
-        let url = format!("{}/v1/faults", self.world.facts.control);
-        let rules: Vec<Value> = self.runtime.block_on(async { reqwest::get(url).await.unwrap().json().await.unwrap() });
-        rules.iter().filter(|rule| rule["fired"] == 0).map(|rule| rule["call"].to_string()).collect()
+        self.rules().iter().filter(|rule| rule["fired"] == 0).map(|rule| rule["call"].to_string()).collect()
     }
 
     /// Counts calls of these names from now on.
@@ -62,10 +73,14 @@ impl Scenario {
 
     /// How many calls of this name there were since they are counted.
     pub(crate) fn counted(&self, call: &str) -> u64 {
-        let url = format!("{}/v1/faults", self.world.facts.control);
-        let rules: Vec<Value> = self.runtime.block_on(async { reqwest::get(url).await.unwrap().json().await.unwrap() });
+        let rules = self.rules();
         let rule = rules.iter().find(|rule| rule["call"] == call).expect("the call is counted");
         rule["seen"].as_u64().unwrap()
+    }
+
+    fn rules(&self) -> Vec<Value> {
+        let url = format!("{}/v1/faults", self.world.facts.control);
+        self.runtime.block_on(async { reqwest::get(url).await.unwrap().json().await.unwrap() })
     }
 
     /// What is sent to an address comes to this VM from now on.
@@ -126,14 +141,7 @@ impl Scenario {
     /// Somebody with root on the hypervisors, by the API.
     pub(crate) fn root(&self) -> Client {
         let facts = &self.world.facts;
-        let options = Options {
-            endpoints: vec![facts.proxmox.parse().unwrap()],
-            credentials: proxmox::options::Credentials::parse("root@pam:lab").unwrap(),
-            trust: Trust::Fingerprints(vec![facts.fingerprint.parse().unwrap()]),
-            allowed_targets: AllowedTargets::new(["127.0.0.0/8".parse().unwrap()]),
-            timeouts: Timeouts::default(),
-        };
-        Client::new(options).expect("the client can be made")
+        hypervisor::root(&facts.proxmox, &facts.fingerprint).expect("the client can be made")
     }
 
     /// Waits until the flow says `part` about itself or one of its steps; it must not end before.

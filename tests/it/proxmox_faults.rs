@@ -3,9 +3,9 @@
 
 use bus::identity::Identity;
 use messages::subject::Party;
-use proxmox::{VmId, form::Params, new_vm::NewVm};
+use proxmox::{VmId, form::Params};
 use serde_json::{Value, json};
-use tests::{demo, world::WorldOptions};
+use tests::{demo, hypervisor::smallest, world::WorldOptions};
 use uuid::Uuid;
 
 use crate::{
@@ -38,7 +38,7 @@ pub(crate) fn expect_one_vm_per_node(scenario: &Scenario, flow: Uuid, name: &str
 }
 
 /// What passes by itself: errors, empty bodies, lost replies, busy locks, warnings.
-const PASSING: [&str; 14] = [
+const PASSING: [&str; 15] = [
     "pve POST /nodes/*/qemu#1=error:500:got no worker upid - start worker failed",
     "pve POST /nodes/*/qemu#2=drop-reply",
     "pve POST /nodes/*/qemu#3=error:500:can't lock file '/var/lock/pve-manager/pve-storage-local-lvm' - got timeout",
@@ -50,6 +50,7 @@ const PASSING: [&str; 14] = [
     "pve GET /nodes/*/qemu/*/status/current=drop-reply",
     "pve POST /nodes/*/qemu/*/status/start#1=error:500:can't lock file '/var/lock/qemu-server/lock-100.conf' - got timeout",
     "pve POST /nodes/*/qemu/*/status/start#2=drop-reply",
+    "pve POST /nodes/*/qemu/*/status/start#3=late-error:596:Connection timed out",
     "pve PUT /nodes/*/qemu/*/resize=drop-reply",
     "pve POST /nodes/*/storage/*/download-url=drop-reply",
     "pve task qmcreate *=warnings:2",
@@ -58,11 +59,26 @@ const PASSING: [&str; 14] = [
 #[test]
 fn a_deployment_goes_through_every_fault_that_passes_by_itself() {
     let scenario = start();
+    let before = scenario.snapshot();
     scenario.plan(&PASSING);
     let flow = submit(&scenario, "edge");
     expect_one_vm_per_node(&scenario, flow, "edge");
     assert_eq!(scenario.idle_faults(), Vec::<String>::new(), "each fault has hit a call");
+
+    scenario.lift();
+    scenario.plan(&LOST);
+    let gone = scenario.ask_with_consent("decommission_request", json!({ "cluster_name": "edge" })).unwrap();
+    assert_eq!(gone.state, "succeeded", "{}", told(&gone));
+    assert_eq!(scenario.idle_faults(), Vec::<String>::new(), "each fault has hit a call");
+    assert_eq!(demo::leftovers(&before, &scenario.snapshot()), Vec::<String>::new());
 }
+
+/// Replies that get lost while machines are taken away.
+const LOST: [&str; 3] = [
+    "pve PUT /nodes/*/qemu/*/config#1=drop-reply",
+    "pve POST /nodes/*/qemu/*/status/stop#1=drop-reply",
+    "pve DELETE /nodes/*/qemu/*#1=drop-reply",
+];
 
 /// What does not pass by itself, and what the flow says of it.
 const FINAL: [(&str, &str); 4] = [
@@ -136,23 +152,21 @@ fn machines_that_others_work_on_are_found_where_they_are_and_strangers_are_left_
     let scenario = start();
     let before = scenario.snapshot();
     let root = scenario.root();
-    // A call that hangs until the client gives up, and a stranger that takes the id that was chosen meanwhile.
-    scenario.plan(&["pve POST /nodes/*/qemu#1=delay:3000", "pve POST /nodes/*/qemu/*/status/start#2=hang"]);
+    // A stranger takes the id that was chosen while the machines are being asked for, and a call hangs until the client gives up.
+    scenario.plan(&["pve POST /nodes/*/qemu#1x2=hold", "pve POST /nodes/*/qemu/*/status/start#2=hang"]);
     let flow = submit(&scenario, "edge");
-    scenario.until("a machine is asked for", || {
-        let idle = scenario.idle_faults();
-        (idle.len() < 2).then_some(()).ok_or_else(|| idle.join(", "))
+    scenario.held("pve POST /nodes/*/qemu", 2);
+    let stranger = smallest(100, "stranger");
+    scenario.runtime.block_on(async {
+        let task = root.create_vm("pve1", &stranger).await.unwrap();
+        root.wait_for_task(&task, std::time::Duration::from_secs(20)).await.unwrap();
     });
-    let stranger = NewVm { vmid: VmId(100), name: "stranger".to_owned(), ..smallest() };
-    let task = scenario.runtime.block_on(async {
-        let task = root.create_vm("pve1", &stranger).await?;
-        root.wait_for_task(&task, std::time::Duration::from_secs(20)).await
-    });
-    let taken = task.is_ok();
+    let left_alone = scenario.vms().remove("stranger");
+    assert!(left_alone.is_some(), "it has taken the id");
+    scenario.lift_one("pve POST /nodes/*/qemu");
     expect_one_vm_per_node(&scenario, flow, "edge");
     assert_eq!(scenario.idle_faults(), Vec::<String>::new());
-    let left_alone = scenario.vms().remove("stranger");
-    assert_eq!(left_alone.is_some(), taken);
+    assert_eq!(scenario.vms().remove("stranger"), left_alone);
 
     let vms = scenario.vms();
     let (worker, vm) = &vms["edge-worker-1"];
@@ -169,32 +183,9 @@ fn machines_that_others_work_on_are_found_where_they_are_and_strangers_are_left_
     let gone = scenario.ask_with_consent("decommission_request", json!({ "cluster_name": "edge" })).unwrap();
     assert_eq!(gone.state, "succeeded", "{}", told(&gone));
     assert_eq!(scenario.vms().remove("stranger"), left_alone);
-    let mut left = demo::leftovers(&before, &scenario.snapshot());
-    left.retain(|it| !it.contains("stranger") && !it.contains("100"));
-    assert_eq!(left, Vec::<String>::new());
+    let left = demo::leftovers(&before, &scenario.snapshot());
+    assert_eq!(left, ["member of pool cortex 100", "vm 100"], "the stranger, and nothing of ours");
     let clusters: messages::query::Listing =
         scenario.runtime.block_on(scenario.operator.query(Party::Infrastructure, "clusters.list", json!({}))).unwrap();
     assert_eq!(clusters.rows.len(), 0);
-}
-
-pub(crate) fn smallest() -> NewVm {
-    NewVm {
-        vmid: VmId(100),
-        name: String::new(),
-        description: String::new(),
-        tags: Vec::new(),
-        pool: Some("cortex".to_owned()),
-        cores: 1,
-        cpu: "host".to_owned(),
-        memory_mib: 512,
-        machine: "q35".to_owned(),
-        firmware: proxmox::new_vm::Firmware::SeaBios,
-        scsi_controller: "virtio-scsi-single".to_owned(),
-        smbios_uuid: Uuid::new_v4().to_string(),
-        on_boot: false,
-        agent: false,
-        disks: Vec::new(),
-        nics: Vec::new(),
-        cloud_init: None,
-    }
 }

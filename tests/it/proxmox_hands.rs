@@ -3,61 +3,24 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use infrastructure_contractor::schematic;
-use proxmox::{
-    VmId,
-    new_vm::{DiskContent, NewDisk, NewVm},
-    storage::Download,
-};
 use serde_json::{Value, json};
-use tests::{demo, world::WorldOptions};
+use tests::{
+    demo,
+    hypervisor::{self, TEMPLATE, smallest},
+    world::WorldOptions,
+};
 
 use crate::{
     knobs::reasons,
-    proxmox_faults::{expect_one_vm_per_node, request, smallest},
+    proxmox_faults::{expect_one_vm_per_node, request},
     scenario::{Scenario, told},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const TEMPLATE: u32 = 9000;
 
 fn start(options: WorldOptions) -> Scenario {
     let infrastructure = "\n[placement]\nlook_again_seconds = 1\n\n[machines]\nstorage = \"shared\"\n".to_owned();
     Scenario::start(&WorldOptions { speed: 100.0, more: [infrastructure, String::new()], ..options })
-}
-
-/// What an operator does once: a VM with the image on its disk, made a template.
-fn make_template(scenario: &Scenario) {
-    let root = scenario.root();
-    let image = Download {
-        url: format!("{}/image/{}/v1.13.9/nocloud-amd64.qcow2", scenario.world.facts.mirror, schematic::id(&[])),
-        file_name: "talos.qcow2".into(),
-        content: "import".into(),
-        sha256: None,
-        verify_certificates: true,
-    };
-    let disk = NewDisk {
-        slot: "scsi0".into(),
-        storage: "shared".into(),
-        content: DiskContent::Import { volume: "shared:import/talos.qcow2".into() },
-        ssd: true,
-        io_thread: false,
-        cache: None,
-        serial: None,
-    };
-    let vm = NewVm { vmid: VmId(TEMPLATE), name: "talos".into(), disks: vec![disk], ..smallest() };
-    scenario.runtime.block_on(async {
-        let downloaded = root.download_url("pve1", "shared", &image).await.unwrap();
-        root.wait_for_task(&downloaded, PATIENCE).await.unwrap();
-        let made = root.create_vm("pve1", &vm).await.unwrap();
-        root.wait_for_task(&made, PATIENCE).await.unwrap();
-        let frozen = root.make_template("pve1", VmId(TEMPLATE)).await.unwrap();
-        root.wait_for_task(&frozen, PATIENCE).await.unwrap();
-    });
-    // What the cluster says of guests lags behind what was done (proxmox.md 7.2).
-    scenario.until("the cluster knows that it is a template", || {
-        let row = scenario.runtime.block_on(root.locate_vm(VmId(TEMPLATE))).unwrap();
-        row.is_some_and(|row| row.template).then_some(()).ok_or_else(|| "not yet".to_owned())
-    });
 }
 
 #[test]
@@ -67,7 +30,8 @@ fn a_host_that_dies_while_it_clones_a_template_is_waited_for_and_its_half_clone_
         schematic::id(&[])
     );
     let scenario = start(WorldOptions { images: template, ..WorldOptions::default() });
-    make_template(&scenario);
+    let mirror = &scenario.world.facts.mirror;
+    scenario.runtime.block_on(hypervisor::make_template(&scenario.root(), mirror)).unwrap();
     let before = scenario.snapshot();
     // Slow enough to be met at it.
     scenario.knob("speed", &json!({ "speed": 2 }));
@@ -82,6 +46,7 @@ fn a_host_that_dies_while_it_clones_a_template_is_waited_for_and_its_half_clone_
     });
     scenario.knob("hosts/pve1", &json!({ "power": false }));
     let half = half_clones(&scenario.snapshot());
+    assert!(!half.is_empty(), "the host has died while it cloned");
     scenario.knob("speed", &json!({ "speed": 100 }));
     scenario.says(flow, "No route to host");
     scenario.knob("hosts/pve1", &json!({ "power": true }));
@@ -109,23 +74,32 @@ fn half_clones(snapshot: &Value) -> BTreeSet<String> {
 fn machines_that_are_moved_by_hand_are_found_where_they_are_and_nobody_elses_is_touched() {
     let scenario = start(WorldOptions::default());
     let root = scenario.root();
-    let stranger = NewVm { vmid: VmId(900), name: "stranger".to_owned(), ..smallest() };
+    let stranger = smallest(900, "stranger");
     scenario.runtime.block_on(async {
         let made = root.create_vm("pve1", &stranger).await.unwrap();
         root.wait_for_task(&made, PATIENCE).await.unwrap();
     });
     let before = scenario.snapshot();
-    // Between the proof that a machine is ours and its start, and while it boots.
-    scenario.plan(&["pve POST /nodes/*/qemu/*/status/start#1=delay:1000"]);
+    // Between the proof that a machine is ours and its start.
+    let start = "pve POST /nodes/*/qemu/*/status/start";
+    scenario.plan(&[&format!("{start}#1x2=hold")]);
     let flow = scenario.submit("provision_cluster", &request("edge")).unwrap();
-    scenario.until("a machine is about to be started", || {
-        let idle = scenario.idle_faults();
-        idle.is_empty().then_some(()).ok_or_else(|| idle.join(", "))
-    });
-    for name in ["edge-cp-1", "edge-worker-1"] {
+    scenario.held(start, 2);
+    let names = ["edge-cp-1", "edge-worker-1"];
+    let hosts = || scenario.vms().into_iter().map(|(name, (_, vm))| (name, vm["host"].clone())).collect::<Vec<_>>();
+    let held = hosts();
+    for name in names {
         scenario.move_by_hand(name);
     }
+    let moved = hosts();
+    assert!(
+        names.iter().all(|name| scenario.vms()[*name].1["running"] == false),
+        "none was started before it was moved"
+    );
+    assert!(held.iter().zip(&moved).all(|(before, after)| before.0 == "stranger" || before.1 != after.1), "{moved:?}");
+    scenario.lift();
     expect_one_vm_per_node(&scenario, flow, "edge");
+    assert_eq!(hosts(), moved, "they were started where they are");
 
     let grown = scenario.follow(scenario.scale("edge", 2)).unwrap();
     assert_eq!(grown.state, "succeeded", "{}", told(&grown));

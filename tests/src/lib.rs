@@ -4,6 +4,7 @@ pub mod binaries;
 pub mod demo;
 pub mod fuzz;
 pub mod guardian;
+pub mod hypervisor;
 pub mod interruption;
 pub mod kubectl;
 pub mod nats;

@@ -10,6 +10,7 @@ use proxmox::{
 
 use crate::{
     Deps, failure,
+    half_clone::{self, Nonce},
     inventory::Machine,
     look_alike::LookAlike,
     ownership::{self, Difference},
@@ -27,7 +28,7 @@ pub(crate) enum Found {
         /// What holds it: `create`, `clone`.
         lock: String,
     },
-    /// A VM whose description is ours and whose hardware is not: a clone that we made and did not finish.
+    /// The clone that the step asked for: it never ran, and has not been given its hardware yet.
     HalfCloned(Ours),
     /// A VM that carries part of the proof and not all of it: perhaps ours, and somebody changed it. Never touched, and
     /// nothing is made beside it.
@@ -45,6 +46,9 @@ pub(crate) enum Found {
     Absent,
 }
 
+/// What Proxmox calls a clone until its first disk is copied: it has no other mark by then.
+const CLONING: &str = "qmclone temporary file";
+
 /// A proven VM.
 #[derive(Debug)]
 pub(crate) struct Ours {
@@ -54,11 +58,27 @@ pub(crate) struct Ours {
     pub(crate) config: VmConfig,
 }
 
-/// Looks at the machine's VMID: at its host, then anywhere in the cluster.
+/// Looks at the machine's VMID: at its host, then anywhere in the cluster. Never finds a half clone.
 pub(crate) async fn look(deps: &Deps, machine: &Machine) -> Result<Found, Error> {
+    look_by(deps, machine, None).await
+}
+
+/// The same for the step that makes the machine, with the nonce of the clone that it asked for, if it did.
+pub(crate) async fn look_for_clone(deps: &Deps, machine: &Machine, nonce: Option<Nonce>) -> Result<Found, StepError> {
+    let look = async || look_by(deps, machine, nonce).await.map_err(|error| failure::of(&error));
+    let found = look().await?;
+    let Found::HalfCloned(half) = found else { return Ok(found) };
+    if status(deps, machine, &half.host).await?.is_running() {
+        return Ok(Found::LookAlike(half_clone::that_runs(machine, &half)));
+    }
+    // A proof is good for the next call only, and that was the look at the status.
+    look().await
+}
+
+async fn look_by(deps: &Deps, machine: &Machine, nonce: Option<Nonce>) -> Result<Found, Error> {
     let vmid = VmId(machine.vmid);
     let unreachable = match deps.proxmox.vm_config(&machine.host, vmid).await {
-        Ok(config) => return Ok(judge(machine, machine.host.clone(), config)),
+        Ok(config) => return Ok(judge(machine, nonce, machine.host.clone(), config)),
         // Proxmox checks rights before it looks: with rights on a pool only, what is not there is forbidden.
         Err(error) if matches!(error.kind, Kind::NotFound(Missing::Vm | Missing::Node) | Kind::Permission { .. }) => {
             None
@@ -79,27 +99,24 @@ pub(crate) async fn look(deps: &Deps, machine: &Machine) -> Result<Found, Error>
         return Ok(Found::Foreign { host, differences: vec![difference] });
     }
     match deps.proxmox.vm_config(&host, vmid).await {
-        Ok(config) => Ok(judge(machine, host, config)),
+        Ok(config) => Ok(judge(machine, nonce, host, config)),
         Err(error) if error.is_missing_vm() => Ok(Found::Absent),
         Err(error) => Err(error),
     }
 }
 
-fn judge(machine: &Machine, host: String, config: VmConfig) -> Found {
+fn judge(machine: &Machine, nonce: Option<Nonce>, host: String, config: VmConfig) -> Found {
     let differences = ownership::differences(machine, VmId(machine.vmid), &config);
     if differences.is_empty() {
         return Found::Ours(Ours { host, config });
     }
-    let half_cloned = ownership::block_differences(machine, &config).is_empty()
-        && ownership::hardware_is_untouched(machine, &config)
-        && !config.is_protected();
-    if half_cloned {
-        return Found::HalfCloned(Ours { host, config });
-    }
+    let asked_for = nonce.is_some_and(|nonce| half_clone::is_asked_for(machine, &config, nonce));
+    let unmarked = || config.get("description").is_none_or(|text| text.trim() == CLONING);
     match config.lock() {
-        Some(lock @ ("create" | "clone" | "import")) if config.get("description").is_none() => {
+        Some(lock @ ("create" | "clone" | "import")) if asked_for || unmarked() => {
             Found::Unfinished { host, lock: lock.to_owned() }
         }
+        _ if asked_for => Found::HalfCloned(Ours { host, config }),
         _ => match ownership::traces(machine, &config) {
             carries if carries.is_empty() => Found::Foreign { host, differences },
             carries => Found::LookAlike(LookAlike { vmid: machine.vmid, host, carries, differences }),

@@ -29,6 +29,7 @@ mod failure;
 mod fence;
 mod fetch;
 mod foresight;
+mod half_clone;
 mod look_alike;
 mod monitoring;
 mod own_task;

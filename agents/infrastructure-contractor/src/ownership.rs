@@ -90,10 +90,8 @@ pub fn differences(machine: &Machine, vmid: VmId, config: &VmConfig) -> Vec<Diff
     differences
 }
 
-/// What differs in the description alone: all that a clone in the making can prove.
+/// What differs in the description alone.
 pub fn block_differences(machine: &Machine, config: &VmConfig) -> Vec<Difference> {
-    let description = config.get("description").unwrap_or_default();
-    let value = |key: &str| description.lines().find_map(|line| Some(line.trim().strip_prefix(key)?.trim().to_owned()));
     [
         ("cluster uid in the description", "cortex-cluster-uid:", machine.cluster_uid.to_string()),
         ("node uid in the description", "cortex-node-uid:", machine.node_uid.to_string()),
@@ -101,14 +99,20 @@ pub fn block_differences(machine: &Machine, config: &VmConfig) -> Vec<Difference
     ]
     .into_iter()
     .filter_map(|(what, key, expected)| {
-        let found = value(key);
-        (found.as_ref() != Some(&expected)).then(|| Difference {
+        let found = noted(config, key);
+        (found != Some(expected.as_str())).then(|| Difference {
             what,
             expected,
-            found: found.unwrap_or_else(|| "absent".to_owned()),
+            found: found.unwrap_or("absent").to_owned(),
         })
     })
     .collect()
+}
+
+/// What the description says behind `key`, on a line of its own.
+pub(crate) fn noted<'c>(config: &'c VmConfig, key: &str) -> Option<&'c str> {
+    let mut lines = config.get("description").unwrap_or_default().lines();
+    lines.find_map(|line| Some(line.trim().strip_prefix(key)?.trim()))
 }
 
 /// The parts of the proof that only the VM of `machine` can have been given, and that this one carries: its name, and
@@ -124,12 +128,6 @@ pub fn traces(machine: &Machine, config: &VmConfig) -> Vec<&'static str> {
         traces.push("name");
     }
     traces
-}
-
-/// Whether the hardware still is what Proxmox gave a clone by itself: nothing of it was set to what the inventory says.
-pub fn hardware_is_untouched(machine: &Machine, config: &VmConfig) -> bool {
-    let traces = traces(machine, config);
-    !["SMBIOS UUID", "MAC", "tag of the node"].iter().any(|part| traces.contains(part))
 }
 
 /// The tag that names a machine's own uid.

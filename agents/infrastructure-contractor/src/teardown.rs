@@ -8,33 +8,26 @@ use proxmox::{Upid, VmId, error::Kind, form::Params};
 use crate::{
     Deps, failure,
     fence::{self, Found, Ours},
+    half_clone::Nonce,
     inventory::Machine,
     look_alike::LookAlike,
-    ownership,
 };
 
 /// Stopping and destroying take seconds; freeing a large disk may take longer.
 const PATIENCE: Duration = Duration::from_secs(5 * 60);
 
-/// What may be destroyed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Consent {
-    /// Only a VM whose ownership is proven in every part.
-    OnlyProven,
-    /// Also a clone that we asked for and did not finish: its description is ours, its hardware not yet.
-    HalfClonedToo,
-}
-
 /// Stops and destroys the machine's VM with its disks. Nothing there is a success.
+///
+/// With a nonce also the clone that was asked for with it and did not get its hardware.
 pub(crate) async fn destroy(
     deps: &Deps,
     cx: &StepContext,
     machine: &Machine,
-    consent: Consent,
+    nonce: Option<Nonce>,
 ) -> Result<(), StepError> {
     let vmid = VmId(machine.vmid);
     let failed = |error: proxmox::Error| failure::of(&error);
-    let Some(ours) = proven(deps, machine, consent).await? else { return Ok(()) };
+    let Some(ours) = proven(deps, machine, nonce).await? else { return Ok(()) };
     if ours.config.is_protected() {
         let params = Params::default().with_flag("protection", false);
         let digest = ours.config.digest();
@@ -42,11 +35,11 @@ pub(crate) async fn destroy(
     }
     if fence::status(deps, machine, &ours.host).await?.is_running() {
         cx.progress(format!("stopping {}", machine.title()));
-        let Some(ours) = proven(deps, machine, consent).await? else { return Ok(()) };
+        let Some(ours) = proven(deps, machine, nonce).await? else { return Ok(()) };
         let upid = deps.proxmox.stop_vm(&ours.host, vmid).await.map_err(failed)?;
         wait(deps, &upid).await?;
     }
-    let Some(ours) = proven(deps, machine, consent).await? else { return Ok(()) };
+    let Some(ours) = proven(deps, machine, nonce).await? else { return Ok(()) };
     cx.progress(format!("destroying {}", machine.title()));
     match deps.proxmox.destroy_vm(&ours.host, vmid).await {
         Ok(upid) => wait(deps, &upid).await?,
@@ -65,16 +58,10 @@ pub(crate) async fn destroy(
     }
 }
 
-async fn proven(deps: &Deps, machine: &Machine, consent: Consent) -> Result<Option<Ours>, StepError> {
-    let found = fence::look(deps, machine).await.map_err(|error| failure::of(&error))?;
-    match found {
-        Found::Ours(ours) => Ok(Some(ours)),
+async fn proven(deps: &Deps, machine: &Machine, nonce: Option<Nonce>) -> Result<Option<Ours>, StepError> {
+    match fence::look_for_clone(deps, machine, nonce).await? {
+        Found::Ours(ours) | Found::HalfCloned(ours) => Ok(Some(ours)),
         Found::Absent => Ok(None),
-        Found::HalfCloned(ours) if consent == Consent::HalfClonedToo => Ok(Some(ours)),
-        Found::HalfCloned(ours) => {
-            let differences = ownership::differences(machine, VmId(machine.vmid), &ours.config);
-            Err(fence::refuse(deps, machine, &ours.host, &differences).await)
-        }
         Found::Unfinished { host, lock } => Err(fence::unfinished(machine, &host, &lock)),
         Found::LookAlike(LookAlike { host, differences, .. }) | Found::Foreign { host, differences } => {
             Err(fence::refuse(deps, machine, &host, &differences).await)

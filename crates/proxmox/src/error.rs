@@ -184,6 +184,15 @@ impl Error {
         matches!(self.kind, Kind::ReplyLost | Kind::TimedOut | Kind::TaskLost) || matches!(self.status, Some(596..=599))
     }
 
+    /// Whether it is certain that nothing was done: Proxmox refused in its own words, or was not reached.
+    pub fn is_refusal(&self) -> bool {
+        let said_why = !self.text.trim().is_empty();
+        match self.status {
+            Some(status) => matches!(status, 400..=403 | 595) || (matches!(status, 500 | 501) && said_why),
+            None => matches!(self.kind, Kind::Unreachable | Kind::TargetRefused | Kind::Untrusted),
+        }
+    }
+
     /// Whether it says that this VM is not on that node.
     pub fn is_missing_vm(&self) -> bool {
         self.kind == Kind::NotFound(Missing::Vm)
@@ -361,6 +370,17 @@ mod tests {
             let error = Error::answered("GET /x".into(), status, text.into(), BTreeMap::new());
             assert_eq!(error.kind, kind, "{text}");
         }
+    }
+
+    #[test]
+    fn what_may_have_been_done_is_no_refusal() {
+        let refused =
+            |status, text: &str| Error::answered("POST /x".into(), status, text.into(), BTreeMap::new()).is_refusal();
+        assert!(refused(500, "unable to create VM 102: config file already exists") && refused(403, "no"));
+        assert!(refused(595, "No route to host"));
+        assert!(!refused(596, "Connection timed out") && !refused(500, "") && !refused(502, "Bad Gateway"));
+        assert!(Error::new(Kind::Unreachable, "POST /x", "Connection refused").is_refusal());
+        assert!(!Error::new(Kind::ReplyLost, "POST /x", "no answer within 45 s").is_refusal());
     }
 
     #[test]

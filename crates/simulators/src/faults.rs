@@ -10,11 +10,13 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 /// The planned faults of one lab; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
     plan: Arc<Mutex<Plan>>,
+    lifted: Arc<watch::Sender<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -55,12 +57,16 @@ pub enum FaultAction {
     },
     /// Do it, then close the connection without an answer.
     DropReply,
+    /// Do it, then answer with a status code and without a body, as the node-to-node proxy does that lost the answer.
+    LateError { code: u16, message: String },
     /// Close the connection without doing anything.
     DropRequest,
     /// Answer nothing for as long as the client waits.
     Hang,
     /// Wait, in real milliseconds, then go on normally.
     Delay { milliseconds: u64 },
+    /// Wait until the fault is taken back, then go on normally.
+    Hold,
     /// A task does its work and ends with this many warnings.
     Warnings { count: usize },
 }
@@ -117,13 +123,20 @@ impl Fault {
                 FaultAction::Error { code, message: message.to_owned(), empty_body: message.is_empty() || code > 590 }
             }
             "drop-reply" => FaultAction::DropReply,
+            "late-error" => {
+                let (code, message) = rest.split_once(':').unwrap_or((rest, ""));
+                let code = code.parse().map_err(|_| format!("{code:?} is no status code"))?;
+                FaultAction::LateError { code, message: message.to_owned() }
+            }
+            "hold" => FaultAction::Hold,
             "drop-request" => FaultAction::DropRequest,
             "hang" => FaultAction::Hang,
             "delay" => FaultAction::Delay { milliseconds: rest.parse().map_err(|_| format!("{rest:?} is no delay"))? },
             "warnings" => FaultAction::Warnings { count: rest.parse().unwrap_or(1) },
             other => {
                 return Err(format!(
-                    "unknown fault action {other:?}, expected error, drop-reply, drop-request, hang, delay or warnings"
+                    "unknown fault action {other:?}, expected error, late-error, drop-reply, drop-request, hang, hold, delay or \
+                     warnings"
                 ));
             }
         };
@@ -146,11 +159,23 @@ impl Faults {
         let mut plan = self.lock();
         let before = plan.rules.len();
         plan.rules.retain(|rule| rule.id != id);
-        plan.rules.len() < before
+        let removed = plan.rules.len() < before;
+        drop(plan);
+        self.lifted.send_replace(());
+        removed
     }
 
     pub fn clear(&self) {
         self.lock().rules.clear();
+        self.lifted.send_replace(());
+    }
+
+    /// Waits until nothing holds calls of this name any more.
+    pub async fn lifted(&self, call: &str) {
+        let holds = |rule: &Rule| rule.fault.action == FaultAction::Hold && matches(&rule.fault.call, call);
+        let mut lifted = self.lifted.subscribe();
+        // The sender is in these faults, so the wait ends only by its word.
+        let _ = lifted.wait_for(|()| !self.lock().rules.iter().any(holds)).await;
     }
 
     pub fn rules(&self) -> Vec<Rule> {
@@ -228,12 +253,29 @@ mod tests {
         assert!(faults.take("pve POST /nodes/pve1/qemu/100/status/start").is_none());
     }
 
+    #[tokio::test]
+    async fn held_calls_go_on_when_the_fault_is_taken_back() {
+        let faults = Faults::default();
+        let held = faults.add(Fault::parse("pve POST /a=hold").unwrap());
+        faults.add(Fault::parse("pve POST /b=hold").unwrap());
+        assert_eq!(faults.take("pve POST /a"), Some(FaultAction::Hold));
+        let waiting = faults.lifted("pve POST /a");
+        tokio::pin!(waiting);
+        assert!(futures::poll!(&mut waiting).is_pending());
+        assert!(faults.remove(held));
+        waiting.await;
+        assert_eq!(faults.take("pve POST /a"), None);
+    }
+
     #[test]
     fn short_and_json_forms_say_the_same() {
         let short = Fault::parse("pve GET /**=error:595:No route to host").unwrap();
         let json =
             r#"{"call":"pve GET /**","action":"error","code":595,"message":"No route to host","empty_body":true}"#;
         assert_eq!(serde_json::from_str::<Fault>(json).unwrap(), short);
+        let late = Fault::parse("pve POST /a=late-error:596:Connection timed out").unwrap();
+        let message = "Connection timed out".to_owned();
+        assert_eq!(late.action, FaultAction::LateError { code: 596, message });
         assert!(Fault::parse("pve x").is_err() && Fault::parse("a=explode").is_err());
     }
 }

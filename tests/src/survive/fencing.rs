@@ -15,6 +15,7 @@ use std::{
 };
 
 use field::{Field, Played};
+use infrastructure_contractor::config::Method;
 pub use story::Story;
 
 /// How often a failing history is played again to find the shortest that fails.
@@ -27,7 +28,7 @@ pub struct Tried {
     pub stories: usize,
     /// Runs in them.
     pub runs: usize,
-    /// What the strangers did, counted.
+    /// Deeds of strangers that had an effect.
     pub deeds: usize,
     /// What runs said that did not go well, counted.
     pub reasons: BTreeMap<String, usize>,
@@ -54,14 +55,18 @@ pub struct Failing {
 /// If the datacenter does not start, or a run cannot be made.
 pub fn play(seeds: Range<u64>) -> anyhow::Result<Tried> {
     let began = Instant::now();
-    let field = Field::start()?;
+    let (imports, clones) = (Field::start(Method::Import)?, Field::start(Method::Clone)?);
     let mut tried = Tried::default();
     for seed in seeds {
         let story = Story::of(seed);
+        let field = match story.method {
+            Method::Import => &imports,
+            Method::Clone => &clones,
+        };
         let played = field.play(&story)?;
-        tried.count(&story, &played);
+        tried.count(&played);
         if !played.complaints.is_empty() {
-            tried.failure = Some(shortest(&field, seed, story, played.complaints));
+            tried.failure = Some(shortest(field, seed, story, played.complaints));
             break;
         }
     }
@@ -70,10 +75,10 @@ pub fn play(seeds: Range<u64>) -> anyhow::Result<Tried> {
 }
 
 impl Tried {
-    fn count(&mut self, story: &Story, played: &Played) {
+    fn count(&mut self, played: &Played) {
         self.stories += 1;
         self.runs += played.runs;
-        self.deeds += story.chapters.iter().map(|chapter| chapter.deeds.len()).sum::<usize>();
+        self.deeds += played.deeds;
         for reason in &played.reasons {
             *self.reasons.entry(reason.clone()).or_default() += 1;
         }

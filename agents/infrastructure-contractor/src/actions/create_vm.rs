@@ -23,15 +23,15 @@ use super::{ensure_image::AvailableImage, machine_event, recall, recall_known, r
 use crate::{
     Deps, blueprint,
     claims::Claim,
-    config::Method,
     failure,
     fence::{self, Found, Ours},
+    half_clone::{self, Nonce},
     inventory::{Machine, MachineRef, TakenVmid, VmState, vmid_key},
     look_alike,
     own_task::{self, OwnTask},
     ownership,
     reservation::{self, Ground},
-    teardown::{self, Consent},
+    teardown,
 };
 
 /// Creating copies an image or clones a disk.
@@ -58,6 +58,9 @@ pub(super) struct Input {
 struct Progress {
     /// The id in use: the reserved one, unless that turned out to be somebody else's.
     vmid: u32,
+    /// What proves the clone that was asked for; kept before the call, whose answer may be lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nonce: Option<Nonce>,
     /// The task that makes the VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     task: Option<Upid>,
@@ -70,6 +73,33 @@ impl Progress {
 
     async fn keep(&self, cx: &StepContext) -> Result<(), StepError> {
         cx.checkpoint(reservation::json(self)).await
+    }
+
+    /// Whether a clone was asked for and nobody knows what became of it.
+    fn is_unanswered(&self) -> bool {
+        self.nonce.is_some() && self.task.is_none()
+    }
+}
+
+/// A machine on its way, under the id that is in use.
+struct Making {
+    machine: Machine,
+    progress: Progress,
+}
+
+impl Making {
+    /// Goes on where an earlier attempt was.
+    fn of(cx: &StepContext, reserved: &Machine) -> Self {
+        let fresh = || Progress { vmid: reserved.vmid, nonce: None, task: None };
+        let progress = Progress::of(cx).unwrap_or_else(fresh);
+        Self { machine: Machine { vmid: progress.vmid, ..reserved.clone() }, progress }
+    }
+
+    /// Another id, under which nothing was asked for yet. Durable when this returns.
+    async fn take_id(&mut self, cx: &StepContext, vmid: u32) -> Result<(), StepError> {
+        self.machine.vmid = vmid;
+        self.progress = Progress { vmid, nonce: None, task: None };
+        self.progress.keep(cx).await
     }
 }
 
@@ -89,62 +119,58 @@ impl Action for CreateVm {
 
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<MachineRef>, StepError> {
         let reserved = recall_known(&cx.store, &input.machine)?;
-        let mut machine = reserved.clone();
-        let mut made = self.take_up(cx, &mut machine).await;
+        let mut making = Making::of(cx, &reserved);
+        let mut made = self.task_made(&making.progress).await;
         let mut claim = None;
         for _ in 0..IDS {
-            match self.look(&machine).await? {
+            let machine = &making.machine;
+            match self.look(machine, making.progress.nonce).await? {
                 Found::Ours(ours) => {
-                    let mut done = self.finish(cx, &reserved, machine, ours).await?;
+                    let mut done = self.finish(cx, &reserved, making.machine, ours).await?;
                     done.effects.until_then = Kept::new(claim);
                     return Ok(done);
                 }
-                Found::HalfCloned(ours) if self.clones() => self.dress(&machine, &ours).await?,
-                Found::HalfCloned(Ours { host, config }) => {
-                    let differences = ownership::differences(&machine, VmId(machine.vmid), &config);
-                    return Err(fence::refuse(&self.0, &machine, &host, &differences).await);
-                }
-                Found::Unfinished { host, lock } => return Err(fence::unfinished(&machine, &host, &lock)),
-                Found::LookAlike(found) => return Err(look_alike::refuse(&self.0, &machine, &found).await),
-                // It was made for us, and somebody took away all that tells it, or took its place.
-                Found::Foreign { host, differences } if made || self.was_made(cx, &machine, &input.images).await? => {
-                    return Err(fence::refuse(&self.0, &machine, &host, &differences).await);
+                Found::HalfCloned(half) => self.dress(machine, &half).await?,
+                Found::Unfinished { host, lock } => return Err(fence::unfinished(machine, &host, &lock)),
+                Found::LookAlike(found) => return Err(look_alike::refuse(&self.0, machine, &found).await),
+                // It was made for us, or may have been, and somebody took away all that tells it, or took its place.
+                Found::Foreign { host, differences }
+                    if made || making.progress.is_unanswered() || self.was_made(cx, machine, &input.images).await? =>
+                {
+                    return Err(fence::refuse(&self.0, machine, &host, &differences).await);
                 }
                 Found::Foreign { host, differences } => {
                     let words = ownership::in_words(&differences);
-                    claim = self.leave_id(cx, &mut machine, &format!("on {host}: {words}")).await?;
+                    claim = self.leave_id(cx, &mut making, &format!("on {host}: {words}")).await?;
                     made = false;
                 }
-                Found::Hidden if made => return Err(fence::hidden(&self.0, &machine).await),
-                Found::Hidden => match self.own_task(cx, &machine, &input.images).await? {
+                Found::Hidden if made => return Err(fence::hidden(&self.0, machine).await),
+                Found::Hidden => match self.own_task(cx, machine, &input.images).await? {
                     OwnTask::Running(upid) => made = self.0.proxmox.wait_for_task(&upid, PATIENCE).await.is_ok(),
                     OwnTask::Made => made = true,
-                    OwnTask::None if matches!(self.look(&machine).await?, Found::Hidden) => {
-                        claim = self.leave_id(cx, &mut machine, "a guest that we may not see").await?;
+                    OwnTask::None if self.is_hidden(&making).await? => {
+                        claim = self.leave_id(cx, &mut making, "a guest that we may not see").await?;
                     }
                     OwnTask::None => {}
                 },
-                Found::Absent => match self.make_alone(cx, &machine, &input.images).await {
+                Found::Absent => match self.make_alone(cx, &mut making, &input.images).await {
                     Ok(()) => made = true,
-                    Err(Unmade::Taken) if matches!(self.look(&machine).await?, Found::Absent) => {
-                        claim = self.leave_id(cx, &mut machine, "a guest that comes and goes").await?;
+                    Err(Unmade::Taken) if self.is_absent(&making).await? => {
+                        claim = self.leave_id(cx, &mut making, "a guest that comes and goes").await?;
                     }
                     Err(Unmade::Taken) => {}
                     Err(Unmade::Step(error)) => return Err(error),
                 },
             }
         }
-        let reason = format!("no VM for {} after {IDS} looks; see the quarantine", machine.hostname);
+        let reason = format!("no VM for {} after {IDS} looks; see the quarantine", reserved.hostname);
         Err(StepError::retry(reason))
     }
 
     async fn find(&self, cx: &StepContext, input: &Input) -> Result<Option<Done<MachineRef>>, StepError> {
         let reserved = recall_known(&cx.store, &input.machine)?;
-        let mut machine = reserved.clone();
-        if let Some(progress) = Progress::of(cx) {
-            machine.vmid = progress.vmid;
-        }
-        match self.look(&machine).await? {
+        let machine = Making::of(cx, &reserved).machine;
+        match self.look(&machine, None).await? {
             Found::Ours(ours) if ours.config.lock().is_none() => {
                 self.finish(cx, &reserved, machine, ours).await.map(Some)
             }
@@ -153,26 +179,30 @@ impl Action for CreateVm {
     }
 
     async fn undo(&self, cx: &StepContext, input: &Input, output: Option<&MachineRef>) -> Result<Effects, StepError> {
-        let Some(mut machine) = recall(&cx.store, &input.machine)? else { return Ok(Effects::default()) };
-        let (asked, reserved) = (Progress::of(cx).is_some() || output.is_some(), machine.vmid);
-        self.take_up(cx, &mut machine).await;
-        let consent = if self.clones() { Consent::HalfClonedToo } else { Consent::OnlyProven };
-        match self.look(&machine).await? {
+        let Some(reserved) = recall(&cx.store, &input.machine)? else { return Ok(Effects::default()) };
+        let Making { machine, progress } = Making::of(cx, &reserved);
+        let left = machine.vmid != reserved.vmid;
+        let asked = left || progress.nonce.is_some() || progress.task.is_some() || output.is_some();
+        self.task_made(&progress).await;
+        // What was reported has its hardware, and nothing less proves it any more.
+        let nonce = progress.nonce.filter(|_| output.is_none());
+        match self.look(&machine, nonce).await? {
             // We never asked for a VM, and what stands there is not ours.
             Found::Foreign { .. } if !asked => {}
-            Found::Hidden => match self.own_task(cx, &machine, &input.images).await? {
-                OwnTask::Running(upid) => {
-                    let reason = format!("a task of ours still makes VM {} ({upid})", machine.vmid);
-                    return Err(StepError::wait(reason, Duration::from_secs(2)));
-                }
+            Found::Hidden => match self.ended_task(cx, &machine, &input.images).await? {
                 OwnTask::None if !asked => {}
-                OwnTask::Made | OwnTask::None => teardown::destroy(&self.0, cx, &machine, consent).await?,
+                _ => teardown::destroy(&self.0, cx, &machine, nonce).await?,
             },
-            _ => teardown::destroy(&self.0, cx, &machine, consent).await?,
+            // A clone takes its id late, so one whose answer was lost may come still.
+            Found::Absent if progress.is_unanswered() => {
+                self.ended_task(cx, &machine, &input.images).await?;
+                teardown::destroy(&self.0, cx, &machine, nonce).await?;
+            }
+            _ => teardown::destroy(&self.0, cx, &machine, nonce).await?,
         }
         let mut inventory = vec![record(&cx.store, &machine, VmState::Reserved)?];
-        if machine.vmid != reserved {
-            inventory.push(InventoryChange::delete(vmid_key(reserved)));
+        if left {
+            inventory.push(InventoryChange::delete(vmid_key(reserved.vmid)));
         }
         Ok(Effects { inventory, ..Effects::default() })
     }
@@ -187,21 +217,22 @@ enum Unmade {
 }
 
 impl CreateVm {
-    fn clones(&self) -> bool {
-        self.0.sections.images.method == Method::Clone
+    async fn look(&self, machine: &Machine, nonce: Option<Nonce>) -> Result<Found, StepError> {
+        fence::look_for_clone(&self.0, machine, nonce).await
     }
 
-    async fn look(&self, machine: &Machine) -> Result<Found, StepError> {
-        fence::look(&self.0, machine).await.map_err(|error| failure::of(&error))
+    async fn is_absent(&self, making: &Making) -> Result<bool, StepError> {
+        Ok(matches!(self.look(&making.machine, making.progress.nonce).await?, Found::Absent))
     }
 
-    /// Goes on where an earlier attempt was: with its id, when its task has ended. Whether that task made a VM; what
-    /// stands there says more than the task does.
-    async fn take_up(&self, cx: &StepContext, machine: &mut Machine) -> bool {
-        let Some(Progress { vmid, task }) = Progress::of(cx) else { return false };
-        machine.vmid = vmid;
-        match task {
-            Some(upid) => self.0.proxmox.wait_for_task(&upid, PATIENCE).await.is_ok(),
+    async fn is_hidden(&self, making: &Making) -> Result<bool, StepError> {
+        Ok(matches!(self.look(&making.machine, making.progress.nonce).await?, Found::Hidden))
+    }
+
+    /// Waits for the task of an earlier attempt. Whether it made a VM; what stands there says more than the task does.
+    async fn task_made(&self, progress: &Progress) -> bool {
+        match &progress.task {
+            Some(upid) => self.0.proxmox.wait_for_task(upid, PATIENCE).await.is_ok(),
             None => false,
         }
     }
@@ -226,40 +257,84 @@ impl CreateVm {
         own_task::search(&self.0, &cx.store, machine, template).await
     }
 
+    /// Like [`own_task`](Self::own_task), once none of them runs any more.
+    async fn ended_task(
+        &self,
+        cx: &StepContext,
+        machine: &Machine,
+        images: &[AvailableImage],
+    ) -> Result<OwnTask, StepError> {
+        match self.own_task(cx, machine, images).await? {
+            OwnTask::Running(upid) => {
+                let reason = format!("a task of ours still makes VM {} ({upid})", machine.vmid);
+                Err(StepError::wait(reason, Duration::from_secs(2)))
+            }
+            ended => Ok(ended),
+        }
+    }
+
     /// Makes the VM, unless one that may be it stands under another id.
-    async fn make_alone(&self, cx: &StepContext, machine: &Machine, images: &[AvailableImage]) -> Result<(), Unmade> {
-        let found = look_alike::elsewhere(&self.0, machine).await;
+    async fn make_alone(&self, cx: &StepContext, making: &mut Making, images: &[AvailableImage]) -> Result<(), Unmade> {
+        let found = look_alike::elsewhere(&self.0, &making.machine).await;
         match found.map_err(|error| Unmade::Step(failure::of(&error)))? {
-            Some(found) => Err(Unmade::Step(look_alike::refuse(&self.0, machine, &found).await)),
-            None => self.make(cx, machine, images).await,
+            Some(found) => Err(Unmade::Step(look_alike::refuse(&self.0, &making.machine, &found).await)),
+            None => self.make(cx, making, images).await,
         }
     }
 
     /// Asks for the VM and waits until it stands.
-    async fn make(&self, cx: &StepContext, machine: &Machine, images: &[AvailableImage]) -> Result<(), Unmade> {
-        let image = images.iter().find(|image| image.host == machine.host);
-        let image = image.ok_or_else(|| Unmade::Step(StepError::fail(format!("{} has no image", machine.host))))?;
-        let asked = match (&image.volume, image.template) {
+    async fn make(&self, cx: &StepContext, making: &mut Making, images: &[AvailableImage]) -> Result<(), Unmade> {
+        let host = making.machine.host.clone();
+        let image = images.iter().find(|image| image.host == host);
+        let image = image.ok_or_else(|| Unmade::Step(StepError::fail(format!("{host} has no image"))))?;
+        let upid = match (&image.volume, image.template) {
             (Some(volume), _) => {
-                let vm = blueprint::vm(&self.0.sections, machine, volume);
-                self.0.proxmox.create_vm(&machine.host, &vm).await
+                let vm = blueprint::vm(&self.0.sections, &making.machine, volume);
+                self.0.proxmox.create_vm(&host, &vm).await.map_err(|error| self.unmade(&error))?
             }
-            (None, Some(template)) => self.clone_template(machine, image, template).await,
+            (None, Some(template)) => self.ask_for_clone(cx, making, (image, template)).await?,
             (None, None) => return Err(Unmade::Step(StepError::fail("the image has neither volume nor template"))),
         };
-        let upid = asked.map_err(|error| self.unmade(&error))?;
-        let progress = Progress { vmid: machine.vmid, task: Some(upid.clone()) };
-        progress.keep(cx).await.map_err(Unmade::Step)?;
-        cx.progress(format!("{} makes {}", machine.host, machine.hostname));
+        making.progress.task = Some(upid.clone());
+        making.progress.keep(cx).await.map_err(Unmade::Step)?;
+        cx.progress(format!("{host} makes {}", making.machine.hostname));
         self.0.proxmox.wait_for_task(&upid, PATIENCE).await.map(drop).map_err(|error| self.unmade(&error))
     }
 
-    async fn clone_template(&self, machine: &Machine, image: &AvailableImage, template: u32) -> proxmox::Result<Upid> {
+    /// Asks for a clone, with a nonce that is durable before. It is the same as often as this asks under this id, since an
+    /// earlier call may have been carried out although it failed; where it was certainly not, the nonce is given up again.
+    async fn ask_for_clone(
+        &self,
+        cx: &StepContext,
+        making: &mut Making,
+        (image, template): (&AvailableImage, u32),
+    ) -> Result<Upid, Unmade> {
+        let known = making.progress.nonce;
+        let nonce = known.unwrap_or_else(Nonce::draw);
+        if known.is_none() || making.progress.task.is_some() {
+            making.progress = Progress { nonce: Some(nonce), task: None, ..making.progress };
+            making.progress.keep(cx).await.map_err(Unmade::Step)?;
+        }
+        let asked = self.clone_template(&making.machine, image, template, nonce).await;
+        if known.is_none() && asked.as_ref().is_err_and(proxmox::Error::is_refusal) {
+            making.progress.nonce = None;
+            making.progress.keep(cx).await.map_err(Unmade::Step)?;
+        }
+        asked.map_err(|error| self.unmade(&error))
+    }
+
+    async fn clone_template(
+        &self,
+        machine: &Machine,
+        image: &AvailableImage,
+        template: u32,
+        nonce: Nonce,
+    ) -> proxmox::Result<Upid> {
         let source = image.template_host.as_deref().unwrap_or(&machine.host);
         let clone = NewClone {
             new_id: VmId(machine.vmid),
             name: machine.hostname.to_string(),
-            description: Some(ownership::description(machine)),
+            description: Some(half_clone::description(machine, nonce)),
             pool: self.0.sections.proxmox.pool.clone(),
             target: (source != machine.host).then(|| machine.host.clone()),
             full_on: Some(machine.storage.clone()),
@@ -278,11 +353,9 @@ impl CreateVm {
         }
     }
 
-    /// Gives a fresh clone what `create` would have given it; volumes that the template has stay.
+    /// Gives a fresh clone what `create` would have given it, and the machine's own description in place of the one with the
+    /// nonce; volumes that the template has stay.
     async fn dress(&self, machine: &Machine, clone: &Ours) -> Result<(), StepError> {
-        if let Some(lock) = clone.config.lock() {
-            return Err(fence::unfinished(machine, &clone.host, lock));
-        }
         let wanted = blueprint::vm(&self.0.sections, machine, "");
         let mut params = Params::default();
         for (name, value) in wanted.options().iter().filter(|(name, _)| !TEMPLATE_DECIDES.contains(name)) {
@@ -341,14 +414,15 @@ impl CreateVm {
 
     /// Quarantines the id and takes another one, durably, before anything is made under it. The claim keeps it from others
     /// until it is in the inventory.
-    async fn leave_id(&self, cx: &StepContext, machine: &mut Machine, whose: &str) -> Result<Option<Claim>, StepError> {
+    async fn leave_id(&self, cx: &StepContext, making: &mut Making, whose: &str) -> Result<Option<Claim>, StepError> {
+        let machine = &making.machine;
         let reason = format!("VM {} is somebody else's ({whose})", machine.vmid);
         tracing::warn!(vmid = machine.vmid, node = %machine.hostname, whose, "a reserved VMID is somebody else's");
         self.0.quarantine_vmid(machine.vmid, &reason).await;
         cx.progress(format!("{reason}; taking another id"));
         let mut ground = Ground::survey(&self.0, &cx.store, &machine.cluster).await?;
-        machine.vmid = ground.take_vmid(&self.0).await?.ok_or_else(|| StepError::retry(reason))?;
-        Progress { vmid: machine.vmid, task: None }.keep(cx).await?;
+        let vmid = ground.take_vmid(&self.0).await?.ok_or_else(|| StepError::retry(reason))?;
+        making.take_id(cx, vmid).await?;
         Ok(ground.into_claim())
     }
 }

@@ -9,12 +9,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{cluster, list_machines::destruction, machine_event, recall};
-use crate::{
-    Deps,
-    inventory::MachineRef,
-    monitoring, reservation,
-    teardown::{self, Consent},
-};
+use crate::{Deps, inventory::MachineRef, monitoring, reservation, teardown};
 
 pub(super) struct ReleaseVm(pub(super) Deps);
 
@@ -49,7 +44,7 @@ impl Action for ReleaseVm {
         let given = &input.machine;
         let output = Output { node_uid: given.node_uid, hostname: given.hostname.clone() };
         let Some(machine) = recall(&cx.store, given)? else { return Ok(Done::new(output)) };
-        teardown::destroy(&self.0, cx, &machine, Consent::OnlyProven).await?;
+        teardown::destroy(&self.0, cx, &machine, None).await?;
         if let Some(folder) = &self.0.sections.monitoring.folder
             && let Some(cluster) = cluster(&cx.store, &machine.cluster)?.filter(|found| found.value.ready.is_some())
         {

@@ -18,7 +18,7 @@ pub(crate) fn assert_succeeded(report: &Report) {
 }
 
 /// A cluster that talos-contractor calls ready; returns what it was handed.
-async fn active(world: &World, flow: Uuid) -> Value {
+pub(crate) async fn active(world: &World, flow: Uuid) -> Value {
     assert_succeeded(&world.run("provision-vms", flow, request(2)).await);
     let handoff = world.handoffs("vm_provisioned").pop().unwrap();
     let ready = json!({

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what a test cannot do without may fail it")]
 
 mod definition;
+mod half_clone;
 mod life;
 mod look_alike;
 mod playbooks;

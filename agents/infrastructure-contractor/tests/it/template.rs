@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use infrastructure_contractor::{check, config::Method, schematic};
+use infrastructure_contractor::{
+    check,
+    config::{Method, Sections},
+    schematic,
+};
 use proxmox::{
     VmId,
     config::Mac,
@@ -17,7 +21,7 @@ use crate::{
     world::{World, mirror_url},
 };
 
-const TEMPLATE: u32 = 9000;
+pub(crate) const TEMPLATE: u32 = 9000;
 
 /// What an operator does once: a VM with the image on its disk, made a template on shared storage.
 async fn make_template(world: &World, net: u8) {
@@ -60,8 +64,9 @@ async fn make_template(world: &World, net: u8) {
     };
     let upid = root.create_vm("pve1", &vm).await.unwrap();
     root.wait_for_task(&upid, patience).await.unwrap();
-    let drive = Params::default().with("ide2", "none,media=cdrom");
-    root.set_vm_config("pve1", VmId(TEMPLATE), &drive, None).await.unwrap();
+    // Clones take the protection over.
+    let more = Params::default().with("ide2", "none,media=cdrom").with_flag("protection", true);
+    root.set_vm_config("pve1", VmId(TEMPLATE), &more, None).await.unwrap();
     let problems = check::check(&world.deps.proxmox, &world.deps.sections).await;
     assert_eq!(problems.len(), 1, "{problems:#?}");
     assert_eq!(problems[0].to_string(), "VM 9000 on pve1 is not a template\n    mend: qm template 9000");
@@ -73,25 +78,29 @@ fn template_nic(at: u8) -> NewNic {
     NewNic { mac: Mac::proxmox([9, 9, at]), bridge: "vmbr0".into(), vlan: None, mtu: None, firewall: false }
 }
 
+/// A world whose machines are cloned from a template that is not made yet.
+pub(crate) async fn without_template(net: u8) -> World {
+    let clones = |sections: &mut Sections| {
+        sections.images.method = Method::Clone;
+        sections.machines.storage = "shared".into();
+        let template = format!("vmid = {TEMPLATE}\ntalos_version = \"1.13.9\"\nschematic = \"{}\"", schematic::id(&[]));
+        sections.images.templates = vec![toml::from_str(&template).unwrap()];
+    };
+    World::start_with(net, |_| {}, clones).await
+}
+
+/// Makes it, and waits until the cluster knows of it.
+pub(crate) async fn with_template(net: u8) -> World {
+    let world = without_template(net).await;
+    make_template(&world, net).await;
+    world.until_async(async || check::check(&world.deps.proxmox, &world.deps.sections).await.is_empty()).await;
+    world
+}
+
 #[tokio::test]
 async fn machines_are_cloned_from_a_template_on_whatever_host_they_go() {
     let net = 239;
-    let world = World::start_with(
-        net,
-        |_| {},
-        |sections| {
-            sections.images.method = Method::Clone;
-            sections.machines.storage = "shared".into();
-            sections.images.templates = vec![
-                toml::from_str(&format!(
-                    "vmid = {TEMPLATE}\ntalos_version = \"1.13.9\"\nschematic = \"{}\"",
-                    schematic::id(&[])
-                ))
-                .unwrap(),
-            ];
-        },
-    )
-    .await;
+    let world = without_template(net).await;
     let found = check::check(&world.deps.proxmox, &world.deps.sections).await;
     assert_eq!(found.iter().map(|problem| problem.what.as_str()).collect::<Vec<_>>(), ["there is no template 9000"]);
     make_template(&world, net).await;
@@ -111,6 +120,7 @@ async fn machines_are_cloned_from_a_template_on_whatever_host_they_go() {
         let config = &world.proxmox.snapshot().vms[&vmid].config;
         assert!(config["ide2"].contains("cloudinit"), "the template's empty drive made room: {}", config["ide2"]);
         assert!(!config.contains_key("net1"), "the template's second NIC is nobody's");
+        assert!(!config["description"].contains("cortex-clone"), "it is proven by more: {}", config["description"]);
     }
     let removed = serde_json::json!({ "handoff_type": "cluster_removed", "cluster_name": "prod" });
     assert_succeeded(&world.run("destroy-cluster", Uuid::new_v4(), removed).await);

@@ -9,7 +9,7 @@ use simulators::faults::{Fault, FaultAction};
 use uuid::Uuid;
 
 use crate::{
-    life::{assert_succeeded, request},
+    life::{active, assert_succeeded, request},
     shell::Shell,
     world::{World, mirror_url},
 };
@@ -51,6 +51,77 @@ async fn a_lost_reply_makes_nothing_twice() {
     assert_succeeded(&world.run("provision-vms", Uuid::new_v4(), request(1)).await);
     assert_eq!(world.proxmox.snapshot().vms.len(), 4);
     assert_eq!(world.keys("vmid/").len(), 4);
+}
+
+#[tokio::test]
+async fn a_call_that_was_carried_out_and_answered_by_the_proxy_makes_nothing_twice() {
+    let world = World::start(207, |_| {}).await;
+    for call in ["pve POST /nodes/*/qemu", "pve POST /nodes/*/qemu/*/status/start"] {
+        let late = FaultAction::LateError { code: 596, message: "Connection timed out".into() };
+        fault(&world, call, 1, late);
+    }
+    assert_succeeded(&world.run("provision-vms", Uuid::new_v4(), request(0)).await);
+    assert_all_fired(&world);
+    assert_eq!(world.proxmox.snapshot().vms.len(), 3);
+    assert_eq!(world.keys("vmid/").len(), 3);
+    assert_eq!(world.keys("quarantine/"), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn lost_replies_while_machines_are_protected_and_taken_away_leave_nothing() {
+    let world = World::start(209, |_| {}).await;
+    fault(&world, "pve PUT /nodes/*/qemu/*/config", 2, FaultAction::DropReply);
+    let created = active(&world, Uuid::new_v4()).await;
+    assert_all_fired(&world);
+    let is_last = |node: &&serde_json::Value| node["hostname"] == "prod-worker-2";
+    let last = created["nodes"].as_array().unwrap().iter().find(is_last).unwrap();
+    let removed = json!({
+        "handoff_type": "node_removed", "cluster_name": "prod", "cluster_uid": created["cluster_uid"],
+        "nodes": [{ "hostname": last["hostname"], "node_uid": last["node_uid"], "pool": "worker" }],
+    });
+    lose_replies_of_a_destruction(&world);
+    assert_succeeded(&world.run("release-vms", Uuid::new_v4(), removed).await);
+    assert_all_fired(&world);
+    assert_eq!(world.proxmox.snapshot().vms.len(), 4, "that one, and no other");
+    assert_eq!(world.keys("vm/").len(), 4);
+
+    lose_replies_of_a_destruction(&world);
+    let gone = json!({ "handoff_type": "cluster_removed", "cluster_name": "prod" });
+    assert_succeeded(&world.run("destroy-cluster", Uuid::new_v4(), gone).await);
+    assert_all_fired(&world);
+    assert_clean(&world);
+}
+
+fn lose_replies_of_a_destruction(world: &World) {
+    world.proxmox.faults().clear();
+    for call in ["PUT /nodes/*/qemu/*/config", "POST /nodes/*/qemu/*/status/stop", "DELETE /nodes/*/qemu/*"] {
+        fault(world, &format!("pve {call}"), 1, FaultAction::DropReply);
+    }
+}
+
+#[track_caller]
+fn assert_all_fired(world: &World) {
+    let rules = world.proxmox.faults().rules();
+    assert!(rules.iter().all(|rule| rule.fired > 0), "each fault has hit a call: {rules:?}");
+}
+
+#[tokio::test]
+async fn a_storage_that_fills_up_while_a_machine_is_made_is_waited_for_and_nothing_half_made_is_left() {
+    let world = World::start(208, |_| {}).await;
+    fault(&world, "pve task qmcreate *", 2, fail("unable to create VM 101 - not enough free space (4096 < 20971520)"));
+    let run = world.submit("provision-vms", Uuid::new_v4(), request(0)).await;
+    let full = |report: &Report| {
+        report.waits_for.as_deref().is_some_and(|reason| reason.contains("not enough free space (4096 < 20971520)"))
+    };
+    world.wait(run, full).await;
+    let quarantined = world.keys("quarantine/");
+    assert_eq!(quarantined, Vec::<String>::new(), "the id is good still");
+    world.until(|seen| seen.vms.values().all(|vm| !vm.config.contains_key("lock"))).await;
+    assert_eq!(world.proxmox.snapshot().vms.len(), 2, "the others are made");
+    world.driver.cancel(run, "test").await.unwrap();
+    let ended = world.rest(run).await;
+    assert!(matches!(ended.status, Status::Cancelled | Status::Undone), "{:?}", ended.status);
+    assert_clean(&world);
 }
 
 #[tokio::test]

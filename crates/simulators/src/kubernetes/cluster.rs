@@ -57,6 +57,13 @@ impl Cluster {
         self.faults.get()?.take(call)
     }
 
+    /// Waits until nothing holds calls of this name any more.
+    pub(crate) async fn lifted(&self, call: &str) {
+        if let Some(faults) = self.faults.get() {
+            faults.lifted(call).await;
+        }
+    }
+
     /// How long a real duration takes here.
     pub(crate) fn scaled(&self, real: Duration) -> Duration {
         real.div_f64(self.speed)

@@ -135,6 +135,20 @@ impl Proxmox {
         true
     }
 
+    /// Removes a volume, wherever it is, whoever uses it. False if there is none.
+    pub fn remove_volume(&self, id: &str) -> bool {
+        let mut world = self.sim.world();
+        let Some((storage, name)) = formats::parse_volume_id(id) else { return false };
+        let Some(storage) = world.storages.get(storage).cloned() else { return false };
+        let hosts: Vec<String> = world.hosts.keys().cloned().collect();
+        hosts.iter().filter_map(|host| world.volumes.remove(&storage, host, name)).count() > 0
+    }
+
+    /// Whether a task runs, on whatever host.
+    pub fn is_at_work(&self) -> bool {
+        self.sim.tasks().newest().any(|task| task.end.is_none())
+    }
+
     /// Forgets every task that has ended, as the rotation of the task index does.
     pub fn forget_tasks(&self) {
         self.sim.tasks().forget_ended();

@@ -126,9 +126,9 @@ async fn answer(
     if !latency.is_zero() {
         tokio::time::sleep(latency).await;
     }
-    let planned = sim.faults.take(&format!("pve {} {path}", parts.method));
-    let mut drop_reply = false;
-    match planned {
+    let name = format!("pve {} {path}", parts.method);
+    let (mut drop_reply, mut late) = (false, None);
+    match sim.faults.take(&name) {
         Some(FaultAction::DropRequest) => return Err(Dropped),
         Some(FaultAction::Hang) => std::future::pending().await,
         Some(FaultAction::Delay { milliseconds }) => tokio::time::sleep(Duration::from_millis(milliseconds)).await,
@@ -136,12 +136,17 @@ async fn answer(
             let error = if empty_body { ApiError::bare(code, message) } else { ApiError::with_code(code, message) };
             return Ok(respond(format, &Err(error), (gzip, count), sim));
         }
+        Some(FaultAction::Hold) => sim.faults.lifted(&name).await,
         Some(FaultAction::DropReply) => drop_reply = true,
+        Some(FaultAction::LateError { code, message }) => late = Some(ApiError::bare(code, message)),
         Some(FaultAction::Warnings { .. }) | None => {}
     }
     let result = take(sim, parts, body, path).await;
     if drop_reply {
         return Err(Dropped);
+    }
+    if let Some(error) = late {
+        return Ok(respond(format, &Err(error), (gzip, count), sim));
     }
     if result.as_ref().is_err_and(|error| error.code == 401) {
         sim.pace.pass(Duration::from_secs(3)).await;

@@ -131,9 +131,10 @@ impl Sim {
         };
         self.tasks().push(task);
         let worker = Worker { sim: self.clone(), upid: upid.clone(), interrupt, warnings: Arc::default() };
-        let fault = self.faults.take(&format!("pve task {kind} {id}"));
+        let name = format!("pve task {kind} {id}");
+        let fault = self.faults.take(&name);
         let warnings = worker.warnings.clone();
-        let failed_by_plan = worker.clone().planned_failure(fault);
+        let failed_by_plan = worker.clone().planned_failure(name, fault);
         let body = work(worker);
         let (sim, text) = (self.clone(), upid.to_string());
         tokio::spawn(async move {
@@ -249,21 +250,22 @@ impl Worker {
         "received interrupt".to_owned()
     }
 
-    async fn planned_failure(self, fault: Option<FaultAction>) -> Result<(), String> {
+    async fn planned_failure(self, name: String, fault: Option<FaultAction>) -> Result<(), String> {
         match fault {
             Some(FaultAction::Error { message, .. }) => Err(message),
             Some(FaultAction::Delay { milliseconds }) => {
                 tokio::time::sleep(Duration::from_millis(milliseconds)).await;
                 Ok(())
             }
+            Some(FaultAction::Hold) => tokio::select! {
+                () = self.sim.faults.lifted(&name) => Ok(()),
+                reason = self.interrupted() => Err(reason),
+            },
             Some(FaultAction::Warnings { count }) => {
                 (0..count).for_each(|_| self.warn("planned by the lab"));
                 Ok(())
             }
-            Some(FaultAction::Hang) => {
-                self.interrupt.cancelled().await;
-                Err("received interrupt".to_owned())
-            }
+            Some(FaultAction::Hang) => Err(self.interrupted().await),
             _ => Ok(()),
         }
     }

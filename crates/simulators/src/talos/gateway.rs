@@ -67,22 +67,25 @@ impl Gateway {
     async fn handle(mut self, request: Request<Incoming>) -> Result<Response<Body>, Dropped> {
         self.boot.awake().await;
         let path = request.uri().path().to_owned();
-        let mut reply_lost = false;
+        let (mut reply_lost, mut late) = (false, None);
         match self.fault(&path) {
             Some(FaultAction::Delay { milliseconds }) => {
                 tokio::time::sleep(std::time::Duration::from_millis(milliseconds)).await;
             }
-            Some(FaultAction::Error { code, message, .. }) => {
-                let code = if code <= 16 { tonic::Code::from_i32(i32::from(code)) } else { tonic::Code::Unavailable };
-                return Ok(Status::new(code, message).into_http());
-            }
+            Some(FaultAction::Error { code, message, .. }) => return Ok(planned(code, message).into_http()),
+            Some(FaultAction::LateError { code, message }) => late = Some(planned(code, message)),
+            Some(FaultAction::Hold) => self.boot.world.faults().lifted(&self.name_of(&path).unwrap_or_default()).await,
             Some(FaultAction::Hang) => std::future::pending::<()>().await,
             Some(FaultAction::DropRequest) => return Err(Dropped),
             Some(FaultAction::DropReply) => reply_lost = true,
             Some(FaultAction::Warnings { .. }) | None => {}
         }
         let response = self.answer(&path, request).await.unwrap_or_else(|status| status.into_http());
-        if reply_lost { Err(Dropped) } else { Ok(response) }
+        match late {
+            _ if reply_lost => Err(Dropped),
+            Some(status) => Ok(status.into_http()),
+            None => Ok(response),
+        }
     }
 
     async fn answer(&mut self, path: &str, mut request: Request<Incoming>) -> Result<Response<Body>, Status> {
@@ -111,8 +114,12 @@ impl Gateway {
     }
 
     fn fault(&self, path: &str) -> Option<FaultAction> {
-        let address = self.boot.network().primary()?;
-        self.boot.world.faults().take(&format!("talos {address} {path}"))
+        self.boot.world.faults().take(&self.name_of(path)?)
+    }
+
+    /// The name by which faults know the call.
+    fn name_of(&self, path: &str) -> Option<String> {
+        Some(format!("talos {} {path}", self.boot.network().primary()?))
     }
 
     /// A service that this release does not have, or not in maintenance.
@@ -201,6 +208,12 @@ impl Gateway {
         names.extend([network.hostname.clone(), network.short_name().to_owned()]);
         names
     }
+}
+
+/// The answer of a planned failure; what is no code of gRPC means that nobody is there.
+fn planned(code: u16, message: String) -> Status {
+    let code = if code <= 16 { tonic::Code::from_i32(i32::from(code)) } else { tonic::Code::Unavailable };
+    Status::new(code, message)
 }
 
 /// All values of a metadata key, also when one header carries several.

@@ -3,15 +3,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
+use anyhow::ensure;
 use contractor::driver::Clock;
 use engine::report::{Report, Status, StepStatus};
 use futures::future::BoxFuture;
 use infrastructure_contractor::{
     Deps, actions,
+    config::{Images, Method, Sections},
     inventory::{Cluster, Machine, Quarantine, Vm},
     playbooks,
 };
@@ -19,7 +22,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use simulators::{
     lab::{Lab, LabOptions},
-    proxmox::Heard,
+    proxmox::{Heard, Snapshot},
 };
 use store::{Commit, InventoryChange, Store};
 use tokio::runtime::{self, Runtime};
@@ -28,13 +31,18 @@ use super::{
     story::{Act, Chapter, Deed, Step, Story, Twist},
     stranger::{self, Stranger},
 };
-use crate::survive::deeds::{
-    datacenter,
-    side::{self, Side},
+use crate::{
+    hypervisor,
+    survive::deeds::{
+        datacenter::{self, compare},
+        side::{self, Side},
+    },
 };
 
 /// How much faster the driver's clock runs, so that pauses between attempts take no time.
 const HURRY: i32 = 200;
+/// No task of the hypervisors takes longer.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What became of a history.
 #[derive(Debug, Default)]
@@ -43,14 +51,19 @@ pub(super) struct Played {
     pub(super) complaints: Vec<String>,
     /// How many runs there were.
     pub(super) runs: usize,
+    /// How many deeds of the stranger had an effect.
+    pub(super) deeds: usize,
     /// What the runs said that did not go well.
     pub(super) reasons: Vec<String>,
 }
 
-/// Hypervisors.
+/// Hypervisors, with a template where machines are cloned.
 pub(super) struct Field {
+    method: Method,
     lab: Arc<Lab>,
     runtime: Runtime,
+    /// What is there when no history is played.
+    empty: Snapshot,
 }
 
 /// One history on its way.
@@ -67,6 +80,8 @@ struct Play<'f> {
 /// What the stranger has to do in the chapter that is played.
 struct Scene {
     stranger: Stranger,
+    /// How many of its deeds had an effect.
+    done: usize,
     looks: u32,
     deeds: Vec<(u32, Deed)>,
     /// VMIDs that the last call of ours about them has looked at.
@@ -76,43 +91,90 @@ struct Scene {
 
 impl Field {
     /// Starts the hypervisors.
-    pub(super) fn start() -> anyhow::Result<Self> {
+    pub(super) fn start(method: Method) -> anyhow::Result<Self> {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let options = LabOptions { speed: f64::INFINITY, ..LabOptions::default() };
         let lab = Arc::new(runtime.block_on(Lab::start(options))?);
-        Ok(Self { lab, runtime })
+        if method == Method::Clone {
+            let root = hypervisor::root(&lab.proxmox().url(), lab.proxmox().fingerprint())?;
+            runtime.block_on(hypervisor::make_template(&root, &lab.mirror().url()))?;
+        }
+        let empty = seen(&lab);
+        Ok(Self { method, lab, runtime, empty })
     }
 
-    /// Plays a history to its end, and leaves the datacenter empty.
+    /// Plays a history to its end, and leaves the datacenter as it was.
     pub(super) fn play(&self, story: &Story) -> anyhow::Result<Played> {
-        let mut play = Play::start(&self.lab, &self.runtime)?;
+        let mut play = Play::start(self)?;
         let told = play.tell(story);
-        self.lab.proxmox().listen_no_more();
+        let (mut played, lent) = play.end();
+        let left = self.clear(&lent)?;
+        told?;
+        played.complaints.extend(left.map(|left| format!("the datacenter is not as before: {left}")));
+        Ok(played)
+    }
+
+    /// Removes every VM as soon as no task works on one any more, and what VMs that were the stranger's have left. What
+    /// else there is that was not.
+    fn clear(&self, lent: &[String]) -> anyhow::Result<Option<String>> {
+        let (proxmox, began) = (self.lab.proxmox(), Instant::now());
+        while proxmox.is_at_work() {
+            ensure!(began.elapsed() < PATIENCE, "a task of the last history does not end");
+            std::thread::yield_now();
+        }
         let _inside = self.runtime.enter();
-        for vmid in self.lab.proxmox().snapshot().vms.into_keys() {
-            self.lab.proxmox().remove_vm(vmid);
+        for vmid in proxmox.snapshot().vms.into_keys().filter(|vmid| !self.empty.vms.contains_key(vmid)) {
+            ensure!(proxmox.remove_vm(vmid), "VM {vmid} of the last history cannot be removed");
+        }
+        for volume in lent {
+            proxmox.remove_volume(volume);
         }
         // Or tasks about an id of this history would be taken for tasks about the same id of the next.
-        self.lab.proxmox().forget_tasks();
-        told?;
-        Ok(play.played)
+        proxmox.forget_tasks();
+        let mut left = Vec::new();
+        compare("", &json!(self.empty), &json!(seen(&self.lab)), &mut left);
+        Ok((!left.is_empty()).then(|| left.join("; ")))
     }
 }
 
+/// What is there, shared images left out.
+fn seen(lab: &Lab) -> Snapshot {
+    let mut snapshot = lab.proxmox().snapshot();
+    snapshot.volumes.values_mut().for_each(|volumes| volumes.retain(|volume| !volume.contains(":import/")));
+    snapshot.volumes.retain(|_, volumes| !volumes.is_empty());
+    snapshot
+}
+
 impl<'f> Play<'f> {
-    fn start(lab: &'f Arc<Lab>, lab_runtime: &'f Runtime) -> anyhow::Result<Self> {
+    fn start(field: &'f Field) -> anyhow::Result<Self> {
+        let Field { lab, runtime: lab_runtime, .. } = field;
         let folder = tempfile::tempdir()?;
         let store = side::store(folder.path(), "infrastructure")?;
-        let mut sections = datacenter::sections(lab, folder.path())?;
-        sections.machines.patience_seconds = 1;
-        let deps = Deps::new(sections, &["127.0.0.0/8".to_owned()], store.clone())?;
+        let deps = Deps::new(sections(field, folder.path())?, &["127.0.0.0/8".to_owned()], store.clone())?;
         let side = Side::start_by(Arc::new(Hurry::default()), store.clone(), &actions(&deps), &playbooks::shipped())?;
-        let scene =
-            Scene { stranger: Stranger::default(), looks: 0, deeds: Vec::new(), proven: BTreeSet::new(), store };
+        let scene = Scene {
+            stranger: Stranger::beside(lab.proxmox(), hypervisor::TEMPLATE),
+            done: 0,
+            looks: 0,
+            deeds: Vec::new(),
+            proven: BTreeSet::new(),
+            store,
+        };
         let scene = Arc::new(Mutex::new(scene));
         let (heard_by, of) = (scene.clone(), lab.clone());
         lab.proxmox().listen(move |heard| locked(&heard_by).hears(&of, heard));
         Ok(Self { lab, lab_runtime, side, scene, played: Played::default(), _folder: folder })
+    }
+
+    /// Ends the contractor. What became of the history, and the volumes that the stranger leaves.
+    fn end(mut self) -> (Played, Vec<String>) {
+        self.lab.proxmox().listen_no_more();
+        let (done, lent) = {
+            let mut scene = locked(&self.scene);
+            (scene.done, std::mem::take(&mut scene.stranger.lent))
+        };
+        self.played.deeds = done;
+        (self.played, lent)
     }
 
     fn tell(&mut self, story: &Story) -> anyhow::Result<()> {
@@ -362,7 +424,7 @@ impl Scene {
             if at > self.looks || target.is_some_and(|vmid| self.proven.contains(&vmid)) {
                 later.push((at, deed));
             } else {
-                self.stranger.does(lab.proxmox(), &deed, &machines);
+                self.done += usize::from(self.stranger.does(lab.proxmox(), &deed, &machines));
             }
         }
         self.deeds = later;
@@ -373,6 +435,16 @@ impl Scene {
         self.looks = u32::MAX;
         self.does_what_is_due(lab);
     }
+}
+
+fn sections(field: &Field, folder: &Path) -> anyhow::Result<Sections> {
+    let mut sections = datacenter::sections(&field.lab, folder)?;
+    sections.machines.patience_seconds = 1;
+    if field.method == Method::Clone {
+        sections.images = Images { factory: sections.images.factory, ..hypervisor::clones() };
+        sections.machines.storage = hypervisor::SHARED.to_owned();
+    }
+    Ok(sections)
 }
 
 fn locked(scene: &Mutex<Scene>) -> MutexGuard<'_, Scene> {
@@ -415,7 +487,7 @@ impl Clock for Hurry {
     }
 
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'_, ()> {
-        let left = std::time::Duration::try_from(deadline.duration_since(self.now())).unwrap_or_default();
+        let left = Duration::try_from(deadline.duration_since(self.now())).unwrap_or_default();
         Box::pin(tokio::time::sleep(left / HURRY.unsigned_abs()))
     }
 }

@@ -2,11 +2,14 @@
 
 use std::fmt;
 
+use infrastructure_contractor::config::Method;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 /// A history.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Story {
+    /// How our machines get their disks.
+    pub method: Method,
     /// What happens, in order.
     pub chapters: Vec<Chapter>,
 }
@@ -120,11 +123,17 @@ impl Part {
     pub fn breaks_the_proof(self) -> bool {
         !matches!(self, Self::Name | Self::Memory | Self::Protection)
     }
+
+    /// The same of a clone whose hardware is not set yet: only its description proves it.
+    pub fn breaks_the_proof_of_a_half_clone(self) -> bool {
+        matches!(self, Self::Description | Self::All)
+    }
 }
 
 impl Story {
-    /// The history of a seed.
+    /// The history of a seed: of two that follow each other one is with imported images and one with clones.
     pub fn of(seed: u64) -> Self {
+        let method = if seed.is_multiple_of(2) { Method::Import } else { Method::Clone };
         let mut dice = StdRng::seed_from_u64(seed);
         let mut chapters = Vec::new();
         for act in [Act::Provision, Act::Ready, Act::Up, Act::Down, Act::Decommission] {
@@ -137,7 +146,7 @@ impl Story {
             deeds.sort_by_key(|(call, _)| *call);
             chapters.push(Chapter { act, twist: Twist::random(&mut dice, act), deeds });
         }
-        Self { chapters }
+        Self { method, chapters }
     }
 
     /// Histories that are a little shorter.
@@ -217,6 +226,7 @@ impl Guise {
 
 impl fmt::Display for Story {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: ", self.method)?;
         for (at, Chapter { act, twist, deeds }) in self.chapters.iter().enumerate() {
             let gap = if at == 0 { "" } else { "; " };
             write!(f, "{gap}{act:?}")?;

@@ -19,8 +19,18 @@ const HOSTS: [&str; 3] = ["pve1", "pve2", "pve3"];
 struct Held {
     /// How it was left.
     as_left: State,
-    /// A VM of ours that is not provably ours any more: how it was before.
-    ours_before: Option<BTreeMap<String, String>>,
+    whose: Whose,
+}
+
+/// Why nobody else may touch a VM.
+#[derive(Clone, Debug)]
+enum Whose {
+    /// It is the stranger's own.
+    Stranger,
+    /// It is ours, and not provably so any more: how it was before.
+    Ours(BTreeMap<String, String>),
+    /// It is an operator's: the template of our machines.
+    Operator,
 }
 
 /// Everything that may not change about a VM.
@@ -38,6 +48,8 @@ struct State {
 pub(super) struct Stranger {
     held: BTreeMap<u32, Held>,
     made: u32,
+    /// Volumes with names of ours that the stranger's VMs use; they stay when those go.
+    pub(super) lent: Vec<String>,
     /// Calls of ours that would have changed what is held.
     touched: Vec<String>,
     /// VMIDs of our machines that something was done about.
@@ -45,37 +57,57 @@ pub(super) struct Stranger {
 }
 
 impl Stranger {
-    /// Does it; `machines` are ours, as we believe.
-    pub(super) fn does(&mut self, proxmox: &Proxmox, deed: &Deed, machines: &[Machine]) {
+    /// One who keeps an eye on the template, too, if there is one.
+    pub(super) fn beside(proxmox: &Proxmox, template: u32) -> Self {
+        let mut stranger = Self::default();
+        if let Some(as_left) = state(proxmox, template) {
+            stranger.held.insert(template, Held { as_left, whose: Whose::Operator });
+        }
+        stranger
+    }
+
+    /// Does it; `machines` are ours, as we believe. Whether it had an effect.
+    pub(super) fn does(&mut self, proxmox: &Proxmox, deed: &Deed, machines: &[Machine]) -> bool {
         match deed {
             Deed::MoveOwn { nth, to } => return self.move_own(proxmox, *nth, HOSTS[*to]),
             Deed::RemoveOwn { nth } => return self.remove_own(proxmox, *nth),
             _ => {}
         }
-        let Some(machine) = of(deed, machines) else { return };
-        self.disturbed.push(machine.vmid);
-        let is_ours = !self.is_foreign(machine.vmid);
+        let Some(machine) = of(deed, machines) else { return false };
+        let done = self.does_about(proxmox, deed, machine);
+        if done {
+            self.disturbed.push(machine.vmid);
+        }
+        done
+    }
+
+    fn does_about(&mut self, proxmox: &Proxmox, deed: &Deed, machine: &Machine) -> bool {
+        let vmid = machine.vmid;
+        let is_ours = !self.is_foreign(vmid);
         match deed {
-            Deed::Squat { guise, .. } => self.place(proxmox, machine.vmid, machine, *guise),
-            Deed::Replace { guise, .. } if is_ours && proxmox.remove_vm(machine.vmid) => {
-                self.held.remove(&machine.vmid);
-                self.place(proxmox, machine.vmid, machine, *guise);
+            Deed::Squat { guise, .. } => self.place(proxmox, vmid, machine, *guise),
+            Deed::Replace { guise, .. } if is_ours && proxmox.remove_vm(vmid) => {
+                self.held.remove(&vmid);
+                self.place(proxmox, vmid, machine, *guise);
+                true
             }
             Deed::Imitate { guise, .. } => {
                 let own = self.own_id();
-                self.place(proxmox, own, machine, *guise);
+                self.place(proxmox, own, machine, *guise)
             }
             Deed::Restore { unique, guise, .. } => self.restore(proxmox, machine, *unique, *guise),
             Deed::Borrow { .. } => self.borrow(proxmox, machine),
-            Deed::Edit { part, .. } if is_ours => self.edit(proxmox, machine.vmid, *part),
-            Deed::Mend { .. } => self.mend(proxmox, machine.vmid),
-            Deed::Move { to, .. } if is_ours && proxmox.move_vm(machine.vmid, HOSTS[*to]) => {
-                self.look_again(proxmox, machine.vmid);
+            Deed::Edit { part, .. } if is_ours => self.edit(proxmox, vmid, *part),
+            Deed::Mend { .. } => self.mend(proxmox, vmid),
+            Deed::Move { to, .. } if is_ours && moves(proxmox, vmid, HOSTS[*to]) => {
+                self.look_again(proxmox, vmid);
+                true
             }
-            Deed::Remove { .. } if is_ours && proxmox.remove_vm(machine.vmid) => {
-                self.held.remove(&machine.vmid);
+            Deed::Remove { .. } if is_ours && proxmox.remove_vm(vmid) => {
+                self.held.remove(&vmid);
+                true
             }
-            _ => {}
+            _ => false,
         }
     }
 
@@ -87,13 +119,13 @@ impl Stranger {
         }
     }
 
-    /// Hears every call: one that works on what is held is remembered.
+    /// Hears every call: one that works on what is held is remembered, whatever becomes of it. A digest keeps a change from
+    /// a VM that another one has taken the place of since it was looked at; here nobody comes between look and call, so whoever
+    /// relies on it has not looked.
     pub(super) fn hears(&mut self, heard: &Heard<'_>) {
-        // A configuration is compared instead: its digest may have kept a call from changing it.
-        if !matches!(heard.method, "POST" | "DELETE") {
-            return;
-        }
-        if vmid_in(heard.path).is_some_and(|vmid| self.held.contains_key(&vmid)) {
+        let Some(held) = vmid_in(heard.path).and_then(|vmid| self.held.get(&vmid)) else { return };
+        let is_copied = matches!(held.whose, Whose::Operator) && heard.path.ends_with("/clone");
+        if heard.method != "GET" && !is_copied {
             self.touched.push(format!("{} {}", heard.method, heard.path));
         }
     }
@@ -102,7 +134,11 @@ impl Stranger {
     pub(super) fn complaints(&self, proxmox: &Proxmox) -> Vec<String> {
         let mut found: Vec<String> = self.touched.iter().map(|call| format!("a VM that is not ours: {call}")).collect();
         for (vmid, held) in &self.held {
-            let whose = if held.ours_before.is_some() { "unproven" } else { "foreign" };
+            let whose = match held.whose {
+                Whose::Stranger => "foreign",
+                Whose::Ours(_) => "unproven",
+                Whose::Operator => "an operator's",
+            };
             match state(proxmox, *vmid) {
                 None => found.push(format!("{whose} VM {vmid} is gone")),
                 Some(now) if now != held.as_left => {
@@ -118,7 +154,8 @@ impl Stranger {
 
     /// VMIDs of VMs that we made and still are.
     pub(super) fn ours(&self, proxmox: &Proxmox) -> Vec<u32> {
-        proxmox.snapshot().vms.into_keys().filter(|vmid| !self.is_foreign(*vmid)).collect()
+        let is_ours = |vmid: &u32| self.held.get(vmid).is_none_or(|held| matches!(held.whose, Whose::Ours(_)));
+        proxmox.snapshot().vms.into_keys().filter(is_ours).collect()
     }
 
     /// Gives way: puts back what was changed about ours, and removes everything of the stranger's own.
@@ -135,7 +172,7 @@ impl Stranger {
     }
 
     pub(super) fn is_foreign(&self, vmid: u32) -> bool {
-        self.held.get(&vmid).is_some_and(|held| held.ours_before.is_none())
+        self.held.get(&vmid).is_some_and(|held| matches!(held.whose, Whose::Stranger))
     }
 
     fn own_id(&mut self) -> u32 {
@@ -143,7 +180,7 @@ impl Stranger {
         FIRST_OWN + self.made
     }
 
-    fn place(&mut self, proxmox: &Proxmox, vmid: u32, machine: &Machine, guise: Guise) {
+    fn place(&mut self, proxmox: &Proxmox, vmid: u32, machine: &Machine, guise: Guise) -> bool {
         let mut config = plain(vmid);
         let mut set = |key: &str, value: String| _ = config.insert(key.to_owned(), value);
         if guise.name {
@@ -161,39 +198,48 @@ impl Stranger {
         if let Some(mac) = machine.mac().filter(|_| guise.mac) {
             set("net0", format!("virtio={mac},bridge=vmbr0"));
         }
-        self.make(proxmox, vmid, &machine.host, config, guise);
+        self.make(proxmox, vmid, &machine.host, config, guise)
     }
 
-    fn restore(&mut self, proxmox: &Proxmox, machine: &Machine, unique: bool, guise: Guise) {
-        let Some(ours) = proxmox.snapshot().vms.remove(&machine.vmid) else { return };
+    fn restore(&mut self, proxmox: &Proxmox, machine: &Machine, unique: bool, guise: Guise) -> bool {
+        let Some(ours) = proxmox.snapshot().vms.remove(&machine.vmid) else { return false };
         let vmid = self.own_id();
         let mut config = plain(vmid);
         config.extend(ours.config.into_iter().filter(|(key, _)| !ours.disks.contains_key(key) && key != "lock"));
         if unique {
             config.insert("net0".to_owned(), format!("virtio=BC:24:11:00:{:02X}:01,bridge=vmbr0", vmid % 256));
         }
-        self.make(proxmox, vmid, &ours.host, config, guise);
+        self.make(proxmox, vmid, &ours.host, config, guise)
     }
 
-    fn borrow(&mut self, proxmox: &Proxmox, machine: &Machine) {
+    fn borrow(&mut self, proxmox: &Proxmox, machine: &Machine) -> bool {
         let own = self.own_id();
         let mut config = plain(own);
-        config.insert("scsi1".to_owned(), format!("local-lvm:vm-{}-disk-7,size=8G", machine.vmid));
-        self.make(proxmox, own, &machine.host, config, Guise { on: true, ..Guise::default() });
+        let volume = format!("{}:vm-{}-disk-7", machine.storage, machine.vmid);
+        config.insert("scsi1".to_owned(), format!("{volume},size=8G"));
+        self.lent.push(volume);
+        self.make(proxmox, own, &machine.host, config, Guise { on: true, ..Guise::default() })
     }
 
-    fn make(&mut self, proxmox: &Proxmox, vmid: u32, host: &str, config: BTreeMap<String, String>, guise: Guise) {
+    fn make(
+        &mut self,
+        proxmox: &Proxmox,
+        vmid: u32,
+        host: &str,
+        config: BTreeMap<String, String>,
+        guise: Guise,
+    ) -> bool {
         let pool = guise.in_pool.then(|| "cortex".to_owned());
         let made = HandMade { host: host.to_owned(), config, running: guise.on, pool };
-        if proxmox.place_vm(vmid, &made)
-            && let Some(as_left) = state(proxmox, vmid)
-        {
-            self.held.insert(vmid, Held { as_left, ours_before: None });
+        let placed = proxmox.place_vm(vmid, &made);
+        if placed && let Some(as_left) = state(proxmox, vmid) {
+            self.held.insert(vmid, Held { as_left, whose: Whose::Stranger });
         }
+        placed
     }
 
-    fn edit(&mut self, proxmox: &Proxmox, vmid: u32, part: Part) {
-        let Some(before) = proxmox.snapshot().vms.remove(&vmid) else { return };
+    fn edit(&mut self, proxmox: &Proxmox, vmid: u32, part: Part) -> bool {
+        let Some(before) = proxmox.snapshot().vms.remove(&vmid) else { return false };
         let change: &[(&str, Option<&str>)] = match part {
             Part::Name => &[("name", Some("renamed"))],
             Part::Tags => &[("tags", Some("somebody"))],
@@ -211,42 +257,50 @@ impl Stranger {
             ],
         };
         if !proxmox.edit_vm(vmid, change) {
-            return;
+            return false;
         }
-        if part.breaks_the_proof()
-            && let Some(as_left) = state(proxmox, vmid)
-        {
-            let earlier = self.held.remove(&vmid).and_then(|held| held.ours_before);
-            let ours_before = Some(earlier.unwrap_or(before.config));
-            self.held.insert(vmid, Held { as_left, ours_before });
+        let is_half_cloned = before.config.get("description").is_some_and(|text| text.contains("cortex-clone:"));
+        let breaks = match is_half_cloned {
+            true => part.breaks_the_proof_of_a_half_clone(),
+            false => part.breaks_the_proof(),
+        };
+        if breaks && let Some(as_left) = state(proxmox, vmid) {
+            let earlier = self.held.remove(&vmid).and_then(Held::ours_before);
+            let whose = Whose::Ours(earlier.unwrap_or(before.config));
+            self.held.insert(vmid, Held { as_left, whose });
         } else {
             self.look_again(proxmox, vmid);
         }
+        true
     }
 
-    fn mend(&mut self, proxmox: &Proxmox, vmid: u32) {
-        let Some(before) = self.held.get(&vmid).and_then(|held| held.ours_before.clone()) else { return };
+    fn mend(&mut self, proxmox: &Proxmox, vmid: u32) -> bool {
+        let Some(before) = self.held.get(&vmid).cloned().and_then(Held::ours_before) else { return false };
         let keys = ["name", "tags", "description", "net0", "smbios1"];
         let changes: Vec<_> = keys.iter().map(|key| (*key, before.get(*key).map(String::as_str))).collect();
-        if proxmox.edit_vm(vmid, &changes) {
+        let mended = proxmox.edit_vm(vmid, &changes);
+        if mended {
             self.held.remove(&vmid);
         }
+        mended
     }
 
-    fn move_own(&mut self, proxmox: &Proxmox, nth: usize, host: &str) {
-        if let Some(vmid) = self.nth_own(nth)
-            && proxmox.move_vm(vmid, host)
-        {
+    fn move_own(&mut self, proxmox: &Proxmox, nth: usize, host: &str) -> bool {
+        let Some(vmid) = self.nth_own(nth) else { return false };
+        let moved = moves(proxmox, vmid, host);
+        if moved {
             self.look_again(proxmox, vmid);
         }
+        moved
     }
 
-    fn remove_own(&mut self, proxmox: &Proxmox, nth: usize) {
-        if let Some(vmid) = self.nth_own(nth)
-            && proxmox.remove_vm(vmid)
-        {
+    fn remove_own(&mut self, proxmox: &Proxmox, nth: usize) -> bool {
+        let Some(vmid) = self.nth_own(nth) else { return false };
+        let removed = proxmox.remove_vm(vmid);
+        if removed {
             self.held.remove(&vmid);
         }
+        removed
     }
 
     fn nth_own(&self, nth: usize) -> Option<u32> {
@@ -260,6 +314,22 @@ impl Stranger {
             held.as_left = now;
         }
     }
+}
+
+impl Held {
+    /// How a VM of ours was before it was changed.
+    fn ours_before(self) -> Option<BTreeMap<String, String>> {
+        match self.whose {
+            Whose::Ours(before) => Some(before),
+            Whose::Stranger | Whose::Operator => None,
+        }
+    }
+}
+
+/// Moves a VM to a host on which it is not; whether it could.
+fn moves(proxmox: &Proxmox, vmid: u32, host: &str) -> bool {
+    let elsewhere = proxmox.snapshot().vms.get(&vmid).is_some_and(|vm| vm.host != host);
+    elsewhere && proxmox.move_vm(vmid, host)
 }
 
 /// `100` of `/nodes/pve1/qemu/100/config`.
@@ -288,9 +358,10 @@ fn of<'m>(deed: &Deed, machines: &'m [Machine]) -> Option<&'m Machine> {
 fn state(proxmox: &Proxmox, vmid: u32) -> Option<State> {
     let mut snapshot = proxmox.snapshot();
     let vm = snapshot.vms.remove(&vmid)?;
-    let there = snapshot.volumes.get(&vm.host).cloned().unwrap_or_default();
+    // What every host sees is at no host.
+    let there = [vm.host.as_str(), ""].into_iter().filter_map(|place| snapshot.volumes.remove(place)).flatten();
     let own = |volume: &String| vm.disks.values().any(|disk| disk.split(',').next() == Some(volume));
-    let volumes = there.into_iter().filter(own).collect();
+    let volumes = there.filter(own).collect();
     let pool = snapshot.pools.values().any(|members| members.contains(&vmid));
     Some(State { vm, process: proxmox.vm_process(vmid), volumes, pool })
 }

@@ -172,10 +172,16 @@ async fn planned(
     user: Option<&User>,
     request: Request<IncomingBody>,
 ) -> Result<Response<Body>, Dropped> {
-    match cluster.fault(&format!("kube {} {}", request.method(), request.uri().path())) {
+    let name = format!("kube {} {}", request.method(), request.uri().path());
+    match cluster.fault(&name) {
         Some(FaultAction::Error { code, message, .. }) => {
             return Ok(error_response(&ApiError::planned(code, &message), Encoding::Json));
         }
+        Some(FaultAction::LateError { code, message }) => {
+            respond(cluster, facts, user, request).await;
+            return Ok(error_response(&ApiError::planned(code, &message), Encoding::Json));
+        }
+        Some(FaultAction::Hold) => cluster.lifted(&name).await,
         Some(FaultAction::DropRequest) => return Err(Dropped),
         Some(FaultAction::DropReply) => {
             respond(cluster, facts, user, request).await;

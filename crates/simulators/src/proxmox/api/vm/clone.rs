@@ -171,6 +171,8 @@ fn reserve(worker: &Worker, order: &Order) -> Result<Vm, String> {
         ));
     }
     let mut reserved = Config::default();
+    // A comment in the file that the worker writes first: Proxmox reads comments as the description.
+    reserved.set("description", " qmclone temporary file");
     reserved.set("lock", "clone");
     world.vms.insert(order.target, Vm::new(host, reserved));
     Ok(source)
@@ -178,26 +180,38 @@ fn reserve(worker: &Worker, order: &Order) -> Result<Vm, String> {
 
 async fn copy(worker: &Worker, order: &Order, source: &Vm, made: &mut Made) -> Result<Config, String> {
     let place = Place { host: &worker.upid.host, vmid: order.target };
-    let mut config = Config::default();
-    for (key, value) in source.config.iter() {
-        if !dropped(key) {
-            config.set(key, value);
-        }
-    }
-    for mut drive in source.config.drives() {
-        if drive.is_cloudinit() {
+    let mut config = begin(worker, order, source);
+    for mut drive in source.config.drives().into_iter().filter(is_copied) {
+        let stored = if drive.is_cloudinit() {
             let storage =
                 order.storage.clone().or_else(|| drive.volume().map(|(name, _)| name.to_owned())).unwrap_or_default();
             drive.file = format!("{storage}:cloudinit");
-            let stored = disks::provide(worker, place, &drive, made).await?;
-            config.set(&drive.slot, stored);
-        } else if !drive.is_cdrom() && drive.volume().is_some() {
+            disks::provide(worker, place, &drive, made).await?
+        } else {
             let how = match order.full {
                 true => Copy::Full { storage: order.storage.as_deref(), format: order.format.as_deref() },
                 false => Copy::Linked,
             };
             drive.file = disks::clone(worker, place, (&source.host, &drive.file, how), made).await?;
-            config.set(&drive.slot, drive.print());
+            drive.print()
+        };
+        config.set(&drive.slot, stored);
+        // From its first disk on the clone shows what it will be.
+        if let Some(vm) = worker.sim.world().vms.get_mut(&order.target) {
+            vm.config = config.clone();
+            vm.config.set("lock", "clone");
+        }
+    }
+    Ok(config)
+}
+
+/// The clone's configuration before it has disks.
+fn begin(worker: &Worker, order: &Order, source: &Vm) -> Config {
+    let mut config = Config::default();
+    let copied: Vec<String> = source.config.drives().into_iter().filter(is_copied).map(|drive| drive.slot).collect();
+    for (key, value) in source.config.iter() {
+        if !dropped(key) && !copied.iter().any(|slot| slot == key) {
+            config.set(key, value);
         }
     }
     let mut world = worker.sim.world();
@@ -207,12 +221,17 @@ async fn copy(worker: &Worker, order: &Order, source: &Vm, made: &mut Made) -> R
     if let Some(description) = &order.description {
         config.set("description", options::normalise(&mut world, "description", description));
     }
-    Ok(config)
+    config
 }
 
-/// What a clone does not take over.
+/// Whether the clone gets a volume of its own for it.
+fn is_copied(drive: &Drive) -> bool {
+    drive.is_cloudinit() || (!drive.is_cdrom() && drive.volume().is_some())
+}
+
+/// What a clone does not take over. Unless it is given a description of its own, it has that of its source.
 fn dropped(key: &str) -> bool {
-    matches!(key, "template" | "lock" | "name" | "description" | "snaptime" | "parent") || key.starts_with("unused")
+    matches!(key, "template" | "lock" | "name" | "snaptime" | "parent") || key.starts_with("unused")
 }
 
 /// MACs, SMBIOS uuid and generation id are always new.
