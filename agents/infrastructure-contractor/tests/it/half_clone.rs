@@ -5,18 +5,26 @@ use std::{collections::BTreeMap, time::Duration};
 use engine::report::{Report, Status};
 use infrastructure_contractor::{inventory::Vm, ownership};
 use proxmox::{VmId, form::Params};
-use serde_json::json;
+use serde_json::{Value, json};
 use simulators::faults::{Fault, FaultAction};
 use uuid::Uuid;
 
 use crate::{
-    life::{assert_succeeded, request},
+    life::assert_succeeded,
     template::{TEMPLATE, with_template},
     world::{World, stranger},
 };
 
 /// The id that the first control plane gets.
 const FIRST: u32 = 100;
+
+/// A cluster without workers, of the image that the template has.
+fn request(pattern: &str) -> Value {
+    json!({
+        "request_type": "provision_cluster", "cluster_name": "prod", "pattern": pattern, "worker_nodes": 0,
+        "node_size": "small", "storage_backend": "local-path",
+    })
+}
 
 /// From the `nth` of these calls on, whoever has to answer seems to be gone.
 fn hold(world: &World, call: &str, nth: u64) {
@@ -33,7 +41,7 @@ fn waits(report: &Report) -> bool {
 async fn reserved(net: u8) -> (World, Uuid) {
     let world = with_template(net).await;
     hold(&world, "pve GET /cluster/nextid", 4);
-    let run = world.submit("provision-vms", Uuid::new_v4(), request(0)).await;
+    let run = world.submit("provision-vms", Uuid::new_v4(), request("ha")).await;
     world.wait(run, waits).await;
     (world, run)
 }
@@ -42,12 +50,17 @@ async fn reserved(net: u8) -> (World, Uuid) {
 async fn half_cloned(net: u8) -> (World, Uuid) {
     let world = with_template(net).await;
     hold(&world, &format!("pve GET /nodes/*/qemu/{FIRST}/config"), 2);
-    let run = world.submit("provision-vms", Uuid::new_v4(), request(0)).await;
+    let run = world.submit("provision-vms", Uuid::new_v4(), request("ha")).await;
     world.wait(run, waits).await;
     world.until(|seen| seen.vms.get(&FIRST).is_some_and(|vm| !vm.config.contains_key("lock"))).await;
     let half = config(&world, FIRST);
     assert!(half["description"].contains("cortex-clone: ") && !half.contains_key("ipconfig0"), "{half:?}");
     (world, run)
+}
+
+async fn cancel(world: &World, run: Uuid) {
+    let flow = world.driver.report(run).unwrap().unwrap().flow;
+    world.driver.cancel(flow, "test").await.unwrap();
 }
 
 fn config(world: &World, vmid: u32) -> BTreeMap<String, String> {
@@ -94,7 +107,7 @@ async fn a_copy_of_the_description_makes_no_half_clone_of_ours() {
 async fn an_undo_before_anything_was_asked_for_takes_no_copy_away() {
     let (world, run) = reserved(211).await;
     let theirs = place_copy(&world).await;
-    world.driver.cancel(run, "test").await.unwrap();
+    cancel(&world, run).await;
     world.proxmox.faults().clear();
     let report = world.rest(run).await;
     assert_untouched(&world, &report, &theirs, &["was not touched"]);
@@ -144,7 +157,7 @@ async fn a_half_clone_is_finished_when_the_run_goes_on_and_taken_back_when_it_is
     assert_eq!(world.proxmox.snapshot().vms.len(), 4);
 
     let (world, run) = half_cloned(215).await;
-    world.driver.cancel(run, "test").await.unwrap();
+    cancel(&world, run).await;
     world.proxmox.faults().clear();
     let report = world.rest(run).await;
     assert!(matches!(report.status, Status::Cancelled | Status::Undone), "{report:#?}");
@@ -165,7 +178,7 @@ async fn a_clone_whose_answer_was_lost_is_known_by_its_nonce() {
         times: None,
         action: FaultAction::DropReply,
     });
-    assert_succeeded(&world.run("provision-vms", Uuid::new_v4(), request(0)).await);
+    assert_succeeded(&world.run("provision-vms", Uuid::new_v4(), request("ha")).await);
     let rules = world.proxmox.faults().rules();
     assert!(rules.iter().all(|rule| rule.id == asked || rule.fired == 1), "{rules:?}");
     let clones = rules.iter().find(|rule| rule.id == asked).unwrap().seen;
@@ -182,12 +195,9 @@ async fn a_clone_that_comes_after_all_is_waited_for_before_its_machine_is_given_
         world.proxmox.faults().add(Fault::parse(fault).unwrap());
     }
     hold(&world, &format!("pve GET /nodes/*/qemu/{FIRST}/config"), 2);
-    let one = json!({
-        "request_type": "provision_cluster", "cluster_name": "prod", "pattern": "single", "node_size": "small",
-    });
-    let run = world.submit("provision-vms", Uuid::new_v4(), one).await;
+    let run = world.submit("provision-vms", Uuid::new_v4(), request("single")).await;
     world.wait(run, waits).await;
-    world.driver.cancel(run, "test").await.unwrap();
+    cancel(&world, run).await;
     let away = world.proxmox.faults().rules().pop().unwrap();
     assert!(world.proxmox.faults().remove(away.id));
     let waits_for_task = |report: &Report| {

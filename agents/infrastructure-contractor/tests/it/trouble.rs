@@ -111,14 +111,15 @@ async fn a_storage_that_fills_up_while_a_machine_is_made_is_waited_for_and_nothi
     fault(&world, "pve task qmcreate *", 2, fail("unable to create VM 101 - not enough free space (4096 < 20971520)"));
     let run = world.submit("provision-vms", Uuid::new_v4(), request(0)).await;
     let full = |report: &Report| {
-        report.waits_for.as_deref().is_some_and(|reason| reason.contains("not enough free space (4096 < 20971520)"))
+        let mut reasons = report.steps.iter().filter_map(|step| step.reason.as_deref());
+        reasons.any(|reason| reason.contains("not enough free space (4096 < 20971520)"))
     };
-    world.wait(run, full).await;
+    let waiting = world.wait(run, full).await;
     let quarantined = world.keys("quarantine/");
     assert_eq!(quarantined, Vec::<String>::new(), "the id is good still");
     world.until(|seen| seen.vms.values().all(|vm| !vm.config.contains_key("lock"))).await;
     assert_eq!(world.proxmox.snapshot().vms.len(), 2, "the others are made");
-    world.driver.cancel(run, "test").await.unwrap();
+    world.driver.cancel(waiting.flow, "test").await.unwrap();
     let ended = world.rest(run).await;
     assert!(matches!(ended.status, Status::Cancelled | Status::Undone), "{:?}", ended.status);
     assert_clean(&world);
