@@ -160,10 +160,7 @@ fn an_operator_makes_looks_at_scales_and_takes_away_a_cluster() {
     contract::answers(&scenario);
     quarantine(&run);
     daemons::beside_running_ones(&scenario);
-    let export = scenario.world.folder.join("export").display().to_string();
-    assert!(
-        run(&["store", "export", "--of", "infrastructure", &export, "-o", "json"]).json()["rows"].as_u64() > Some(0)
-    );
+    exports(&scenario, &run);
     run(&["store", "verify", "--of", "talos"]).ok().says(&["problems: []"]);
     run(&["store", "compact", "--of", "talos"]).ok().says(&["before:", "after:"]);
     let folder = scenario.world.folder.join("talos-store").display().to_string();
@@ -184,10 +181,14 @@ fn an_operator_makes_looks_at_scales_and_takes_away_a_cluster() {
     let key = scenario.world.folder.join("talos.age").display().to_string();
     run(&["store", "verify", "--folder", &folder, "--key-file", &key]).ok().says(&["problems: []"]);
     run(&["store", "compact", "--folder", &folder]).ok();
+    let export = scenario.world.folder.join("export").display().to_string();
     let exported = run(&["store", "export", "--folder", &folder, &export, "-o", "json"]).json();
+    run(&["store", "export", "--folder", &folder, &export]).ended(1).warns(&["something is there"]);
     let copy = scenario.world.folder.join("copy").display().to_string();
     assert_eq!(run(&["store", "import", "--folder", &copy, &export, "-o", "json"]).json(), exported);
-    run(&["store", "import", "--folder", &copy, &export]).ended(1);
+    run(&["store", "import", "--folder", &copy, &export]).ended(1).warns(&["holds a store already", "--replace FILE"]);
+    run(&["store", "accept-loss", "--folder", &copy]).ok().warns(&["store verify --folder"]);
+    run(&["store", "accept-loss", "--folder", "/no/such"]).ended(1).warns(&["/no/such is not a store"]);
     let new_key = format!("{key}.new");
     let verify = |key: &str| run(&["store", "verify", "--folder", &folder, "--key-file", key]);
     let rekey = ["store", "rekey", "--folder", &folder, "--key-file", &key, "--new-key-file", &new_key];
@@ -196,6 +197,29 @@ fn an_operator_makes_looks_at_scales_and_takes_away_a_cluster() {
     verify(&new_key).ok().says(&["problems: []"]);
     std::fs::rename(&new_key, &key).unwrap();
     changed_bus(&mut scenario);
+}
+
+/// A daemon writes where it is told to, and over nothing.
+fn exports(scenario: &Scenario, run: &dyn Fn(&[&str]) -> Told) {
+    let folder = &scenario.world.folder;
+    let export = |file: &str| run(&["store", "export", "--of", "infrastructure", file, "-o", "json"]);
+    let at = |name: &str| folder.join(name).display().to_string();
+    std::os::unix::fs::symlink(at("infrastructure.age"), at("link")).unwrap();
+    let files = ["infrastructure.age", "infrastructure-store/format.json"].map(|name| folder.join(name));
+    let before = files.each_ref().map(|file| std::fs::read(file).unwrap());
+    for (file, reason) in [
+        (at("infrastructure.age"), "something is there"),
+        (at("infrastructure-store/format.json"), "something is there"),
+        (at("link"), "something is there"),
+        (at("infrastructure-store/export"), "in the folder of the store"),
+        (at("no/such/folder/export"), "does not exist on this machine"),
+        ("export".to_owned(), "a whole path on the daemon's machine"),
+    ] {
+        export(&file).ended(1).warns(&[reason]);
+    }
+    assert_eq!(files.map(|file| std::fs::read(file).unwrap()), before);
+    assert!(export(&at("first-export")).json()["rows"].as_u64() > Some(0));
+    export(&at("first-export")).ended(1).warns(&["something is there"]);
 }
 
 /// A contractor does not make what is missing: it says what differs and ends.

@@ -2,7 +2,7 @@
 //! with room again the work goes on.
 //!
 //! A small tmpfs is mounted for it, which needs root. Where that is not possible the store's reserve and the stream's limit
-//! stand in for it: then the refusals are ours and the broker's, not the file system's.
+//! stand in for it: then the refusals are ours and the broker's, not the file system's, and what was not tried is printed.
 
 use std::{
     fs,
@@ -26,12 +26,15 @@ const INFRASTRUCTURE: usize = 0;
 struct Small(PathBuf);
 
 impl Small {
-    /// None where this process may not mount.
+    /// None where this process may not mount, or is told not to by `DISK_WITHOUT_MOUNT=1`.
     fn mount(at: &Path, mib: u32) -> Option<Self> {
         fs::create_dir_all(at).unwrap();
         let size = format!("size={mib}m,mode=0700");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).output();
-        mounted.is_ok_and(|output| output.status.success()).then(|| Self(at.to_owned()))
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at);
+        let may = std::env::var_os("DISK_WITHOUT_MOUNT").is_none();
+        let mounted = may && mount.output().is_ok_and(|output| output.status.success());
+        mounted.then(|| Self(at.to_owned()))
     }
 
     /// Takes all that is free but `leave` MiB.
@@ -54,42 +57,64 @@ impl Drop for Small {
     }
 }
 
+/// Room on the disk of a store that comes to an end.
+struct Shortage {
+    small: Option<Small>,
+    filler: Option<PathBuf>,
+}
+
+impl Shortage {
+    /// On a file system of its own for the store of infrastructure-contractor, where that can be had.
+    fn to_be(folder: &Path) -> Self {
+        Self { small: Small::mount(&folder.join("infrastructure-store"), 160), filler: None }
+    }
+
+    /// Leaves less than the reserve.
+    fn begin(&mut self, scenario: &mut Scenario) {
+        self.filler = self.small.as_ref().map(|small| small.fill(20));
+        if self.filler.is_none() {
+            start_with_reserve(scenario, Some(4_000_000_000));
+        }
+        wait_for_trouble(scenario, INFRASTRUCTURE, "make room on the file system of store.path");
+    }
+
+    fn end(&mut self, scenario: &mut Scenario) {
+        match self.filler.take() {
+            Some(filler) => fs::remove_file(filler).unwrap(),
+            None => start_with_reserve(scenario, None),
+        }
+    }
+}
+
+/// Starts infrastructure-contractor again with another reserve, in MiB.
+fn start_with_reserve(scenario: &mut Scenario, mib: Option<u32>) {
+    let config = scenario.world.folder.join("infrastructure-contractor.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let sound: String = text.split_inclusive('\n').filter(|line| !line.starts_with("reserve_mib")).collect();
+    let reserve = mib.map(|mib| format!("reserve_mib = {mib}\n")).unwrap_or_default();
+    fs::write(&config, sound.replace("[store]\n", &format!("[store]\n{reserve}"))).unwrap();
+    scenario.world.infrastructure.kill();
+    scenario.world.infrastructure.start(false).unwrap();
+    scenario.world.wait_ready().unwrap();
+}
+
 #[test]
 fn a_store_without_room_makes_work_wait_and_says_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
-    let store = folder.path().join("infrastructure-store");
-    let small = Small::mount(&store, 160);
+    let mut shortage = Shortage::to_be(folder.path());
     let mut scenario = Scenario::start_in(folder, &WorldOptions::default());
-    let config = scenario.world.folder.join("infrastructure-contractor.toml");
-    let sound = fs::read_to_string(&config).unwrap();
-    let reserve =
-        |mib: &str| fs::write(&config, sound.replace("[store]\n", &format!("[store]\nreserve_mib = {mib}\n"))).unwrap();
     let flow = edge(&scenario);
     wait_for_event(&scenario, "vm_reserved");
-    let filler = small.as_ref().map(|small| small.fill(20));
-    if filler.is_none() {
-        reserve("4000000000");
-        scenario.world.infrastructure.kill();
-        scenario.world.infrastructure.start(false).unwrap();
-    }
-    wait_for_trouble(&scenario, INFRASTRUCTURE, "make room on the file system of store.path");
-    match &filler {
-        Some(filler) => fs::remove_file(filler).unwrap(),
-        None => {
-            fs::write(&config, &sound).unwrap();
-            scenario.world.infrastructure.kill();
-            scenario.world.infrastructure.start(false).unwrap();
-        }
-    }
+    shortage.begin(&mut scenario);
+    shortage.end(&mut scenario);
     wait_until_healthy(&scenario, INFRASTRUCTURE);
     expect_one_of_each(&scenario, flow);
 
     // Without a reserve the file system itself refuses: the daemon ends, says why, and loses nothing.
-    let Some(small) = small else { return };
-    reserve("0");
-    scenario.world.infrastructure.kill();
-    scenario.world.infrastructure.start(false).unwrap();
-    scenario.world.wait_ready().unwrap();
+    let Some(small) = shortage.small else {
+        return eprintln!("NOT TRIED: a file system that refuses a daemon's writes; mounting one needs root");
+    };
+    start_with_reserve(&mut scenario, Some(0));
     let filler = small.fill(0);
     let request = serde_json::json!({
         "request_type": "provision_cluster", "cluster_name": "other", "pattern": "single",
@@ -116,10 +141,9 @@ fn a_store_without_room_makes_work_wait_and_says_what_to_do() {
 #[test]
 fn a_message_for_which_a_store_has_no_room_is_not_delivered_again_and_again() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(small) = Small::mount(&folder.path().join("infrastructure-store"), 160) else { return };
-    let scenario = Scenario::start_in(folder, &WorldOptions::default());
-    let filler = small.fill(20);
-    wait_for_trouble(&scenario, INFRASTRUCTURE, "make room on the file system of store.path");
+    let mut shortage = Shortage::to_be(folder.path());
+    let mut scenario = Scenario::start_in(folder, &WorldOptions::default());
+    shortage.begin(&mut scenario);
     let request = serde_json::json!({
         "request_type": "provision_cluster", "cluster_name": "edge", "pattern": "edge", "worker_nodes": 1,
     });
@@ -134,7 +158,7 @@ fn a_message_for_which_a_store_has_no_room_is_not_delivered_again_and_again() {
         assert!(count <= 1 && consumer["num_redelivered"] == 0, "{consumer}");
         std::thread::sleep(Duration::from_millis(200));
     }
-    fs::remove_file(filler).unwrap();
+    shortage.end(&mut scenario);
     expect_one_of_each(&scenario, flow);
 }
 
@@ -153,6 +177,7 @@ fn consumer(scenario: &Scenario, durable: &str) -> serde_json::Value {
 fn a_broker_without_room_refuses_publishers_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let Some(small) = Small::mount(&folder.path().join("nats/jetstream"), 24) else {
+        eprintln!("NOT TRIED: a broker whose file system is full; mounting one needs root");
         return a_stream_at_its_limit_refuses_publishers(folder);
     };
     let mut scenario = Scenario::start_in(folder, &WorldOptions::default());

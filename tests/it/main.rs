@@ -13,6 +13,7 @@ mod cortexctl;
 mod credentials;
 mod daemons;
 mod damage;
+mod damaged_files;
 mod demo;
 mod deploy;
 mod disk;

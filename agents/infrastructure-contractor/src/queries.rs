@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use contractor::agent::{Asked, Query};
+use contractor::{
+    agent::{Asked, Query},
+    damage::unavailable,
+};
 use messages::{
     query::{Listing, Page, PoolView, Refusal, RefusalKind},
     request::Role,
 };
 use serde_json::{Value, json};
-use store::{Commit, InventoryChange, ReadError};
+use store::{Commit, InventoryChange};
 
 use crate::{
     Deps,
@@ -45,8 +48,8 @@ async fn ready(answer: Answer) -> Answer {
 
 fn clusters(deps: &Deps, asked: &Asked) -> Answer {
     let reader = deps.store.reader();
-    let vms = reader.scan::<Vm>("vm/").map_err(unreadable)?;
-    let rows = reader.scan::<Cluster>("cluster/").map_err(unreadable)?.into_iter().map(|row| {
+    let vms = reader.scan::<Vm>("vm/").map_err(|error| unavailable(&error))?;
+    let rows = reader.scan::<Cluster>("cluster/").map_err(|error| unavailable(&error))?.into_iter().map(|row| {
         let cluster = row.value;
         let count = |role: Role| {
             vms.iter().filter(|vm| vm.value.machine.cluster == cluster.name && vm.value.machine.role == role).count()
@@ -132,7 +135,7 @@ fn pools_of(deps: &Deps, asked: &Asked) -> Answer {
 
 fn machines(deps: &Deps, asked: &Asked) -> Answer {
     let wanted = asked.arguments.get("cluster").and_then(Value::as_str);
-    let rows = deps.store.reader().scan::<Vm>("vm/").map_err(unreadable)?;
+    let rows = deps.store.reader().scan::<Vm>("vm/").map_err(|error| unavailable(&error))?;
     let mut vms: Vec<Vm> = rows.into_iter().map(|row| row.value).collect();
     vms.retain(|vm| wanted.is_none_or(|name| name == vm.machine.cluster.as_str()));
     let rows = vms.iter().map(|vm| {
@@ -157,7 +160,7 @@ fn machines(deps: &Deps, asked: &Asked) -> Answer {
 }
 
 fn quarantined(deps: &Deps, asked: &Asked) -> Answer {
-    let rows = deps.store.reader().scan::<Quarantine>("quarantine/").map_err(unreadable)?;
+    let rows = deps.store.reader().scan::<Quarantine>("quarantine/").map_err(|error| unavailable(&error))?;
     let rows = rows.into_iter().map(|row| {
         let what = row.key.trim_start_matches("quarantine/").to_owned();
         fields(json!({ "what": what, "reason": row.value.reason, "since": row.value.since }))
@@ -171,22 +174,22 @@ async fn lift_quarantine(deps: &Deps, asked: &Asked) -> Answer {
     let what = asked.arguments.get("what").and_then(Value::as_str);
     let what = what.ok_or_else(|| refuse(RefusalKind::Invalid, "name `what` as quarantine.list shows it"))?;
     let key = format!("quarantine/{what}");
-    if deps.store.reader().get::<Quarantine>(&key).map_err(unreadable)?.is_none() {
+    if deps.store.reader().get::<Quarantine>(&key).map_err(|error| unavailable(&error))?.is_none() {
         return Err(refuse(RefusalKind::NotFound, "nothing of that name is in quarantine"));
     }
     tracing::info!(what, by = %asked.by, "a quarantine is lifted");
     let commit = Commit { inventory: vec![InventoryChange::delete(key)], ..Commit::default() };
-    deps.store.commit(commit).await.map_err(|error| refuse(RefusalKind::Unavailable, &error.to_string()))?;
+    deps.store.commit(commit).await.map_err(|error| unavailable(&error))?;
     Ok(json!({ "lifted": what }))
 }
 
 fn find(deps: &Deps, asked: &Asked) -> Result<(Cluster, Vec<Vm>), Refusal> {
     let name = asked.arguments.get("cluster").and_then(Value::as_str).unwrap_or_default();
     let reader = deps.store.reader();
-    let found = reader.get::<Cluster>(&format!("cluster/{name}")).map_err(unreadable)?;
+    let found = reader.get::<Cluster>(&format!("cluster/{name}")).map_err(|error| unavailable(&error))?;
     let found = found.ok_or_else(|| Refusal::new(RefusalKind::NotFound, format!("no cluster {name:?} is known")))?;
     let mut machines: Vec<Vm> =
-        reader.scan::<Vm>("vm/").map_err(unreadable)?.into_iter().map(|row| row.value).collect();
+        reader.scan::<Vm>("vm/").map_err(|error| unavailable(&error))?.into_iter().map(|row| row.value).collect();
     machines.retain(|vm| vm.machine.cluster == found.value.name);
     machines.sort_by(|a, b| a.machine.hostname.cmp(&b.machine.hostname));
     Ok((found.value, machines))
@@ -199,8 +202,4 @@ fn listing(rows: Vec<BTreeMap<String, Value>>, keys: &[&str], asked: &Asked) -> 
 
 fn fields(row: Value) -> BTreeMap<String, Value> {
     row.as_object().cloned().unwrap_or_default().into_iter().collect()
-}
-
-fn unreadable(error: ReadError) -> Refusal {
-    Refusal::new(RefusalKind::Unavailable, format!("the inventory cannot be read: {error}"))
 }

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, io::Write, time::Duration};
 
 use age::x25519;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use contractor::agent::{Asked, Query};
+use contractor::{
+    agent::{Asked, Query},
+    damage::unavailable,
+};
 use jiff::Timestamp;
 use messages::{
     name::{ClusterName, Period},
@@ -16,7 +19,6 @@ use store::Reader;
 use talos::{api::Credentials, kubeconfig, pki::Role, talosconfig::TalosConfig};
 
 use crate::{
-    failure::chain,
     health,
     inventory::{self, Cluster, Node},
     reach::{self, Deps, control_planes},
@@ -193,10 +195,6 @@ fn named(store: &Reader, asked: &Asked) -> Result<Cluster, Refusal> {
 fn members(store: &Reader, cluster: &ClusterName) -> Result<Vec<Node>, Refusal> {
     let nodes = inventory::nodes(store, cluster).map_err(|error| unavailable(&error))?;
     Ok(nodes.into_iter().map(|node| node.value).collect())
-}
-
-fn unavailable(error: &dyn std::error::Error) -> Refusal {
-    Refusal::new(RefusalKind::Unavailable, chain(error))
 }
 
 fn missing(error: &contractor::action::StepError) -> Refusal {

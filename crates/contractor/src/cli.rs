@@ -248,8 +248,9 @@ async fn check_store(common: &Common) -> Vec<Finding> {
         }
         return match Store::open(&section.path, options(common)) {
             Ok(store) => {
+                let doubt = store.doubt().map_or_else(Vec::new, |doubt| problem(doubt.to_owned(), None));
                 store.close().await;
-                Vec::new()
+                doubt
             }
             Err(OpenError::InUse { .. }) => Vec::new(),
             Err(error) => problem(chain(&error), None),

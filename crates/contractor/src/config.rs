@@ -86,9 +86,9 @@ pub struct StoreSection {
     /// A second age recipient whose key is kept offline.
     #[serde(default)]
     pub recovery_recipient: Option<String>,
-    /// Page cache in MiB.
+    /// Page cache in MiB; what it holds takes two to three times as much memory.
     #[serde(default = "cache_mib")]
-    #[schemars(range(min = 16, max = 64))]
+    #[schemars(range(min = 4, max = 64))]
     pub cache_mib: u32,
     /// Commits are refused while less than this many MiB are free.
     #[serde(default = "reserve_mib")]
@@ -396,7 +396,7 @@ fn two_hours() -> Period {
 }
 
 fn cache_mib() -> u32 {
-    16
+    4
 }
 
 fn reserve_mib() -> u32 {

@@ -27,7 +27,7 @@ use messages::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use store::{AuditHead, Commit, CommitError, Deed, ReadError, Reader, Store};
+use store::{AuditHead, Commit, CommitError, Deed, Exported, ReadError, Reader, Store, TransferError};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -37,6 +37,7 @@ pub use self::heard::Heard;
 use crate::{
     agent::{Agent, Asked, Query},
     audit,
+    damage::unavailable,
     driver::{CommandError, Driver},
     herald::Context,
     inbound::{answer, answer_text},
@@ -158,7 +159,7 @@ impl Desk {
             Err(error) if error.is_transient() && name.starts_with("store.") => {
                 tracing::warn!(%error, name, by = of.by, "a command is carried out without a record in the audit log");
             }
-            noted => noted.map_err(|error| broken(&error))?,
+            noted => noted.map_err(|error| unavailable(&error))?,
         }
         let done = match own {
             Some(query) => self.answer_own(query, asked).await,
@@ -197,7 +198,7 @@ impl Desk {
         let event = self.intake.herald.event(Uuid::now_v7(), name, &context, &body);
         let event = event.map_err(|failure| Refusal::new(RefusalKind::Unavailable, failure.message))?;
         let commit = Commit { outgoing: vec![event], ..Commit::default() };
-        self.store.commit(commit).await.map_err(|error| broken(&error))?;
+        self.store.commit(commit).await.map_err(|error| unavailable(&error))?;
         Ok(answer)
     }
 
@@ -309,7 +310,7 @@ impl Desk {
                 let number = |name: &str| asked.arguments.get(name).and_then(Value::as_u64);
                 let limit = number("limit").unwrap_or(AUDIT_PAGE).min(AUDIT_PAGE);
                 let records = self.store.reader().audit(number("from").unwrap_or(1), limit as usize);
-                value(&records.map_err(|error| broken(&error))?)
+                value(&records.map_err(|error| unavailable(&error))?)
             }
             "audit.verify" => {
                 let heads: Vec<AuditHead> = argument(asked, "heads")?;
@@ -324,16 +325,15 @@ impl Desk {
         &self,
         look: impl FnOnce(&Reader) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let unavailable = |text: String| Refusal::new(RefusalKind::Unavailable, text);
+        let refused = |text: String| Refusal::new(RefusalKind::Unavailable, text);
         let alone = Arc::clone(&self.checks).try_acquire_owned();
-        let alone =
-            alone.map_err(|_| unavailable("another check is under way; ask again when it is done".to_owned()))?;
+        let alone = alone.map_err(|_| refused("another check is under way; ask again when it is done".to_owned()))?;
         let reader = self.store.reader();
         let looked = tokio::task::spawn_blocking(move || {
             let _alone = alone;
             look(&reader)
         });
-        looked.await.map_err(|error| unavailable(error.to_string()))?.map_err(|error| broken(&error))
+        looked.await.map_err(|error| refused(error.to_string()))?.map_err(|error| unavailable(&error))
     }
 
     async fn command(&self, name: &str, asked: Asked) -> Result<Value, Refusal> {
@@ -352,11 +352,10 @@ impl Desk {
             }
             "store.export" => {
                 let file: String = argument(&asked, "file")?;
-                let exported = self.store.export(Path::new(&file)).await.map_err(|error| broken(&error))?;
-                value(&exported)
+                value(&self.export(&file).await?)
             }
             "store.compact" => {
-                let compacted = self.store.compact().await.map_err(|error| broken(&error))?;
+                let compacted = self.store.compact().await.map_err(|error| unavailable(&error))?;
                 value(&compacted)
             }
             "outbox.retry" => self.retry_parked().await,
@@ -365,12 +364,29 @@ impl Desk {
         }
     }
 
+    /// Where a relative path would lead, whoever asks cannot know.
+    async fn export(&self, file: &str) -> Result<Exported, Refusal> {
+        let refused = |text: String| Refusal::new(RefusalKind::Invalid, text);
+        if !Path::new(file).is_absolute() {
+            return Err(refused(format!(
+                "argument `file`: a whole path on the daemon's machine is wanted, not {file}"
+            )));
+        }
+        self.store.export(Path::new(file)).await.map_err(|error| match error {
+            TransferError::Target { .. } => refused(chain(&error)),
+            other => unavailable(&other),
+        })
+    }
+
     async fn retry_parked(&self) -> Result<Value, Refusal> {
-        let parked = self.store.reader().parked().map_err(|error| broken(&error))?;
+        let parked = self.store.reader().parked().map_err(|error| unavailable(&error))?;
         let mut retried = 0;
         for row in parked {
-            let again =
-                self.store.retry_parked(row.row.message.lane, row.row.seq).await.map_err(|error| broken(&error))?;
+            let again = self
+                .store
+                .retry_parked(row.row.message.lane, row.row.seq)
+                .await
+                .map_err(|error| unavailable(&error))?;
             retried += usize::from(again.is_some());
         }
         Ok(json!({ "retried": retried }))
@@ -406,10 +422,6 @@ fn value<T: Serialize>(view: &T) -> Result<Value, Refusal> {
 
 fn missing(what: &str, name: impl std::fmt::Display) -> Refusal {
     Refusal::new(RefusalKind::NotFound, format!("there is no {what} {name}"))
-}
-
-fn broken(error: &dyn std::error::Error) -> Refusal {
-    Refusal::new(RefusalKind::Unavailable, chain(error))
 }
 
 fn no_effect(error: &CommandError) -> Refusal {

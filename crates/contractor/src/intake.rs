@@ -26,6 +26,7 @@ pub use self::gate::{Gate, Raw};
 use crate::{
     agent::{Agent, Message},
     config::{Consent, Policy},
+    damage::unavailable,
     driver::{Approved, Driver, NewRun, SubmitError, Submitted},
     flows::{self, FlowRecord},
     herald::{Context, Herald},
@@ -128,7 +129,7 @@ impl Intake {
     /// Why it has no effect.
     pub async fn approve(&self, flow: Uuid, plan_hash: &str, by: &str) -> Result<Accepted, Refusal> {
         let key = flows::pending_key(flow);
-        let pending = self.store.reader().get::<flows::Pending>(&key).map_err(unavailable)?;
+        let pending = self.store.reader().get::<flows::Pending>(&key).map_err(|error| unavailable(&error))?;
         let Some(pending) = pending else {
             return Err(Refusal::new(
                 RefusalKind::NotFound,
@@ -477,10 +478,6 @@ fn same_plan(plan: &PlanView, approved: &str) -> Result<(), Refusal> {
 
 fn internal(failure: event::Failure) -> Refusal {
     Refusal::new(RefusalKind::Unavailable, failure.message)
-}
-
-fn unavailable(error: store::ReadError) -> Refusal {
-    Refusal::new(RefusalKind::Unavailable, chain(&error))
 }
 
 /// An error and its sources in one line.

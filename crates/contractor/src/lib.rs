@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod counterpart;
 pub mod credentials;
+pub mod damage;
 pub mod desk;
 pub mod driver;
 pub mod flows;

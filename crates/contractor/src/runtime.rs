@@ -32,6 +32,7 @@ use crate::{
     cli::Finding,
     config::Common,
     credentials::{self, CredentialFile, Watcher},
+    damage,
     desk::{Desk, Heard},
     driver::{Driver, Parts, SystemClock, plan_only},
     flows::Keeper,
@@ -175,7 +176,7 @@ async fn start_driver(
         clock: Arc::new(SystemClock),
         hooks: Arc::new(AgentHooks { herald: herald.clone(), agent: Arc::clone(agent), store: store.reader() }),
     };
-    Driver::start(parts).await.map_err(|error| chain(&error))
+    Driver::start(parts).await.map_err(|error| damage::reason(&error))
 }
 
 /// What the contractor does without being asked: schedules, and what the agent has besides.
@@ -409,7 +410,7 @@ async fn announce(herald: &Herald, store: &Store, agent: &dyn Agent) -> Result<(
     match store.commit(commit).await {
         // A full disk makes work wait; it does not keep a contractor from starting.
         Err(error) if error.is_transient() => tracing::warn!(%error, "the start is not told"),
-        committed => drop(committed.map_err(|error| chain(&error))?),
+        committed => drop(committed.map_err(|error| damage::reason(&error))?),
     }
     Ok(())
 }

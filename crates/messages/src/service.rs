@@ -208,8 +208,8 @@ const COMMANDS: &[Service] = &[
     command(
         BOTH,
         "store.export",
-        "Writes the store into a file on the daemon's machine; secrets stay sealed.",
-        &[needed("file", "string", "The file.")],
+        "Writes the store into a new file on the daemon's machine; secrets stay sealed.",
+        &[needed("file", "string", "Its whole path; nothing is there yet, and it is not in the store's folder.")],
     ),
     command(
         BOTH,

@@ -17,10 +17,11 @@ use uuid::Uuid;
 
 use crate::{
     apply::Counters,
-    folder::{self, Folder, Format},
+    export_file::ExportFile,
+    folder::{self, Folder},
     keys,
+    opening::{self, OpenError, remedy, restoring},
     record::{self, Encoding},
-    store::{self, OpenError},
 };
 
 /// Bytes between two flushes while importing (crates.md, trap 1).
@@ -39,7 +40,7 @@ pub struct Exported {
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
     /// A file cannot be read or written.
-    #[error("{} cannot be read or written", .path.display())]
+    #[error("{} cannot be read or written ({})", .path.display(), remedy(.source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -47,16 +48,36 @@ pub enum TransferError {
         #[source]
         source: io::Error,
     },
-    /// Rows or the file are damaged.
-    #[error("{} is damaged: {reason}", .path.display())]
+    /// What an export, compaction or new key would be made of is damaged, or what was made of it.
+    #[error("{what} is damaged: {reason}; `cortexctl store verify` says what else is")]
     Damaged {
-        /// The file or folder.
+        /// The row, or what holds it.
+        what: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A file is no export, or was changed since it was made.
+    #[error("export {} is damaged: {reason}; nothing was changed: import another export", .path.display())]
+    DamagedExport {
+        /// The file.
         path: PathBuf,
         /// What does not fit.
         reason: String,
     },
+    /// An export may not become this file.
+    #[error("an export cannot be written to {}: {reason}", .path.display())]
+    Target {
+        /// The file.
+        path: PathBuf,
+        /// Why not, and what to name instead.
+        reason: String,
+    },
     /// The file was written by a newer version.
-    #[error("{} has the format {found}, this version reads up to {supported}", .path.display())]
+    #[error(
+        "export {} has the format {found}, this version reads up to {supported}: import it with the version that wrote it \
+         or a newer one, or take an export that this version or an older one made",
+        .path.display()
+    )]
     Newer {
         /// The file.
         path: PathBuf,
@@ -66,16 +87,16 @@ pub enum TransferError {
         supported: u32,
     },
     /// The target of an import has rows.
-    #[error("{} holds a store already", .path.display())]
+    #[error("{} holds a store already: {} gives it up for the export", .path.display(), restoring(.path))]
     NotEmpty {
         /// The target.
         path: PathBuf,
     },
     /// The store cannot be opened.
-    #[error("the store cannot be opened")]
+    #[error(transparent)]
     Open(#[from] OpenError),
     /// The store failed before: what it holds is known only when it is opened again.
-    #[error("the store failed and is not touched until it is opened again: {0}")]
+    #[error("the store failed and is not touched until its daemon is started again: {0}")]
     Failed(String),
     /// The writer is gone.
     #[error("the store is closed")]
@@ -107,21 +128,21 @@ struct Tail {
     sha256: String,
 }
 
-/// Writes all rows of `db` to `path`, which is there completely or not at all.
-pub(crate) fn export(db: &sled::Db, format: &Format, path: &Path) -> Result<Exported, TransferError> {
+/// Writes all rows of `db`, which the store in `folder` has open, to `path`, which is there completely or not at all.
+pub(crate) fn export(db: &sled::Db, folder: &Folder, path: &Path) -> Result<Exported, TransferError> {
     let failed = |source| TransferError::Io { path: path.to_owned(), source };
-    let temporary = path.with_extension("partial");
-    let file = private_file(&temporary).map_err(failed)?;
-    let mut out = Hashing { inner: io::BufWriter::new(file), hash: Sha256::new() };
-    let head = Head { cortex_store_export: folder::FORMAT, store_id: format.store_id, exported_at: Timestamp::now() };
+    let mut target = ExportFile::create(path, &folder.path)?;
+    let mut out = Hashing { inner: io::BufWriter::new(target.file()), hash: Sha256::new() };
+    let store_id = folder.format.store_id;
+    let head = Head { cortex_store_export: folder::FORMAT, store_id, exported_at: Timestamp::now() };
     write_line(&mut out, &head).map_err(failed)?;
     let mut rows = 0;
     let mut checksum = Sha256::new();
     for row in db.iter() {
-        let (key, row) = row.map_err(|error| damaged(path, &error.to_string()))?;
+        let (key, row) = row.map_err(sled_failed)?;
         write_row(&mut out, &key, &row).map_err(|error| match error {
             Ok(source) => failed(source),
-            Err(reason) => damaged(path, &reason),
+            Err(reason) => damaged(&format!("record `{}`", String::from_utf8_lossy(&key).escape_debug()), &reason),
         })?;
         add_row(&mut checksum, &key, &row);
         rows += 1;
@@ -129,41 +150,49 @@ pub(crate) fn export(db: &sled::Db, format: &Format, path: &Path) -> Result<Expo
     let checksum = hex::encode(checksum.finalize());
     let sha256 = hex::encode(out.hash.clone().finalize());
     write_line(&mut out, &Tail { rows, checksum: checksum.clone(), sha256 }).map_err(failed)?;
-    let file = out.inner.into_inner().map_err(|error| failed(error.into_error()))?;
-    file.sync_all().map_err(failed)?;
-    fs::rename(&temporary, path).map_err(failed)?;
-    path.parent().map_or(Ok(()), folder::sync_folder).map_err(failed)?;
+    out.flush().map_err(failed)?;
+    drop(out);
+    target.put_in_place()?;
     Ok(Exported { rows, checksum })
 }
 
 /// Makes the store in the folder `path` from the export in `file`. A store that is there is refused unless `replace`.
 pub(crate) fn import(path: &Path, file: &Path, replace: bool) -> Result<Exported, TransferError> {
     let failed = |source| TransferError::Io { path: path.to_owned(), source };
-    let mut folder = Folder::open(path)?;
-    if !replace && folder.data().join("db").exists() {
+    let mut folder = Folder::open_to_replace(path)?;
+    if !replace && !folder.is_vacant()? {
         return Err(TransferError::NotEmpty { path: path.to_owned() });
     }
     let (name, data) = folder.next_data().map_err(failed)?;
-    let db = store::open_sled(&data, store::MIN_CACHE)?;
+    let filled = fill(path, &data, file);
+    if filled.is_err() {
+        folder::remove_tree(&data).map_err(failed)?;
+    }
+    let (imported, counters) = filled?;
+    folder.begin_at(counters.batches).map_err(failed)?;
+    folder.point_at(name).map_err(failed)?;
+    folder.remove_leftovers().map_err(failed)?;
+    Ok(imported)
+}
+
+/// Makes the data of the store `path` in a folder of its own, proves and syncs it.
+fn fill(path: &Path, data: &Path, file: &Path) -> Result<(Exported, Counters), TransferError> {
+    let failed = |source| TransferError::Io { path: path.to_owned(), source };
+    let db = opening::open_sled(path, data, opening::MIN_CACHE)?;
     let imported = read_rows(&db, file)?;
     if checksum(&db)? != imported.checksum {
-        return Err(damaged(file, "the rows differ from what was exported"));
+        return Err(bad_export(file, "the rows differ from what was exported"));
     }
     fs::File::open(data.join("db")).and_then(|file| file.sync_all()).map_err(failed)?;
-    folder::sync_folder(&data).map_err(failed)?;
-    let counters = db.get(keys::COUNTERS).map_err(|error| damaged(path, &error.to_string()))?;
-    let counters: Counters = match counters {
+    folder::sync_folder(data).map_err(failed)?;
+    let counters = match db.get(keys::COUNTERS).map_err(sled_failed)? {
         Some(row) => match record::decode_json(keys::COUNTERS, &row) {
             Ok(Ok(counters)) => counters,
-            _ => return Err(damaged(file, "its counters cannot be read")),
+            _ => return Err(bad_export(file, "its counters cannot be read")),
         },
         None => Counters::default(),
     };
-    folder.acknowledge(counters.batches).map_err(failed)?;
-    folder.point_at(name).map_err(failed)?;
-    drop(db);
-    folder.remove_leftovers().map_err(failed)?;
-    Ok(imported)
+    Ok((imported, counters))
 }
 
 /// Copies all rows between databases; their checksum.
@@ -172,8 +201,9 @@ pub(crate) fn copy(from: &sled::Db, to: &sled::Db) -> Result<String, TransferErr
     let mut checksum = Sha256::new();
     for row in from.iter() {
         let (key, row) = row.map_err(sled_failed)?;
-        record::decode(&String::from_utf8_lossy(&key), &row)
-            .map_err(|reason| damaged(Path::new(&*String::from_utf8_lossy(&key)), &reason))?;
+        record::decode(&String::from_utf8_lossy(&key), &row).map_err(|reason| {
+            damaged(&format!("record `{}`", String::from_utf8_lossy(&key).escape_debug()), &reason)
+        })?;
         add_row(&mut checksum, &key, &row);
         fill.put(&key, &row)?;
     }
@@ -202,7 +232,7 @@ fn read_rows(db: &sled::Db, file: &Path) -> Result<Exported, TransferError> {
     loop {
         line.clear();
         if lines.read_line(&mut line).map_err(failed)? == 0 {
-            return Err(damaged(file, "it ends in the middle"));
+            return Err(bad_export(file, "it ends in the middle"));
         }
         if rows == 0 && line.starts_with(r#"{"cortex_store_export""#) {
             let head: Head = parse(file, &line)?;
@@ -215,7 +245,7 @@ fn read_rows(db: &sled::Db, file: &Path) -> Result<Exported, TransferError> {
             fill.finish()?;
             let checksum = hex::encode(checksum.finalize());
             if tail.rows != rows || tail.checksum != checksum || tail.sha256 != hex::encode(hash.finalize()) {
-                return Err(damaged(file, "its checksum does not fit its content"));
+                return Err(bad_export(file, "its checksum does not fit its content"));
             }
             return Ok(Exported { rows, checksum });
         } else {
@@ -223,12 +253,12 @@ fn read_rows(db: &sled::Db, file: &Path) -> Result<Exported, TransferError> {
             let bytes = match (row.json, row.bytes) {
                 (Some(json), None) => record::encode(&row.key, Encoding::Json, json.get().as_bytes()),
                 (None, Some(text)) => {
-                    let body = BASE64_STANDARD.decode(text).map_err(|error| damaged(file, &error.to_string()))?;
+                    let body = BASE64_STANDARD.decode(text).map_err(|error| bad_export(file, &error.to_string()))?;
                     record::encode(&row.key, Encoding::Bytes, &body)
                 }
                 // JSON null, which serde takes for nothing.
                 (None, None) => record::encode(&row.key, Encoding::Json, b"null"),
-                (Some(_), Some(_)) => return Err(damaged(file, "a row has two values")),
+                (Some(_), Some(_)) => return Err(bad_export(file, "a row has two values")),
             };
             add_row(&mut checksum, row.key.as_bytes(), &bytes);
             fill.put(row.key.as_bytes(), &bytes)?;
@@ -292,12 +322,12 @@ fn write_line<T: Serialize>(out: &mut impl Write, value: &T) -> io::Result<()> {
 
 /// `Err(Ok)` is an I/O error, `Err(Err)` a damaged row.
 fn write_row(out: &mut impl Write, key: &[u8], row: &[u8]) -> Result<(), Result<io::Error, String>> {
-    let key = std::str::from_utf8(key).map_err(|_| Err(format!("key {key:?} is not text")))?;
-    let (encoding, body) = record::decode(key, row).map_err(|reason| Err(format!("record `{key}`: {reason}")))?;
+    let key = std::str::from_utf8(key).map_err(|_| Err("its key is not text".to_owned()))?;
+    let (encoding, body) = record::decode(key, row).map_err(Err)?;
     let mut line = Line { key: key.into(), json: None, bytes: None };
     match encoding {
         Encoding::Json => {
-            let json = serde_json::from_slice(body).map_err(|error| Err(format!("record `{key}`: {error}")))?;
+            let json = serde_json::from_slice(body).map_err(|error| Err(error.to_string()))?;
             line.json = Some(json);
         }
         Encoding::Bytes => line.bytes = Some(BASE64_STANDARD.encode(body)),
@@ -306,7 +336,7 @@ fn write_row(out: &mut impl Write, key: &[u8], row: &[u8]) -> Result<(), Result<
 }
 
 fn parse<'a, T: Deserialize<'a>>(file: &Path, line: &'a str) -> Result<T, TransferError> {
-    serde_json::from_str(line).map_err(|error| damaged(file, &error.to_string()))
+    serde_json::from_str(line).map_err(|error| bad_export(file, &error.to_string()))
 }
 
 fn add_row(checksum: &mut Sha256, key: &[u8], row: &[u8]) {
@@ -316,18 +346,19 @@ fn add_row(checksum: &mut Sha256, key: &[u8], row: &[u8]) {
     checksum.update(row);
 }
 
-fn private_file(path: &Path) -> io::Result<fs::File> {
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+fn damaged(what: &str, reason: &str) -> TransferError {
+    TransferError::Damaged { what: what.to_owned(), reason: reason.to_owned() }
 }
 
-fn damaged(path: &Path, reason: &str) -> TransferError {
-    TransferError::Damaged { path: path.to_owned(), reason: reason.to_owned() }
+fn bad_export(path: &Path, reason: &str) -> TransferError {
+    TransferError::DamagedExport { path: path.to_owned(), reason: reason.to_owned() }
 }
 
 fn sled_failed(error: sled::Error) -> TransferError {
-    damaged(Path::new("the store"), &error.to_string())
+    match error {
+        sled::Error::Io(source) if !opening::is_damage(&source) => {
+            TransferError::Io { path: PathBuf::from("the store"), source }
+        }
+        error => damaged("the store", &error.to_string()),
+    }
 }

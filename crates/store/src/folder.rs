@@ -17,12 +17,13 @@ use std::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::store::OpenError;
+use crate::opening::OpenError;
 
 /// The newest folder format that this code reads and writes.
 pub(crate) const FORMAT: u32 = 1;
 
 const FORMAT_FILE: &str = "format.json";
+const WATERMARK: &str = "acknowledged";
 const DATA: &str = "data-";
 
 /// What `format.json` says.
@@ -63,16 +64,13 @@ impl Drop for Held {
 impl Folder {
     /// Takes the folder, creating it where nothing is, and removes what interrupted work left behind.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
-        let failed = |source| OpenError::Io { path: path.to_owned(), source };
-        fs::create_dir_all(path).map_err(failed)?;
-        let lock = take_lock(path)?;
+        let lock = take(path)?;
         let format = match read_format(path)? {
             Some(format) => format,
             None => create_format(path)?,
         };
-        let watermark = open_private(&path.join("acknowledged")).map_err(failed)?;
-        let folder = Self { path: path.to_owned(), format, watermark, _lock: lock };
-        folder.remove_leftovers().map_err(failed)?;
+        let folder = Self::with(path, format, lock)?;
+        folder.remove_leftovers().map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
         Ok(folder)
     }
 
@@ -84,6 +82,33 @@ impl Folder {
         Err(OpenError::NotAStore { path: path.to_owned(), reason: format!("it has no {FORMAT_FILE}") })
     }
 
+    /// Takes a folder whose store is to be replaced, whatever is the matter with that, or where none is. There is no other
+    /// store before [`point_at`](Self::point_at).
+    pub(crate) fn open_to_replace(path: &Path) -> Result<Self, OpenError> {
+        let lock = take(path)?;
+        let format = match read_format(path) {
+            Ok(Some(format)) => format,
+            Ok(None) => new_format(0),
+            Err(OpenError::NotAStore { .. } | OpenError::Newer { .. }) => {
+                let newest = data_folders(path).map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
+                new_format(newest.into_iter().max().unwrap_or(0))
+            }
+            Err(error) => return Err(error),
+        };
+        Self::with(path, format, lock)
+    }
+
+    /// Whether there is no store that could be lost.
+    pub(crate) fn is_vacant(&self) -> Result<bool, OpenError> {
+        Ok(read_format(&self.path)?.is_none_or(|format| !self.path.join(format.data).join("db").exists()))
+    }
+
+    fn with(path: &Path, format: Format, lock: Held) -> Result<Self, OpenError> {
+        let watermark = open_private(&path.join(WATERMARK));
+        let watermark = watermark.map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
+        Ok(Self { path: path.to_owned(), format, watermark, _lock: lock })
+    }
+
     /// The data folder in use.
     pub(crate) fn data(&self) -> PathBuf {
         self.path.join(&self.format.data)
@@ -91,8 +116,7 @@ impl Folder {
 
     /// The data folder that a compacted store goes to; empty.
     pub(crate) fn next_data(&self) -> io::Result<(String, PathBuf)> {
-        let current: u64 = self.format.data.strip_prefix(DATA).and_then(|n| n.parse().ok()).unwrap_or(0);
-        let name = format!("{DATA}{}", current + 1);
+        let name = format!("{DATA}{}", data_number(&self.format.data).unwrap_or(0) + 1);
         let path = self.path.join(&name);
         remove_tree(&path)?;
         Ok((name, path))
@@ -121,35 +145,33 @@ impl Folder {
 
     /// Records that batch number `batches` is durable. Not synced: it may lag behind, never run ahead.
     pub(crate) fn acknowledge(&mut self, batches: u64) -> io::Result<()> {
-        let mut row = batches.to_le_bytes().to_vec();
-        row.extend_from_slice(&crc32c::crc32c(&row).to_le_bytes());
         self.watermark.seek(SeekFrom::Start(0))?;
-        self.watermark.write_all(&row)
+        self.watermark.write_all(&watermark(batches))
     }
 
-    /// The number of the last batch that was acknowledged, as far as it is known.
+    /// The same, whatever the file held before.
+    pub(crate) fn begin_at(&mut self, batches: u64) -> io::Result<()> {
+        self.acknowledge(batches)?;
+        self.watermark.set_len(WATERMARK_BYTES as u64)
+    }
+
+    /// The number of the last batch that was acknowledged; `None` where the file that says so is damaged or missing.
     pub(crate) fn acknowledged(&mut self) -> io::Result<Option<u64>> {
         let mut row = Vec::new();
         self.watermark.seek(SeekFrom::Start(0))?;
         self.watermark.read_to_end(&mut row)?;
-        let Ok(row) = <[u8; 12]>::try_from(row) else { return Ok(None) };
-        let (batches, crc) = (&row[..8], &row[8..]);
-        if crc32c::crc32c(batches).to_le_bytes() != crc {
-            tracing::warn!("the watermark of acknowledged commits is damaged and was ignored");
-            return Ok(None);
-        }
-        Ok(batches.try_into().ok().map(u64::from_le_bytes))
+        let batches = row.first_chunk().map(|batches| u64::from_le_bytes(*batches));
+        Ok(batches.filter(|batches| row == watermark(*batches)))
     }
 
     /// A kill during open leaves `snap.*.generating`, which sled takes for a damaged snapshot (reliability.md 0.1).
     /// A kill during a compaction leaves a data folder that is not in use.
     pub(crate) fn remove_leftovers(&self) -> io::Result<()> {
-        for entry in fs::read_dir(&self.path)? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with(DATA) && name != self.format.data {
+        for number in data_folders(&self.path)? {
+            let name = format!("{DATA}{number}");
+            if name != self.format.data {
                 tracing::info!(folder = %name, "removing a data folder that is not in use");
-                remove_tree(&entry.path())?;
+                remove_tree(&self.path.join(name))?;
             }
         }
         for snapshot in snapshots(&self.data())? {
@@ -192,8 +214,10 @@ fn snapshots(data: &Path) -> io::Result<Vec<PathBuf>> {
     }
 }
 
-fn take_lock(path: &Path) -> Result<Held, OpenError> {
+/// Takes the folder for this process, creating it where nothing is.
+fn take(path: &Path) -> Result<Held, OpenError> {
     let failed = |source| OpenError::Io { path: path.to_owned(), source };
+    fs::create_dir_all(path).map_err(failed)?;
     let file = path.join("lock");
     let mut lock = open_private(&file).map_err(failed)?;
     match lock.try_lock() {
@@ -216,16 +240,17 @@ fn read_format(path: &Path) -> Result<Option<Format>, OpenError> {
     struct Version {
         format: u32,
     }
+    let failed = |source| OpenError::Io { path: path.to_owned(), source };
     let unreadable = |reason: String| OpenError::NotAStore { path: path.to_owned(), reason };
     let text = match fs::read(path.join(FORMAT_FILE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return if holds_data(path) {
-                Err(unreadable(format!("it holds data but no {FORMAT_FILE}; restore it from an export")))
-            } else {
+            return if data_folders(path).map_err(failed)?.is_empty() {
                 Ok(None)
+            } else {
+                Err(unreadable(format!("it holds data but no {FORMAT_FILE}")))
             };
         }
-        text => text.map_err(|source| OpenError::Io { path: path.to_owned(), source })?,
+        text => text.map_err(failed)?,
     };
     let version: Version =
         serde_json::from_slice(&text).map_err(|error| unreadable(format!("{FORMAT_FILE} is damaged: {error}")))?;
@@ -234,28 +259,77 @@ fn read_format(path: &Path) -> Result<Option<Format>, OpenError> {
     }
     let format: Format =
         serde_json::from_slice(&text).map_err(|error| unreadable(format!("{FORMAT_FILE} is damaged: {error}")))?;
-    if !format.data.starts_with(DATA) || format.data.contains(['/', '\\']) {
+    let Some(number) = data_number(&format.data) else {
         return Err(unreadable(format!("{FORMAT_FILE} names no data folder")));
+    };
+    // What it does not name is removed as left over: it must not be taken at its word when that is all there is.
+    let there = data_folders(path).map_err(failed)?;
+    if !there.is_empty() && !there.contains(&number) {
+        return Err(unreadable(format!(
+            "{FORMAT_FILE} names {}, which is not there, while other data is",
+            format.data
+        )));
     }
     Ok(Some(format))
 }
 
-fn holds_data(path: &Path) -> bool {
-    fs::read_dir(path)
-        .is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(DATA)))
+/// The number in the name of a data folder.
+fn data_number(name: &str) -> Option<u64> {
+    let number = name.strip_prefix(DATA)?.parse().ok()?;
+    (name == format!("{DATA}{number}")).then_some(number)
 }
 
-fn create_format(path: &Path) -> Result<Format, OpenError> {
-    let format = Format {
+/// Numbers of the data folders that are there.
+fn data_folders(path: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            numbers.extend(data_number(&entry.file_name().to_string_lossy()));
+        }
+    }
+    Ok(numbers)
+}
+
+fn new_format(data: u64) -> Format {
+    Format {
         format: FORMAT,
         engine: "sled 0.34".to_owned(),
         created_by: concat!("store ", env!("CARGO_PKG_VERSION")).to_owned(),
         store_id: Uuid::now_v7(),
-        data: format!("{DATA}1"),
-    };
-    let put = written(&format).and_then(|text| replace_file(&path.join(FORMAT_FILE), &text));
+        data: format!("{DATA}{data}"),
+    }
+}
+
+/// Makes a store of a folder without one. Its watermark comes first: a store without it has lost it.
+fn create_format(path: &Path) -> Result<Format, OpenError> {
+    let format = new_format(1);
+    let put = begin_watermark(&path.join(WATERMARK))
+        .and_then(|()| written(&format))
+        .and_then(|text| replace_file(&path.join(FORMAT_FILE), &text));
     put.map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
     Ok(format)
+}
+
+/// One that is there stays: what was acknowledged may have been lost with the rest.
+fn begin_watermark(path: &Path) -> io::Result<()> {
+    let mut file = open_private(path)?;
+    if file.metadata()?.len() == 0 {
+        file.write_all(&watermark(0))?;
+        file.sync_all()?;
+    }
+    Ok(())
+}
+
+const WATERMARK_BYTES: usize = 12;
+
+/// What the file `acknowledged` holds: a number and its checksum.
+fn watermark(batches: u64) -> [u8; WATERMARK_BYTES] {
+    let mut row = [0; WATERMARK_BYTES];
+    row[..8].copy_from_slice(&batches.to_le_bytes());
+    let crc = crc32c::crc32c(&row[..8]);
+    row[8..].copy_from_slice(&crc.to_le_bytes());
+    row
 }
 
 fn written(format: &Format) -> io::Result<Vec<u8>> {
@@ -301,7 +375,7 @@ pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     fs::File::open(path)?.sync_all()
 }
 
-fn remove_tree(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

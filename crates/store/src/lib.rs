@@ -9,8 +9,10 @@ mod audit;
 mod commit;
 mod draft;
 mod export;
+mod export_file;
 mod folder;
 mod keys;
+mod opening;
 mod outbox;
 mod reader;
 mod record;
@@ -30,10 +32,11 @@ pub use commit::{
     RunId, RunSummary, SecretPut,
 };
 pub use export::{Exported, TransferError};
+pub use opening::{Loss, OpenError, accept_loss};
 pub use reader::{Each, Entry, ReadError, Reader, Secret, Versioned};
 pub use rekey::{Recovery, Rekey, RekeyError, Rekeyed, rekey};
 pub use retention::{Pruned, Retention};
 pub use rows::{InboxRow, OutboxRow, ParkedRow, RunQuery, RunRow, RunState};
 pub use seal::{KeyError, create_key_file};
-pub use store::{Compacted, OpenError, Options, Store, import};
+pub use store::{Compacted, Options, Store, import};
 pub use verify::Verified;

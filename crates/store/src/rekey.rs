@@ -13,9 +13,9 @@ use crate::{
     export::{Fill, TransferError},
     folder::{self, Folder},
     keys,
+    opening::{self, Meta, OpenError},
     record::{self, Encoding, VALUE_CAP},
     seal::{KeyError, Sealer},
-    store::{self, Meta, OpenError},
 };
 
 /// From which keys to which.
@@ -88,14 +88,15 @@ pub fn rekey(path: &Path, how: Rekey<'_>) -> Result<Rekeyed, RekeyError> {
         return Err(RekeyError::SameKey);
     }
     let mut folder = Folder::open_existing(path)?;
-    let from = store::open_recovering(&folder, store::MIN_CACHE)?;
-    let meta = store::read_meta(path, &from)?.unwrap_or_default();
+    let from = opening::open_recovering(&folder, opening::MIN_CACHE)?;
+    let known = opening::read_meta(path, &from)?;
+    opening::check_counters(&mut folder, &from, known.as_ref())?;
+    let meta = known.unwrap_or_default();
     check_recipients(&meta, &old, how.recovery)?;
-    store::check_counters(&mut folder, &from, false)?;
 
     let io_failed = |source: io::Error| TransferError::Io { path: path.to_owned(), source };
     let (name, data) = folder.next_data().map_err(io_failed)?;
-    let to = store::open_sled(&data, store::MIN_CACHE)?;
+    let to = opening::open_sled(path, &data, opening::MIN_CACHE)?;
     let meta = Meta { recipients: new.recipients(), ..meta };
     copy(&from, &to, &meta, Keys { old: &old, new: &new })?;
     let secrets = prove(&from, &to, Keys { old: &old, new: &new })?;
@@ -229,5 +230,5 @@ fn text_row(row: sled::Result<(sled::IVec, sled::IVec)>) -> Result<(String, Vec<
 }
 
 fn damaged(what: &str, reason: &str) -> TransferError {
-    TransferError::Damaged { path: Path::new(what).to_owned(), reason: reason.to_owned() }
+    TransferError::Damaged { what: what.to_owned(), reason: reason.to_owned() }
 }

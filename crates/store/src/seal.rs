@@ -9,6 +9,8 @@ use std::{
 use age::x25519::{Identity, Recipient};
 use secrecy::{ExposeSecret, SecretSlice, SecretString, zeroize::Zeroizing};
 
+use crate::opening::remedy;
+
 /// Seals for its recipients and opens with its identity.
 pub(crate) struct Sealer {
     identity: Identity,
@@ -19,7 +21,7 @@ pub(crate) struct Sealer {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// It cannot be read or written.
-    #[error("key file {} cannot be used", .path.display())]
+    #[error("key file {} cannot be used ({})", .path.display(), remedy(.source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -36,7 +38,10 @@ pub enum KeyError {
         mode: u32,
     },
     /// It holds no `AGE-SECRET-KEY-1…` line.
-    #[error("key file {} holds no age X25519 key", .path.display())]
+    #[error(
+        "key file {} holds no age X25519 key: bring it back from a backup, or put the recovery key in its place",
+        .path.display()
+    )]
     NoKey {
         /// The file.
         path: PathBuf,
@@ -50,7 +55,11 @@ pub enum KeyError {
         reason: String,
     },
     /// The store's secrets are sealed for other keys.
-    #[error("the store's secrets are sealed for {}, not for the given key {given}", .sealed_for.join(", "))]
+    #[error(
+        "the store's secrets are sealed for {}, not for the given key {given}: name the key file that fits; \
+         `cortexctl store rekey` seals them for another",
+        .sealed_for.join(", ")
+    )]
     Wrong {
         /// Public key of the file given.
         given: String,

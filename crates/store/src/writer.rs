@@ -16,7 +16,7 @@ use crate::{
     draft::{Draft, storage},
     export::{self, Exported, TransferError},
     folder::Folder,
-    keys, outbox,
+    keys, opening, outbox,
     retention::{self, Pruned, Retention},
     shared::Shared,
     store::{self, Compacted},
@@ -228,7 +228,7 @@ impl Writer {
     }
 
     fn export(&mut self, path: &Path) -> Result<Exported, TransferError> {
-        export::export(&self.shared.rows(), &self.folder.format, path)
+        export::export(&self.shared.rows(), &self.folder, path)
     }
 
     /// Copies the live rows to a new data folder and swaps it in; sled never gives space back itself.
@@ -240,13 +240,14 @@ impl Writer {
         let root = self.folder.path.clone();
         let failed = |source| TransferError::Io { path: root.clone(), source };
         let (name, path) = self.folder.next_data().map_err(failed)?;
-        let fresh = store::open_sled(&path, self.cache_bytes)?;
+        let fresh = opening::open_sled(&root, &path, self.cache_bytes)?;
         let checksum = export::copy(&self.shared.rows(), &fresh)?;
         let data_file = fs::File::open(path.join("db")).map_err(failed)?;
         data_file.sync_all().map_err(failed)?;
         crate::folder::sync_folder(&path).map_err(failed)?;
         if export::checksum(&fresh)? != checksum {
-            return Err(TransferError::Damaged { path, reason: "the copy differs from what was copied".to_owned() });
+            let (what, reason) = ("the copy".to_owned(), "it differs from what was copied".to_owned());
+            return Err(TransferError::Damaged { what, reason });
         }
         let prepared = self.folder.prepare_move(name).map_err(failed)?;
         if let Err(error) = self.folder.move_to(prepared) {

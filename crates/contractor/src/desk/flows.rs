@@ -10,18 +10,16 @@ use serde_json::{Value, json};
 use store::{Reader, RunQuery, RunRow, RunState, Versioned};
 use uuid::Uuid;
 
-use super::{Desk, broken, missing, no_effect, value};
+use super::{Desk, missing, no_effect, value};
 use crate::{
     agent::Asked,
     cancel::{self, Stopping},
+    damage::{REMEDY, unavailable},
     driver::{CommandError, Driver, does_not_go_on},
     flows::{self, FLOWS, FlowRecord, PENDING, Pending},
     intake::chain,
     views,
 };
-
-/// What to do about a run that cannot be read or written.
-const DAMAGED: &str = "cortexctl store verify says what is damaged; cortexctl store import restores the last export";
 
 /// Flows or runs in one answer: below 300 KiB, where the bus carries 512.
 const PAGE: usize = 300;
@@ -47,7 +45,7 @@ impl Look {
     fn flows(&self, cluster: Option<&str>, limit: usize) -> Result<Value, Refusal> {
         let (mut records, mut views) = (Vec::new(), Vec::new());
         let mut kept = BTreeSet::new();
-        for (key, found) in self.reader.scan_each::<FlowRecord>(FLOWS).map_err(|error| broken(&error))? {
+        for (key, found) in self.reader.scan_each::<FlowRecord>(FLOWS).map_err(|error| unavailable(&error))? {
             match found {
                 Ok(record) => {
                     kept.insert(record.value.flow);
@@ -62,7 +60,7 @@ impl Look {
         for record in records.iter().take(limit) {
             views.extend(self.flow_view(record.flow, Some(record), false)?);
         }
-        for (key, found) in self.reader.scan_each::<Pending>(PENDING).map_err(|error| broken(&error))? {
+        for (key, found) in self.reader.scan_each::<Pending>(PENDING).map_err(|error| unavailable(&error))? {
             match found {
                 Ok(pending) => views.extend(awaiting(&pending.value)),
                 Err(error) => unread(&key, &error),
@@ -97,7 +95,7 @@ impl Look {
 
     /// The runs that can be read; a list is not kept back by one that cannot.
     fn rows(&self, query: &RunQuery) -> Result<Vec<RunRow>, Refusal> {
-        let (rows, damaged) = self.reader.readable_runs(query).map_err(|error| broken(&error))?;
+        let (rows, damaged) = self.reader.readable_runs(query).map_err(|error| unavailable(&error))?;
         damaged.iter().for_each(|error| unread("a run", error));
         Ok(rows)
     }
@@ -109,7 +107,7 @@ impl Look {
             (Ok(Some(report)), _) => Ok(self.noted(views::run(&report, self.party.as_str()))),
             (Ok(None), Ok(None)) => Err(missing("run", run)),
             (_, Ok(Some(row))) => Ok(self.run_with_steps(&row)),
-            (Err(error), _) | (_, Err(error)) => Err(broken(&error)),
+            (Err(error), _) | (_, Err(error)) => Err(unavailable(&error)),
         }
     }
 
@@ -120,7 +118,7 @@ impl Look {
             Ok(None) => self.run_row(row),
             Err(error) => {
                 let row = views::run_row(row, self.party.as_str());
-                self.noted(RunView { reason: Some(chain(&error)), hint: Some(DAMAGED.to_owned()), ..row })
+                self.noted(RunView { reason: Some(chain(&error)), hint: Some(REMEDY.to_owned()), ..row })
             }
         }
     }
@@ -132,7 +130,7 @@ impl Look {
     /// With why the run does not go on, where it does not.
     fn noted(&self, view: RunView) -> RunView {
         match self.driver.unreadable().remove(&view.run) {
-            Some(reason) => RunView { reason: Some(does_not_go_on(&reason)), hint: Some(DAMAGED.to_owned()), ..view },
+            Some(reason) => RunView { reason: Some(does_not_go_on(&reason)), hint: Some(REMEDY.to_owned()), ..view },
             None => view,
         }
     }
@@ -153,7 +151,7 @@ impl Desk {
             }
             return value(&view);
         }
-        let record = self.store.reader().get::<FlowRecord>(&flows::key(flow)).map_err(|error| broken(&error))?;
+        let record = self.store.reader().get::<FlowRecord>(&flows::key(flow)).map_err(|error| unavailable(&error))?;
         let view = self.look().flow_view(flow, record.as_ref().map(|record| &record.value), true)?;
         value(&view.ok_or_else(|| missing("flow", flow))?)
     }
@@ -213,7 +211,7 @@ impl Desk {
     }
 
     pub(super) async fn resume_flow(&self, flow: Uuid, by: &str) -> Result<Value, Refusal> {
-        let rows = self.store.reader().runs(&RunQuery::flow(flow)).map_err(|error| broken(&error))?;
+        let rows = self.store.reader().runs(&RunQuery::flow(flow)).map_err(|error| unavailable(&error))?;
         if rows.is_empty() {
             return Err(missing("flow", flow));
         }
@@ -230,13 +228,13 @@ impl Desk {
     }
 
     fn pending(&self, flow: Uuid) -> Result<Option<Versioned<Pending>>, Refusal> {
-        self.store.reader().get::<Pending>(&flows::pending_key(flow)).map_err(|error| broken(&error))
+        self.store.reader().get::<Pending>(&flows::pending_key(flow)).map_err(|error| unavailable(&error))
     }
 
     fn knows(&self, flow: Uuid) -> Result<bool, Refusal> {
         let reader = self.store.reader();
-        let record = reader.get::<FlowRecord>(&flows::key(flow)).map_err(|error| broken(&error))?;
-        let runs = reader.runs(&RunQuery { limit: 1, ..RunQuery::flow(flow) }).map_err(|error| broken(&error))?;
+        let record = reader.get::<FlowRecord>(&flows::key(flow)).map_err(|error| unavailable(&error))?;
+        let runs = reader.runs(&RunQuery { limit: 1, ..RunQuery::flow(flow) }).map_err(|error| unavailable(&error))?;
         Ok(record.is_some() || !runs.is_empty())
     }
 }

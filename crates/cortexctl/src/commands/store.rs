@@ -1,4 +1,4 @@
-//! `cortexctl store verify|export|import|rekey|compact`: through the daemon, or on a stopped one's folder.
+//! `cortexctl store verify|export|import|accept-loss|rekey|compact`: through the daemon, or on a stopped one's folder.
 
 use std::path::{Path, PathBuf};
 
@@ -38,7 +38,7 @@ pub enum Command {
     Export {
         #[command(flatten)]
         which: Which,
-        /// The file; on the daemon's machine if a daemon is asked.
+        /// The file, where nothing is yet; if a daemon is asked, its whole path on the daemon's machine.
         file: PathBuf,
     },
     /// Fill a new folder from an export. Only offline: a daemon's store cannot be replaced beneath it.
@@ -48,9 +48,16 @@ pub enum Command {
         folder: PathBuf,
         /// The file.
         file: PathBuf,
-        /// Replace what the folder holds.
+        /// Replace what the folder holds, even if it cannot be opened.
         #[arg(long)]
         replace: bool,
+    },
+    /// Go on without commits that a store lost, which its daemon refuses to start on. Only offline. What the contractor
+    /// did in them it does not know of any more.
+    AcceptLoss {
+        /// The folder.
+        #[arg(long)]
+        folder: PathBuf,
     },
     /// Seal every secret again under a new key. Only offline: a running daemon seals with the key that it read at its
     /// start, and would go on to do so.
@@ -84,7 +91,10 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
         Command::Verify { which } => {
             let verified: Value = match open(&which)? {
                 Some(store) => {
-                    let verified = store.reader().verify().map_err(Failure::other)?;
+                    let verified = store.reader().verify().map_err(|error| failed(&error))?;
+                    if let Some(doubt) = store.doubt() {
+                        out.note(doubt);
+                    }
                     store.close().await;
                     serde_json::to_value(verified).map_err(Failure::other)?
                 }
@@ -99,7 +109,7 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
                 Some(store) => {
                     let exported = store.export(&file).await;
                     store.close().await;
-                    out.value(&exported.map_err(Failure::other)?)?;
+                    out.value(&exported.map_err(|error| failed(&error))?)?;
                 }
                 None => {
                     let arguments = json!({ "file": file });
@@ -111,8 +121,17 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
             Ok(Ending::Ok)
         }
         Command::Import { folder, file, replace } => {
-            let imported = ::store::import(&folder, &file, replace).map_err(Failure::other)?;
+            let imported = ::store::import(&folder, &file, replace).map_err(|error| failed(&error))?;
             out.value(&imported)?;
+            Ok(Ending::Ok)
+        }
+        Command::AcceptLoss { folder } => {
+            let loss = ::store::accept_loss(&folder).map_err(|error| failed(&error))?;
+            out.value(&loss)?;
+            out.note(&format!(
+                "the daemon starts again; `cortexctl store verify --folder {}` says whether what is left fits together",
+                folder.display()
+            ));
             Ok(Ending::Ok)
         }
         Command::Rekey { folder, key_file, new_key_file, recovery_recipient, without_recovery } => {
@@ -128,7 +147,7 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
                 Some(store) => {
                     let compacted = store.compact().await;
                     store.close().await;
-                    out.value(&compacted.map_err(Failure::other)?)?;
+                    out.value(&compacted.map_err(|error| failed(&error))?)?;
                 }
                 None => {
                     let told: Value =
@@ -143,11 +162,11 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
 
 fn rekey(folder: &Path, how: Rekey<'_>, out: &mut Output) -> Outcome {
     if !how.new_key.exists() {
-        ::store::create_key_file(how.new_key).map_err(Failure::other)?;
+        ::store::create_key_file(how.new_key).map_err(|error| failed(&error))?;
     }
     let rekeyed = ::store::rekey(folder, how).map_err(|error| match error {
         RekeyError::Unsaid(_) => Failure::Usage(format!("{error}: --recovery-recipient or --without-recovery")),
-        other => Failure::other(other),
+        other => failed(&other),
     })?;
     out.value(&rekeyed)?;
     out.note(&format!(
@@ -165,7 +184,13 @@ fn open(which: &Which) -> Result<Option<Store>, Failure> {
         return Err(Failure::Usage(format!("{} is no folder", folder.display())));
     }
     let options = Options { key_file: which.key_file.clone(), ..Options::default() };
-    Store::open(folder, options).map(Some).map_err(Failure::other)
+    Store::open(folder, options).map(Some).map_err(|error| failed(&error))
+}
+
+/// With all causes.
+fn failed(error: &dyn std::error::Error) -> Failure {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    Failure::Other(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
 }
 
 fn party(which: &Which) -> Result<Party, Failure> {

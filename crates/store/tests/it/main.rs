@@ -2,7 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "what helps tests panics as tests do")]
 
 mod behaviour;
+mod content;
 mod crash;
+mod damage;
+mod export;
 mod rekey;
 mod verify;
 
