@@ -372,6 +372,9 @@ impl Desk {
                 "argument `file`: a whole path on the daemon's machine is wanted, not {file}"
             )));
         }
+        if self.store.is_inside(Path::new(file)) {
+            return Err(refused(format!("{file} would lie in the folder of the store; name another folder")));
+        }
         self.store.export(Path::new(file)).await.map_err(|error| match error {
             TransferError::Target { .. } => refused(chain(&error)),
             other => unavailable(&other),

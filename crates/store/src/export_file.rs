@@ -1,4 +1,4 @@
-//! The file that an export becomes: a new one for its owner alone, never in place of another, never in the store.
+//! The file that an export becomes: a new one for its owner alone, never in place of another.
 
 use std::{
     ffi::OsStr,
@@ -21,8 +21,8 @@ pub(crate) struct ExportFile {
 }
 
 impl ExportFile {
-    /// Begins the file `path` for an export of the store in the folder `store`. Links are followed to its folder only.
-    pub(crate) fn create(path: &Path, store: &Path) -> Result<Self, TransferError> {
+    /// Begins the file `path`. Links are followed to its folder only.
+    pub(crate) fn create(path: &Path) -> Result<Self, TransferError> {
         let refused = |reason: String| TransferError::Target { path: path.to_owned(), reason };
         let failed = |source| TransferError::Io { path: path.to_owned(), source };
         let name = path.file_name().ok_or_else(|| refused("it names no file".to_owned()))?;
@@ -37,9 +37,6 @@ impl ExportFile {
         })?;
         if !folder.is_dir() {
             return Err(refused("its folder is none".to_owned()));
-        }
-        if folder.starts_with(store.canonicalize().map_err(failed)?) {
-            return Err(refused("it would lie in the folder of the store itself; name another folder".to_owned()));
         }
         let temporary = folder.join(format!(".{}.partial", Uuid::now_v7()));
         let file = create_private(&temporary).map_err(failed)?;
@@ -85,6 +82,12 @@ impl Drop for ExportFile {
             _ => {}
         }
     }
+}
+
+/// Whether the file `path` would lie below `folder`, wherever links lead.
+pub(crate) fn is_below(path: &Path, folder: &Path) -> bool {
+    let of = (folder_of(path).canonicalize(), folder.canonicalize());
+    matches!(&of, (Ok(path), Ok(folder)) if path.starts_with(folder))
 }
 
 fn folder_of(path: &Path) -> &Path {

@@ -14,6 +14,7 @@ use crate::{
     apply::Sealed,
     commit::{Commit, CommitError, Committed, Lane},
     export::{self, Exported, TransferError},
+    export_file::is_below,
     folder::Folder,
     opening::{self, Checked, MIN_CACHE, OpenError},
     outbox,
@@ -173,8 +174,12 @@ impl Store {
         self.doubt.as_deref()
     }
 
-    /// Writes everything to a new file (mode 0600) as of one moment; commits wait meanwhile. Nothing is ever overwritten,
-    /// and nothing is put into the store's own folder.
+    /// Whether a file would lie in the store's own folder: no place for an export, which the store could take for its own.
+    pub fn is_inside(&self, file: &Path) -> bool {
+        is_below(file, &self.shared.room.path)
+    }
+
+    /// Writes everything to a new file (mode 0600) as of one moment; commits wait meanwhile. Nothing is ever overwritten.
     pub async fn export(&self, file: &Path) -> Result<Exported, TransferError> {
         let file = file.to_owned();
         self.ask(|reply| Job::Export(file, reply)).await.unwrap_or(Err(TransferError::Closed))

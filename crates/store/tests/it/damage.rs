@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use store::{Loss, OpenError, Options, Store, TransferError};
+use store::{Loss, OpenError, Options, ReadError, Store, TransferError};
 
 use crate::{
     content::{Unfit, batches, copy_folder, filled, open, put, read_all, snapshot, wait},
@@ -101,27 +101,33 @@ fn export_of(path: &Path, file: &Path) {
 
 /// Does what the refusal says, each thing that it says.
 fn helped(path: &Path, export: &Path, unfit: Unfit) {
-    if let Unfit::Refused(error) = unfit {
-        let text = error.to_string();
-        let restoring = format!("`cortexctl store import --folder {} --replace FILE`", path.display());
-        assert!(text.contains(&restoring), "{text}");
-        let accepting = format!("`cortexctl store accept-loss --folder {}`", path.display());
-        assert_eq!(text.contains(&accepting), matches!(error, OpenError::Lost { .. }), "{text}");
-        if let OpenError::Lost { acknowledged, found, .. } = error {
-            let copy = path.with_file_name("accepted");
-            copy_folder(path, &copy);
-            assert_eq!(store::accept_loss(&copy).unwrap(), Loss { acknowledged, found });
-            let store = open(&copy);
-            assert_eq!(store.reader().verify().unwrap().problems, Vec::<String>::new());
-            store.close_blocking();
-            fs::remove_dir_all(&copy).unwrap();
-        }
+    match unfit {
+        Unfit::Unreadable(error) => assert!(!matches!(error, ReadError::Sealed { .. }), "{error}"),
+        Unfit::Refused(error) => refused(path, error),
     }
     let refused = store::import(path, export, false).unwrap_err();
     assert!(matches!(refused, TransferError::NotEmpty { .. } | TransferError::Open(_)), "{refused}");
     assert!(refused.to_string().contains("--replace"), "{refused}");
     store::import(path, export, true).unwrap();
     assert_eq!(read_all(path, COUNT).unwrap(), None);
+}
+
+/// What a refusal says is the command that helps; one that accepts the loss does, too.
+fn refused(path: &Path, error: OpenError) {
+    let text = error.to_string();
+    let restoring = format!("`cortexctl store import --folder {} --replace FILE`", path.display());
+    assert!(text.contains(&restoring), "{text}");
+    let accepting = format!("`cortexctl store accept-loss --folder {}`", path.display());
+    assert_eq!(text.contains(&accepting), matches!(error, OpenError::Lost { .. }), "{text}");
+    if let OpenError::Lost { acknowledged, found, .. } = error {
+        let copy = path.with_file_name("accepted");
+        copy_folder(path, &copy);
+        assert_eq!(store::accept_loss(&copy).unwrap(), Loss { acknowledged, found });
+        let store = open(&copy);
+        assert_eq!(store.reader().verify().unwrap().problems, Vec::<String>::new());
+        store.close_blocking();
+        fs::remove_dir_all(&copy).unwrap();
+    }
 }
 
 #[test]
