@@ -1,12 +1,16 @@
-//! Listening on a port; where it is taken, the error says by whom, as far as that can be known.
+//! Listening on a port; where it is taken, the error says by whom, as far as that can be known. Accepting without a rush.
 
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
+    time::Duration,
 };
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+
+/// How long nothing is accepted after a failure: one for want of file descriptors comes again at once, for ever.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Listens on `address`.
 ///
@@ -14,6 +18,20 @@ use tokio::net::TcpListener;
 /// With the address, and with the process that holds the port where the system tells.
 pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| explain(address, error))
+}
+
+/// The next connection, and where it comes from. Failures are outlasted.
+pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    patiently(|| listener.accept()).await
+}
+
+async fn patiently<T, F: Future<Output = io::Result<T>>>(mut attempt: impl FnMut() -> F) -> T {
+    loop {
+        match attempt().await {
+            Ok(done) => return done,
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
 }
 
 /// The error of a bind, with the address and whoever holds the port.
@@ -118,6 +136,18 @@ mod tests {
         }
         let (_, text) = told(Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into()).await;
         assert!(text.ends_with(&format!("(process {})", std::process::id())), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_failure_the_next_connection_is_not_asked_for_at_once() {
+        let mut left = 3;
+        let begun = tokio::time::Instant::now();
+        let accepted = patiently(|| {
+            left -= 1;
+            std::future::ready(if left > 0 { Err(io::Error::from(io::ErrorKind::Other)) } else { Ok(left) })
+        });
+        assert_eq!(accepted.await, 0);
+        assert_eq!(begun.elapsed(), 2 * PAUSE);
     }
 
     #[tokio::test]

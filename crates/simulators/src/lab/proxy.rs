@@ -131,11 +131,10 @@ impl Drop for Proxy {
 
 async fn accept(listener: TcpListener, target: SocketAddr, way: Way, stop: CancellationToken) {
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let client = tokio::select! {
+            (client, _) = sockets::accept(&listener) => client,
             () = stop.cancelled() => return,
         };
-        let Ok((client, _)) = accepted else { continue };
         let (way, cuts, stop) = (way.clone(), way.cuts.subscribe(), stop.child_token());
         tokio::spawn(async move {
             tokio::select! {
@@ -290,6 +289,22 @@ mod tests {
         let (_proxy, mut stream) = through(harm).await;
         let error = stream.read_to_end(&mut Vec::new()).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_piece_waits_for_the_delay_of_its_direction() {
+        let (proxy, mut stream) = through(Harm::default()).await;
+        let mut bytes = [0; 11];
+        stream.read_exact(&mut bytes).await.unwrap();
+        for (direction, pieces) in [(Direction::Down, 1), (Direction::Up, 1), (Direction::Both, 2)] {
+            proxy.set_harm(Harm { delay_ms: 300, direction, ..Harm::default() });
+            // The clock goes on only where somebody sleeps, and by whole milliseconds.
+            let begun = tokio::time::Instant::now();
+            stream.write_all(b"hello again").await.unwrap();
+            stream.read_exact(&mut bytes).await.unwrap();
+            let (took, wanted) = (begun.elapsed().as_millis(), 300 * pieces);
+            assert!((wanted..=wanted + pieces).contains(&took), "{direction:?}: {took} ms");
+        }
     }
 
     #[tokio::test]

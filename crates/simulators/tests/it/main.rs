@@ -6,3 +6,4 @@ mod client;
 mod ha;
 mod lab;
 mod proxmox;
+mod proxy;
