@@ -61,6 +61,9 @@ pub enum FaultAction {
     LateError { code: u16, message: String },
     /// Close the connection without doing anything.
     DropRequest,
+    /// Answer, pass so many frames of the answer's body, then close the connection in the middle of it. An answer of
+    /// Proxmox is of one piece: there it is as good as a lost one.
+    Break { frames: u64 },
     /// Answer nothing for as long as the client waits.
     Hang,
     /// Wait, in real milliseconds, then go on normally.
@@ -130,13 +133,16 @@ impl Fault {
             }
             "hold" => FaultAction::Hold,
             "drop-request" => FaultAction::DropRequest,
+            "break" => {
+                FaultAction::Break { frames: rest.parse().map_err(|_| format!("{rest:?} is no count of frames"))? }
+            }
             "hang" => FaultAction::Hang,
             "delay" => FaultAction::Delay { milliseconds: rest.parse().map_err(|_| format!("{rest:?} is no delay"))? },
             "warnings" => FaultAction::Warnings { count: rest.parse().unwrap_or(1) },
             other => {
                 return Err(format!(
-                    "unknown fault action {other:?}, expected error, late-error, drop-reply, drop-request, hang, hold, delay or \
-                     warnings"
+                    "unknown fault action {other:?}, expected error, late-error, drop-reply, drop-request, break, hang, hold, \
+                     delay or warnings"
                 ));
             }
         };
@@ -276,6 +282,8 @@ mod tests {
         let late = Fault::parse("pve POST /a=late-error:596:Connection timed out").unwrap();
         let message = "Connection timed out".to_owned();
         assert_eq!(late.action, FaultAction::LateError { code: 596, message });
-        assert!(Fault::parse("pve x").is_err() && Fault::parse("a=explode").is_err());
+        let broken = r#"{"call":"talos * /x/Watch","nth":2,"action":"break","frames":1}"#;
+        assert_eq!(serde_json::from_str::<Fault>(broken).unwrap(), Fault::parse("talos * /x/Watch#2=break:1").unwrap());
+        assert!(["pve x", "a=explode", "a=break"].iter().all(|wrong| Fault::parse(wrong).is_err()));
     }
 }

@@ -4,6 +4,7 @@ pub mod faults;
 pub mod image;
 pub mod kubernetes;
 pub mod lab;
+mod line;
 pub mod machine;
 pub mod pace;
 pub mod proxmox;

@@ -1,5 +1,6 @@
 //! Clients of the Talos API: maintenance mode without a client certificate, and mTLS once a node has its configuration.
 
+mod broken;
 mod connect;
 pub mod cosi;
 mod dial;
@@ -79,7 +80,12 @@ impl Client {
         let (node, address, sight) = (self.name(), self.address, Arc::clone(&self.sight));
         move |status| match sight.error(address) {
             Some(refusal) => refusal,
-            None => Error::Rpc { rpc, node: node.clone(), code: status.code(), message: status.message().to_owned() },
+            None => match broken::why(&status) {
+                Some(reason) => Error::Broken { rpc, node: node.clone(), reason },
+                None => {
+                    Error::Rpc { rpc, node: node.clone(), code: status.code(), message: status.message().to_owned() }
+                }
+            },
         }
     }
 
@@ -119,6 +125,9 @@ pub enum Error {
     /// A certificate is out of its dates for one side: one of the two clocks is wrong.
     #[error("{0}")]
     Clock(Box<Clocks>),
+    /// The connection broke before the whole answer came: nobody knows whether the call was done.
+    #[error("{rpc} on {node}: the connection broke ({reason})")]
+    Broken { rpc: &'static str, node: String, reason: String },
     /// The node answered with an error.
     #[error("{rpc} on {node}: {message} ({code:?})")]
     Rpc { rpc: &'static str, node: String, code: Code, message: String },
@@ -169,7 +178,11 @@ impl Error {
     /// Whether the node could not be reached or went away: worth trying again when it is back.
     pub fn is_unreachable(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Stranger { .. } | Self::Clock(_) | Self::Ended { .. } => true,
+            Self::Connect { .. }
+            | Self::Stranger { .. }
+            | Self::Clock(_)
+            | Self::Broken { .. }
+            | Self::Ended { .. } => true,
             Self::Rpc { code, .. } => matches!(code, Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded),
             _ => false,
         }

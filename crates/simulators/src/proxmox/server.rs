@@ -55,11 +55,10 @@ impl std::error::Error for Dropped {}
 /// Serves connections until the simulator shuts down.
 pub(crate) async fn serve(sim: Arc<Sim>, listener: TcpListener, tls: TlsAcceptor) {
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let (stream, peer) = tokio::select! {
+            accepted = sockets::accept(&listener) => accepted,
             () = sim.shutdown.cancelled() => return,
         };
-        let Ok((stream, peer)) = accepted else { continue };
         let (sim, tls) = (sim.clone(), tls.clone());
         tokio::spawn(async move {
             let stop = sim.shutdown.clone();
@@ -137,7 +136,7 @@ async fn answer(
             return Ok(respond(format, &Err(error), (gzip, count), sim));
         }
         Some(FaultAction::Hold) => sim.faults.lifted(&name).await,
-        Some(FaultAction::DropReply) => drop_reply = true,
+        Some(FaultAction::DropReply | FaultAction::Break { .. }) => drop_reply = true,
         Some(FaultAction::LateError { code, message }) => late = Some(ApiError::bare(code, message)),
         Some(FaultAction::Warnings { .. }) | None => {}
     }

@@ -1,5 +1,6 @@
 //! What stands before every call: faults, the caller's roles, routing by `node`/`nodes`, authorisation (talos.md 2.3-2.5).
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -46,11 +47,6 @@ pub(crate) struct Gateway {
     peer: Peer,
 }
 
-/// The connection breaks instead of an answer.
-#[derive(Debug, thiserror::Error)]
-#[error("the connection was cut by a planned fault")]
-pub(crate) struct Dropped;
-
 /// Where a call goes.
 #[derive(Debug, PartialEq)]
 enum Route {
@@ -64,27 +60,34 @@ impl Gateway {
         Self { boot, mode, routes, peer }
     }
 
-    async fn handle(mut self, request: Request<Incoming>) -> Result<Response<Body>, Dropped> {
+    async fn handle(mut self, request: Request<Incoming>) -> Response<Body> {
         self.boot.awake().await;
         let path = request.uri().path().to_owned();
-        let (mut reply_lost, mut late) = (false, None);
-        match self.fault(&path) {
+        let planned = self.fault(&path);
+        match &planned {
             Some(FaultAction::Delay { milliseconds }) => {
-                tokio::time::sleep(std::time::Duration::from_millis(milliseconds)).await;
+                tokio::time::sleep(std::time::Duration::from_millis(*milliseconds)).await;
             }
-            Some(FaultAction::Error { code, message, .. }) => return Ok(planned(code, message).into_http()),
-            Some(FaultAction::LateError { code, message }) => late = Some(planned(code, message)),
+            Some(FaultAction::Error { code, message, .. }) => return refusal(*code, message).into_http(),
             Some(FaultAction::Hold) => self.boot.world.faults().lifted(&self.name_of(&path).unwrap_or_default()).await,
             Some(FaultAction::Hang) => std::future::pending::<()>().await,
-            Some(FaultAction::DropRequest) => return Err(Dropped),
-            Some(FaultAction::DropReply) => reply_lost = true,
-            Some(FaultAction::Warnings { .. }) | None => {}
+            Some(FaultAction::DropRequest) => self.peer.line.cut::<()>().await,
+            Some(
+                FaultAction::DropReply
+                | FaultAction::LateError { .. }
+                | FaultAction::Break { .. }
+                | FaultAction::Warnings { .. },
+            )
+            | None => {}
         }
         let response = self.answer(&path, request).await.unwrap_or_else(|status| status.into_http());
-        match late {
-            _ if reply_lost => Err(Dropped),
-            Some(status) => Ok(status.into_http()),
-            None => Ok(response),
+        match planned {
+            Some(FaultAction::DropReply) => self.peer.line.cut().await,
+            Some(FaultAction::LateError { code, message }) => refusal(code, &message).into_http(),
+            Some(FaultAction::Break { frames }) => {
+                response.map(|body| Body::new(self.peer.line.breaking(body, frames)))
+            }
+            _ => response,
         }
     }
 
@@ -211,7 +214,7 @@ impl Gateway {
 }
 
 /// The answer of a planned failure; what is no code of gRPC means that nobody is there.
-fn planned(code: u16, message: String) -> Status {
+fn refusal(code: u16, message: &str) -> Status {
     let code = if code <= 16 { tonic::Code::from_i32(i32::from(code)) } else { tonic::Code::Unavailable };
     Status::new(code, message)
 }
@@ -227,7 +230,7 @@ fn values(headers: &HeaderMap, key: &str) -> Vec<String> {
 
 impl Service<Request<Incoming>> for Gateway {
     type Response = Response<Body>;
-    type Error = Dropped;
+    type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
@@ -236,6 +239,6 @@ impl Service<Request<Incoming>> for Gateway {
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let this = self.clone();
-        Box::pin(this.handle(request))
+        Box::pin(async move { Ok(this.handle(request).await) })
     }
 }

@@ -14,10 +14,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
+use crate::line::Line;
+
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) certificate: Option<CertificateDer<'static>>,
+    pub(crate) line: Line,
 }
 
 /// Binds a port of a node's address; a predecessor that is just going away is waited for.
@@ -48,11 +51,10 @@ where
     let acceptor = TlsAcceptor::from(tls);
     tokio::spawn(async move {
         loop {
-            let accepted = tokio::select! {
+            let (stream, address) = tokio::select! {
                 () = stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
+                accepted = sockets::accept(&listener) => accepted,
             };
-            let Ok((stream, address)) = accepted else { continue };
             let (acceptor, make, stop) = (acceptor.clone(), make.clone(), stop.clone());
             tokio::spawn(async move {
                 tokio::select! {
@@ -84,11 +86,14 @@ where
     stream.set_nodelay(true)?;
     let stream = acceptor.accept(stream).await?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).cloned();
-    let peer = Peer { certificate: certificate.map(CertificateDer::into_owned) };
+    let line = Line::default();
+    let peer = Peer { certificate: certificate.map(CertificateDer::into_owned), line: line.clone() };
     let service = TowerToHyperService::new(make(peer));
-    http2::Builder::new(TokioExecutor::new())
+    let serving = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(stream), service)
-        .await?;
+        .serve_connection(TokioIo::new(stream), service);
+    if let Some(served) = line.serve(serving).await {
+        served?;
+    }
     Ok(())
 }

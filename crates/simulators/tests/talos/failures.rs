@@ -3,8 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures::{Stream, StreamExt as _};
 use secrecy::ExposeSecret as _;
+use simulators::faults::Fault;
 use simulators::machine::Machines as _;
+use talos::api::Error;
+use talos::api::cosi::{self, Change, MachineStatus};
 use talos::config::generate::Role;
 use tokio::net::TcpStream;
 
@@ -90,15 +94,46 @@ async fn a_cut_machine_breaks_open_streams_and_forgets_a_pending_bootstrap() {
     let mut events = client.events(-1, None).await.unwrap();
     bootstrap(&client).await;
     lab.cut(1);
-    until("the stream ends", || async { Some(()) }).await;
     let mut last = None;
-    while let Some(event) = futures::StreamExt::next(&mut events).await {
+    while let Some(event) = events.next().await {
         last = Some(event);
     }
     assert!(last.unwrap().is_err(), "a power cut is no orderly end");
     assert!(TcpStream::connect(SocketAddr::new(lab.address(1), 50000)).await.is_err());
     lab.nodes.power_on(machine);
     lab.secure(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_planned_break_lets_so_many_frames_pass_and_ends_every_call_of_the_connection() {
+    let lab = Lab::new("v1.13.9");
+    lab.join(lab.machine(1, "v1.13.9"), 1, Role::ControlPlane).await;
+    let client = lab.secure(1).await;
+    let events = client.events(0, None).await.unwrap();
+    let plan = |call: &str| lab.faults.add(Fault::parse(&format!("talos {} {call}", lab.address(1))).unwrap());
+    plan("/cosi.resource.State/Watch=break:1");
+    let mut watch = std::pin::pin!(client.watch::<MachineStatus>(cosi::MACHINE).await.unwrap());
+    assert!(matches!(watch.next().await, Some(Ok(Change::Is(_)))), "one frame passes");
+    let broken = first_error(watch).await;
+    assert!(matches!(broken, Error::Broken { rpc: "Watch", .. }) && broken.is_unreachable(), "{broken}");
+    let broken = first_error(events).await;
+    assert!(matches!(broken, Error::Broken { rpc: "Events", .. }), "{broken}");
+
+    for call in ["/machine.MachineService/Version=drop-request", "/machine.MachineService/Version=drop-reply"] {
+        plan(call);
+        let broken = client.version().await.unwrap_err();
+        assert!(matches!(broken, Error::Broken { rpc: "Version", .. }), "{call}: {broken}");
+        assert_eq!(client.version().await.unwrap().tag, "v1.13.9", "the next call connects again");
+    }
+    assert!(lab.faults.rules().iter().all(|rule| rule.fired == 1));
+}
+
+async fn first_error<T>(mut stream: impl Stream<Item = Result<T, Error>> + Unpin) -> Error {
+    loop {
+        if let Err(error) = stream.next().await.expect("a stream that breaks ends with an error") {
+            return error;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -32,6 +32,7 @@ use super::negotiation::{Encoding, accept};
 use crate::faults::FaultAction;
 use crate::kubernetes::cluster::Cluster;
 use crate::kubernetes::settings::ApiServerOptions;
+use crate::line::Line;
 
 /// The largest body taken, as etcd's request limit makes it (3 MiB).
 const BODY_LIMIT: usize = 3 << 20;
@@ -126,8 +127,7 @@ async fn accept_loop(listener: TcpListener, connection: Connection, stop: Cancel
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            accepted = listener.accept() => {
-                let Ok((stream, _)) = accepted else { continue };
+            (stream, _) = sockets::accept(&listener) => {
                 let (connection, stop) = (connection.clone(), stop.clone());
                 tokio::spawn(async move {
                     tokio::select! {
@@ -145,55 +145,60 @@ impl Connection {
         let _ = stream.set_nodelay(true);
         let Ok(tls) = self.acceptor.accept(stream).await else { return };
         let user = tls.get_ref().1.peer_certificates().and_then(|chain| from_certificate(chain.first()?)).map(Arc::new);
+        let line = Line::default();
+        let own = line.clone();
         let service = service_fn(move |request| {
             let (cluster, facts, user) = (Arc::clone(&self.cluster), Arc::clone(&self.facts), user.clone());
+            let line = own.clone();
             async move {
                 // The sender is in these facts, so the wait ends only by its word.
                 let _ = facts.frozen.subscribe().wait_for(|frozen| !frozen).await;
-                planned(&cluster, &facts, user.as_deref(), request).await
+                Ok::<_, Infallible>(planned(&cluster, &facts, (user.as_deref(), &line), request).await)
             }
         });
-        let served = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(tls), service).await;
-        if let Err(error) = served {
+        let builder = auto::Builder::new(TokioExecutor::new());
+        if let Some(Err(error)) = line.serve(builder.serve_connection(TokioIo::new(tls), service)).await {
             tracing::trace!(%error, "connection ended");
         }
     }
 }
 
-/// A connection that is closed without an answer, as planned.
-#[derive(Debug, thiserror::Error)]
-#[error("dropped as planned")]
-struct Dropped;
-
 /// Answers a request unless something else is planned for it.
 async fn planned(
     cluster: &Arc<Cluster>,
     facts: &Arc<ServerFacts>,
-    user: Option<&User>,
+    (user, line): (Option<&User>, &Line),
     request: Request<IncomingBody>,
-) -> Result<Response<Body>, Dropped> {
+) -> Response<Body> {
     let name = format!("kube {} {}", request.method(), request.uri().path());
-    match cluster.fault(&name) {
+    let planned = cluster.fault(&name);
+    match &planned {
         Some(FaultAction::Error { code, message, .. }) => {
-            return Ok(error_response(&ApiError::planned(code, &message), Encoding::Json));
-        }
-        Some(FaultAction::LateError { code, message }) => {
-            respond(cluster, facts, user, request).await;
-            return Ok(error_response(&ApiError::planned(code, &message), Encoding::Json));
+            return error_response(&ApiError::planned(*code, message), Encoding::Json);
         }
         Some(FaultAction::Hold) => cluster.lifted(&name).await,
-        Some(FaultAction::DropRequest) => return Err(Dropped),
-        Some(FaultAction::DropReply) => {
-            respond(cluster, facts, user, request).await;
-            return Err(Dropped);
-        }
+        Some(FaultAction::DropRequest) => line.cut::<()>().await,
         Some(FaultAction::Hang) => std::future::pending().await,
         Some(FaultAction::Delay { milliseconds }) => {
-            tokio::time::sleep(std::time::Duration::from_millis(milliseconds)).await;
+            tokio::time::sleep(std::time::Duration::from_millis(*milliseconds)).await;
         }
-        Some(FaultAction::Warnings { .. }) | None => {}
+        Some(
+            FaultAction::DropReply
+            | FaultAction::LateError { .. }
+            | FaultAction::Break { .. }
+            | FaultAction::Warnings { .. },
+        )
+        | None => {}
     }
-    Ok(respond(cluster, facts, user, request).await)
+    let response = respond(cluster, facts, user, request).await;
+    match planned {
+        Some(FaultAction::LateError { code, message }) => {
+            error_response(&ApiError::planned(code, &message), Encoding::Json)
+        }
+        Some(FaultAction::DropReply) => line.cut().await,
+        Some(FaultAction::Break { frames }) => response.map(|body| line.breaking(body, frames).boxed()),
+        _ => response,
+    }
 }
 
 async fn respond(
