@@ -10,5 +10,6 @@ pub mod kubectl;
 pub mod nats;
 pub mod process;
 pub mod program;
+pub mod proxies;
 pub mod survive;
 pub mod world;

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::{binaries, interruption::Interrupted, nats::NatsServer, process::Process};
+use crate::{binaries, interruption::Interrupted, nats::NatsServer, process::Process, proxies::Proxies};
 
 /// What the world is made with.
 #[derive(Clone, Debug)]
@@ -39,6 +39,8 @@ pub struct WorldOptions {
     pub images: String,
     /// TOML that is appended to the configuration of infrastructure-contractor and of talos-contractor.
     pub more: [String; 2],
+    /// Whether the contractors reach the hypervisors and the bus through proxies that can be harmed.
+    pub through_proxies: bool,
     /// Cancelled when the world is not wanted any more while it starts.
     pub stop: CancellationToken,
 }
@@ -54,6 +56,7 @@ impl Default for WorldOptions {
             store: String::new(),
             images: String::new(),
             more: [String::new(), String::new()],
+            through_proxies: false,
             stop: CancellationToken::new(),
         }
     }
@@ -71,6 +74,8 @@ pub struct World {
     pub facts: LabFacts,
     /// The bus.
     pub nats: NatsServer,
+    /// What is between them and the contractors, if that was asked for.
+    pub proxies: Option<Proxies>,
     /// Where health and metrics of the contractors are: infrastructure, talos.
     pub health: [String; 2],
     /// Everything that the world keeps on disk.
@@ -117,17 +122,18 @@ impl World {
         fs::create_dir_all(folder)?;
         let (mut lab, facts) = start_lab(folder, options)?;
         let nats = NatsServer::start_unless(&folder.join("nats"), &options.stop)?;
-        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let proxies = tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
             tokio::select! {
-                made = nats.init() => made,
+                made = prepare(&nats, &facts, options) => made,
                 () = options.stop.cancelled() => Err(Interrupted.into()),
             }
         })?;
+        let at = Addresses::of(&nats, &facts, proxies.as_ref());
         let ports = [free_port()?, free_port()?];
         let token = folder.join("proxmox-token");
         write_private(&token, &facts.api_token)?;
-        let infrastructure = infrastructure_config(folder, &nats, &facts, ports[0], options)?;
-        let talos = talos_config(folder, &nats, &facts, ports[1], options)?;
+        let infrastructure = infrastructure_config(folder, (&nats, &at), &facts, ports[0], options)?;
+        let talos = talos_config(folder, (&nats, &at), &facts, ports[1], options)?;
         let mut infrastructure = daemon(folder, "infrastructure-contractor", &infrastructure)?;
         let mut talos = daemon(folder, "talos-contractor", &talos)?;
         infrastructure.start(false)?;
@@ -139,7 +145,7 @@ impl World {
         if lab.ended().is_some() {
             bail!("the lab ended: {}", tail(&lab.log()));
         }
-        Ok(Self { infrastructure, talos, lab, facts, nats, health, folder: folder.to_owned() })
+        Ok(Self { infrastructure, talos, lab, facts, nats, proxies, health, folder: folder.to_owned() })
     }
 
     /// How to talk to the contractors as `identity`.
@@ -218,6 +224,32 @@ pub async fn consented(operator: &Client, name: &str, mut body: Value) -> anyhow
     Ok(body)
 }
 
+/// Where the contractors find what they do not own.
+struct Addresses {
+    bus: String,
+    proxmox: String,
+}
+
+impl Addresses {
+    fn of(nats: &NatsServer, facts: &LabFacts, proxies: Option<&Proxies>) -> Self {
+        match proxies {
+            Some(Proxies { proxmox, bus }) => {
+                Self { bus: format!("tls://{}", bus.address), proxmox: format!("https://{}", proxmox.address) }
+            }
+            None => Self { bus: nats.url(), proxmox: facts.proxmox.clone() },
+        }
+    }
+}
+
+/// Makes the streams, and the proxies if they are asked for.
+async fn prepare(nats: &NatsServer, facts: &LabFacts, options: &WorldOptions) -> anyhow::Result<Option<Proxies>> {
+    nats.init().await?;
+    if !options.through_proxies {
+        return Ok(None);
+    }
+    Proxies::put_up(&facts.control, &facts.proxmox, nats.listen()).await.map(Some)
+}
+
 fn start_lab(folder: &Path, options: &WorldOptions) -> anyhow::Result<(Process, LabFacts)> {
     let mut arguments =
         vec!["--speed".to_owned(), options.speed.to_string(), "--seed".to_owned(), options.seed.to_string()];
@@ -261,7 +293,13 @@ fn daemon(folder: &Path, name: &str, config: &Path) -> anyhow::Result<Process> {
     Ok(settings.fold(process, |process, (name, value)| process.with_environment(name, value)))
 }
 
-fn common_config(folder: &Path, nats: &NatsServer, identity: Identity, port: u16, options: &WorldOptions) -> String {
+fn common_config(
+    folder: &Path,
+    (nats, at): (&NatsServer, &Addresses),
+    identity: Identity,
+    port: u16,
+    options: &WorldOptions,
+) -> String {
     let setup = nats.setup();
     let key = |identity: Identity| &setup.public_keys[&identity];
     format!(
@@ -289,7 +327,7 @@ listen = "127.0.0.1:{port}"
 [log]
 filter = "{log}"
 "#,
-        url = nats.url(),
+        url = at.bus,
         seed = setup.keys[&identity].display(),
         ca = setup.root_ca.display(),
         infrastructure = key(Identity::Infrastructure),
@@ -306,7 +344,7 @@ filter = "{log}"
 
 fn infrastructure_config(
     folder: &Path,
-    nats: &NatsServer,
+    (nats, at): (&NatsServer, &Addresses),
     facts: &LabFacts,
     port: u16,
     options: &WorldOptions,
@@ -335,7 +373,7 @@ factory = "{mirror}"
 [monitoring]
 folder = "{monitoring}"
 "#,
-        proxmox = facts.proxmox,
+        proxmox = at.proxmox,
         token = folder.join("proxmox-token").display(),
         fingerprint = facts.fingerprint,
         mirror = facts.mirror,
@@ -343,14 +381,14 @@ folder = "{monitoring}"
         monitoring = folder.join("prometheus").display(),
     );
     let path = folder.join("infrastructure-contractor.toml");
-    let common = common_config(folder, nats, Identity::Infrastructure, port, options);
+    let common = common_config(folder, (nats, at), Identity::Infrastructure, port, options);
     fs::write(&path, format!("{common}{own}{}", options.more[0]))?;
     Ok(path)
 }
 
 fn talos_config(
     folder: &Path,
-    nats: &NatsServer,
+    (nats, at): (&NatsServer, &Addresses),
     facts: &LabFacts,
     port: u16,
     options: &WorldOptions,
@@ -363,7 +401,7 @@ fn talos_config(
         ));
     }
     let path = folder.join("talos-contractor.toml");
-    let common = common_config(folder, nats, Identity::Talos, port, options);
+    let common = common_config(folder, (nats, at), Identity::Talos, port, options);
     fs::write(&path, format!("{common}{own}{}", options.more[1]))?;
     Ok(path)
 }

@@ -11,7 +11,8 @@ use rand::Rng;
 use store::ReadError;
 
 /// What to do about a credential that is refused.
-const NO_CREDENTIAL: &str = "give the contractor a valid API token in proxmox.credential_file and start it again";
+const NO_CREDENTIAL: &str =
+    "give the contractor a valid API token or password in proxmox.credential_file and start it again";
 
 /// The step's error for a failed call or task.
 pub(crate) fn of(error: &Error) -> StepError {

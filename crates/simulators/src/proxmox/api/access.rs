@@ -34,6 +34,7 @@ pub(super) fn dispatch(call: &Call, method: &str, template: &str) -> Option<ApiR
         ("GET", "/users/{userid}/token") => tokens(call),
         ("GET", "/users/{userid}/token/{tokenid}") => token(call),
         ("POST", "/users/{userid}/token/{tokenid}") => create_token(call),
+        ("PUT", "/users/{userid}/token/{tokenid}") => update_token(call),
         ("DELETE", "/users/{userid}/token/{tokenid}") => delete_token(call),
         _ => return None,
     })
@@ -344,6 +345,32 @@ fn create_token(call: &Call) -> ApiResult<Reply> {
     let info = token_row(&token);
     entry.tokens.insert(id.to_owned(), token);
     Ok(json!({ "full-tokenid": format!("{user}!{id}"), "value": secret, "info": info }).into())
+}
+
+fn update_token(call: &Call) -> ApiResult<Reply> {
+    check_tokens(call)?;
+    let (user, id) = (call.params.need("userid"), call.params.need("tokenid"));
+    let mut world = call.sim.world();
+    let token = world.access.users.get_mut(user).and_then(|user| user.tokens.get_mut(id));
+    let token = token.ok_or_else(|| ApiError::die(format!("no such token '{id}' for user '{user}'")))?;
+    if let Some(expire) = call.params.int("expire") {
+        token.expire = expire;
+    }
+    if call.params.get("privsep").is_some() {
+        token.privsep = call.params.flag("privsep");
+    }
+    if let Some(comment) = call.params.get("comment") {
+        token.comment = Some(comment.to_owned());
+    }
+    for key in call.params.list("delete") {
+        match key.as_str() {
+            "comment" => token.comment = None,
+            "expire" => token.expire = 0,
+            "privsep" => token.privsep = true,
+            other => return Err(ApiError::param("delete", format!("unknown option '{other}'"))),
+        }
+    }
+    Ok(token_row(token).into())
 }
 
 fn delete_token(call: &Call) -> ApiResult<Reply> {
