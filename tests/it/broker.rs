@@ -91,10 +91,16 @@ fn a_daemon_that_was_frozen_goes_on_without_doing_anything_twice() {
     wait_for_event(&scenario, "vm_created");
     let frozen = scenario.world.infrastructure.id().unwrap();
     signal(frozen, "STOP").unwrap();
-    // Longer than the broker waits for an acknowledgement and for an answer to its pings: it delivers again.
-    std::thread::sleep(Duration::from_secs(12));
+    std::thread::sleep(frozen_for());
     signal(frozen, "CONT").unwrap();
     expect_one_of_each(&scenario, flow);
+}
+
+/// Longer than the broker waits for an acknowledgement and for an answer to its pings: it delivers again. A machine that
+/// swaps, or is moved, stands still for minutes: `FROZEN_SECONDS` says how many seconds.
+fn frozen_for() -> Duration {
+    let asked = std::env::var("FROZEN_SECONDS").ok();
+    Duration::from_secs(asked.map_or(12, |seconds| seconds.parse().expect("a number of seconds")))
 }
 
 /// The flow succeeds with one machine per node, each handoff once in its stream.
@@ -102,6 +108,12 @@ pub(crate) fn expect_one_of_each(scenario: &Scenario, flow: Uuid) {
     let made = scenario.follow(flow).unwrap();
     assert_eq!(made.state, "succeeded", "{}", told(&made));
     assert_eq!(scenario.machines(), 2, "one machine per node");
+    let once = ["cortex.handoff.infrastructure.cluster_ready", "cortex.handoff.talos.vm_provisioned"];
+    assert_eq!(handoffs(scenario), once.into_iter().map(|subject| (subject.to_owned(), 1)).collect());
+}
+
+/// How many handoffs of each subject there were.
+pub(crate) fn handoffs(scenario: &Scenario) -> BTreeMap<String, usize> {
     let mut handoffs: BTreeMap<String, usize> = BTreeMap::new();
     scenario.runtime.block_on(async {
         let admin = scenario.world.nats.connect(Identity::Admin).await.unwrap();
@@ -113,8 +125,7 @@ pub(crate) fn expect_one_of_each(scenario: &Scenario, flow: Uuid) {
             *handoffs.entry(recorded.subject).or_default() += 1;
         }
     });
-    let once = ["cortex.handoff.infrastructure.cluster_ready", "cortex.handoff.talos.vm_provisioned"];
-    assert_eq!(handoffs, once.into_iter().map(|subject| (subject.to_owned(), 1)).collect());
+    handoffs
 }
 
 pub(crate) fn wait_for_event(scenario: &Scenario, kind: &str) {

@@ -58,6 +58,18 @@ impl Scenario {
         assert!(lifted.expect("the lab answers").status().is_success());
     }
 
+    /// Lifts every fault but that of these calls.
+    pub(crate) fn lift_all_but(&self, call: &str) {
+        let url = format!("{}/v1/faults", self.world.facts.control);
+        self.runtime.block_on(async {
+            let rules: Vec<Value> = reqwest::get(&url).await.unwrap().json().await.unwrap();
+            for rule in rules.iter().filter(|rule| rule["call"] != call) {
+                let lifted = reqwest::Client::new().delete(format!("{url}/{}", rule["id"])).send().await;
+                assert!(lifted.expect("the lab answers").status().is_success());
+            }
+        });
+    }
+
     /// The planned faults that have not hit anything.
     pub(crate) fn idle_faults(&self) -> Vec<String> {
         self.rules().iter().filter(|rule| rule["fired"] == 0).map(|rule| rule["call"].to_string()).collect()

@@ -82,7 +82,11 @@ pub fn named(node: &Node, error: StepError) -> StepError {
 
 /// A call of the Kubernetes API failed. An API server that is away is waited for.
 pub fn asked(what: &str, error: &kube::Error) -> StepError {
-    let text = format!("{what}: {}", chain(error));
+    let text = match error {
+        // The rest of what it answers says the same again.
+        kube::Error::Api(status) => format!("{what}: {}", status.message),
+        error => format!("{what}: {}", chain(error)),
+    };
     match error {
         kube::Error::Api(status) => match status.code {
             400 | 403 | 405 | 415 | 422 => StepError::fail(text),

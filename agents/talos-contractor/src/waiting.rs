@@ -20,6 +20,8 @@ use crate::{
     reach::{Deps, Missed},
 };
 
+/// How long something may be away before its step says so: whoever watches wants to know, and it may never come.
+pub const TOLD_AFTER: Duration = Duration::from_secs(10);
 /// First and longest pause between two tries to connect to a node that is away.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// How long one look at a node may take before its state is told to the driver.
@@ -38,18 +40,17 @@ pub async fn for_node(
     let until = Instant::now() + within;
     let mut pause = PAUSE.0;
     loop {
-        match deps.try_node(&cx.store, node, role).await {
+        let away = match deps.try_node(&cx.store, node, role).await {
             Ok(client) => return Ok(client),
-            Err(Missed::Away(StepError::Wait { reason, .. })) => {
-                if Instant::now() >= until {
-                    return Err(StepError::wait(reason, PAUSE.1));
-                }
-            }
+            Err(Missed::Away(StepError::Wait { reason, .. })) => StepError::wait(reason, PAUSE.1),
             // Somebody has to know of it, however long it may take.
             Err(missed) => return Err(missed.into_error()),
+        };
+        if Instant::now() >= until {
+            return Err(away);
         }
         tokio::select! {
-            () = cx.cancelled.cancelled() => return Err(StepError::wait("cancelled", Duration::ZERO)),
+            () = cx.cancelled.cancelled() => return Err(away),
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE.1),
         }
     }

@@ -3,8 +3,6 @@
 //! Talos has no cluster-wide guard: a bootstrap on a second node makes a second cluster. So every control plane must have
 //! said that it has no member, and the node is always the same one, whose own guard is its data directory.
 
-use std::time::Duration;
-
 use contractor::action::{Action, Change, Done, Effects, PreviewContext, StepContext, StepError};
 use engine::catalog::Undo;
 use futures::future::join_all;
@@ -27,8 +25,6 @@ use crate::{
     reach::{Deps, control_planes, known_cluster},
     told, waiting,
 };
-
-const SLICE: Duration = Duration::from_secs(60);
 
 /// Begins etcd.
 pub struct BootstrapEtcd(pub Deps);
@@ -101,7 +97,7 @@ impl BootstrapEtcd {
     async fn members(&self, cx: &StepContext, cluster: &ClusterName) -> Result<Vec<Node>, StepError> {
         let planes = control_planes(&cx.store, cluster)?;
         let asked = planes.iter().map(|node| async move {
-            let client = waiting::for_node(&self.0, cx, node, Role::Reader, SLICE).await?;
+            let client = waiting::for_node(&self.0, cx, node, Role::Reader, waiting::TOLD_AFTER).await?;
             Ok::<_, StepError>((node.clone(), has_member(&client).await?))
         });
         let answers = join_all(asked).await.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -113,7 +109,7 @@ impl BootstrapEtcd {
     async fn is_known(&self, cx: &StepContext, node: &Node, members: &[Node]) -> Result<bool, StepError> {
         let mut last = None;
         for member in members {
-            let client = waiting::for_node(&self.0, cx, member, Role::Reader, SLICE).await?;
+            let client = waiting::for_node(&self.0, cx, member, Role::Reader, waiting::TOLD_AFTER).await?;
             match client.etcd_members(true).await {
                 Ok(known) => return Ok(known.iter().any(|known| known.hostname == node.hostname.as_str())),
                 Err(error) => last = Some(named(member, reached(error))),
@@ -124,7 +120,7 @@ impl BootstrapEtcd {
 
     /// Waits until etcd on `node` is healthy; a bootstrap that a reboot swallowed is found missing here.
     async fn healthy(&self, cx: &StepContext, node: &Node) -> Result<Done<Output>, StepError> {
-        let client = waiting::for_node(&self.0, cx, node, Role::Reader, SLICE).await?;
+        let client = waiting::for_node(&self.0, cx, node, Role::Reader, waiting::TOLD_AFTER).await?;
         waiting::until_up(&client, node, "etcd").await?;
         let mut effects = Effects::default();
         let name = node.hostname.as_str();

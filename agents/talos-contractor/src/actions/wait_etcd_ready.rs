@@ -1,7 +1,5 @@
 //! `talos.wait_etcd_ready`: waits until the first control plane is installed, booted and ready for a bootstrap.
 
-use std::time::Duration;
-
 use contractor::action::{Action, Done, StepContext, StepError};
 use engine::catalog::Undo;
 use messages::name::{ClusterName, NodeName};
@@ -11,8 +9,6 @@ use talos::pki::Role;
 
 use super::first_control_plane;
 use crate::{reach::Deps, waiting};
-
-const SLICE: Duration = Duration::from_secs(60);
 
 /// Waits for the node that etcd is to begin on.
 pub struct WaitEtcdReady(pub Deps);
@@ -39,7 +35,7 @@ impl Action for WaitEtcdReady {
 
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
         let node = first_control_plane(cx, &input.cluster)?;
-        let client = waiting::for_node(&self.0, cx, &node, Role::Reader, SLICE).await?;
+        let client = waiting::for_node(&self.0, cx, &node, Role::Reader, waiting::TOLD_AFTER).await?;
         let waits = |state: &str| matches!(state, "Preparing" | "Waiting" | "Running");
         waiting::until_service(&client, &node, "etcd", |service| waits(&service.state)).await?;
         Ok(Done::new(Output { node: node.hostname }))

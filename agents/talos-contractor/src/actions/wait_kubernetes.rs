@@ -13,10 +13,10 @@ use crate::{
     kubernetes::{address_of, client, connect, probe},
     reach::{Deps, known_cluster},
     told,
+    waiting::TOLD_AFTER,
 };
 
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
-const SLICE: Duration = Duration::from_secs(60);
 
 /// Waits for the API.
 pub struct WaitKubernetes(pub Deps);
@@ -42,11 +42,11 @@ impl Action for WaitKubernetes {
     type Output = Output;
 
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
-        let until = tokio::time::Instant::now() + SLICE;
+        let until = tokio::time::Instant::now() + TOLD_AFTER;
         let mut pause = PAUSE.0;
         loop {
-            match self.ask(cx, &input.cluster).await {
-                Err(StepError::Wait { .. }) if tokio::time::Instant::now() < until => {}
+            let away = match self.ask(cx, &input.cluster).await {
+                Err(error @ StepError::Wait { .. }) if tokio::time::Instant::now() < until => error,
                 Err(error) => return Err(error),
                 Ok(version) => {
                     let mut effects = Effects::default();
@@ -55,9 +55,9 @@ impl Action for WaitKubernetes {
                     effects.events.push(told::event("kubernetes_ready", &input.cluster, name, facts));
                     return Ok(Done::with_effects(Output { version }, effects));
                 }
-            }
+            };
             tokio::select! {
-                () = cx.cancelled.cancelled() => return Err(StepError::wait("cancelled", Duration::ZERO)),
+                () = cx.cancelled.cancelled() => return Err(away),
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE.1),
             }
         }

@@ -18,7 +18,6 @@ use crate::{
     told, waiting,
 };
 
-const SLICE: Duration = Duration::from_secs(60);
 /// A learner is promoted within seconds.
 const PROMOTION: Duration = Duration::from_millis(500);
 
@@ -76,7 +75,7 @@ impl Action for WaitMembers {
 impl WaitMembers {
     /// The members as this control plane's own etcd knows them, once it is up.
     async fn view(&self, cx: &StepContext, node: &Node) -> Result<Vec<EtcdMember>, StepError> {
-        let client = waiting::for_node(&self.0, cx, node, Role::Reader, SLICE).await?;
+        let client = waiting::for_node(&self.0, cx, node, Role::Reader, waiting::TOLD_AFTER).await?;
         waiting::until_up(&client, node, "etcd").await?;
         client.etcd_members(true).await.map_err(reached)
     }
