@@ -1,6 +1,7 @@
 //! What demo and tests share: a bus of one's own, the world built on it, and the harness over playbooks.
 
 pub mod binaries;
+pub mod critical_path;
 pub mod demo;
 pub mod fuzz;
 pub mod guardian;

@@ -35,6 +35,8 @@ pub struct WorldOptions {
     pub log: String,
     /// TOML lines for the section `[store]` of both.
     pub store: String,
+    /// How many ready RSA service-account keys talos-contractor keeps.
+    pub service_account_keys: usize,
     /// TOML lines for the section `[images]` of infrastructure-contractor.
     pub images: String,
     /// TOML that is appended to the configuration of infrastructure-contractor and of talos-contractor.
@@ -54,6 +56,7 @@ impl Default for WorldOptions {
             lab_arguments: Vec::new(),
             log: "info".to_owned(),
             store: String::new(),
+            service_account_keys: 1,
             images: String::new(),
             more: [String::new(), String::new()],
             through_proxies: false,
@@ -393,7 +396,7 @@ fn talos_config(
     port: u16,
     options: &WorldOptions,
 ) -> anyhow::Result<PathBuf> {
-    let mut own = String::from("\n[talos]\nservice_account_keys = 1\n");
+    let mut own = format!("\n[talos]\nservice_account_keys = {}\n", options.service_account_keys);
     for addon in &facts.addons {
         own.push_str(&format!(
             "\n[addons.manifests.{}]\nurl = \"{}\"\nsha256 = \"{}\"\nversion = \"stand-in\"\n",

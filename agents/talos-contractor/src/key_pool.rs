@@ -35,6 +35,7 @@ pub async fn refill(store: &Store, size: usize) {
             Ok(keys) => keys.len(),
             Err(error) => return tracing::warn!(error = chain(&error), "the key pool cannot be read"),
         };
+        metrics::gauge!("contractor_ready_keys").set(ready as f64);
         if ready >= size {
             return;
         }

@@ -8,7 +8,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
+
+use crate::delays::{Delays, Who};
 
 /// A clock knob shared by every part of a lab; clones turn together.
 #[derive(Clone, Debug)]
@@ -21,15 +26,22 @@ struct Inner {
     speed: AtomicU64,
     stepping: watch::Sender<bool>,
     steps: Semaphore,
+    delays: Delays,
 }
 
 impl Pace {
     /// Time passes `speed` times as fast as on real hardware; infinite means without any delay.
     pub fn new(speed: f64) -> Self {
+        Self::recording(speed, Delays::default())
+    }
+
+    /// The same, and every delay is recorded.
+    pub fn recording(speed: f64, delays: Delays) -> Self {
         let inner = Inner {
             speed: AtomicU64::new(valid(speed).to_bits()),
             stepping: watch::Sender::new(false),
             steps: Semaphore::new(0),
+            delays,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -73,8 +85,13 @@ impl Pace {
         self.inner.stepping.send_replace(false);
     }
 
-    /// Lets a stretch of simulated work pass.
-    pub async fn pass(&self, simulated: Duration) {
+    /// Where delays are recorded.
+    pub fn delays(&self) -> &Delays {
+        &self.inner.delays
+    }
+
+    /// Lets a stretch of simulated work pass, which `who` needs for `what`.
+    pub async fn pass(&self, who: Who<'_>, what: &str, simulated: Duration) {
         let mut stepping = self.inner.stepping.subscribe();
         if *stepping.borrow_and_update() {
             tokio::select! {
@@ -89,7 +106,9 @@ impl Pace {
         }
         let real = self.scale(simulated);
         if !real.is_zero() {
+            let begun = Instant::now();
             tokio::time::sleep(real).await;
+            self.inner.delays.note(who, what, begun.elapsed());
         }
     }
 }
@@ -112,11 +131,11 @@ mod tests {
     async fn speed_divides_and_infinity_removes_every_delay() {
         let pace = Pace::new(10.0);
         let before = tokio::time::Instant::now();
-        pace.pass(Duration::from_secs(20)).await;
+        pace.pass(Who::Vm(100), "qmstart", Duration::from_secs(20)).await;
         assert_eq!(before.elapsed().as_secs(), 2);
         pace.set_speed(f64::INFINITY);
         let before = tokio::time::Instant::now();
-        pace.pass(Duration::from_secs(3600)).await;
+        pace.pass(Who::Vm(100), "qmstart", Duration::from_secs(3600)).await;
         assert!(before.elapsed().is_zero());
     }
 
@@ -127,8 +146,8 @@ mod tests {
         let work = tokio::spawn({
             let pace = pace.clone();
             async move {
-                pace.pass(Duration::from_secs(1)).await;
-                pace.pass(Duration::from_secs(1)).await;
+                pace.pass(Who::Vm(100), "qmstart", Duration::from_secs(1)).await;
+                pace.pass(Who::Vm(100), "qmstart", Duration::from_secs(1)).await;
             }
         });
         pace.step(1);

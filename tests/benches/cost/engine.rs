@@ -1,12 +1,22 @@
 //! How fast the engine decides, and whether a step costs more when many finished runs lie in the store.
+//!
+//! `ENGINE` says how many, default `10,1000,100000`.
 
-use std::time::Instant;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use contractor::runtime::message_schema;
+use anyhow::Context;
+use contractor::{
+    driver::{Driver, NewRun},
+    runtime::message_schema,
+};
 use engine::{
     catalog::{ActionSpec, Catalog, Undo},
     event::{Event, FORMAT, Opened},
     library::{Library, World},
+    report::Status,
     run::{AttemptEnd, Effect, RunState},
 };
 use jiff::Timestamp;
@@ -14,7 +24,10 @@ use serde_json::{Value, json};
 use store::{Commit, Options, RunAppend, RunState as State, RunSummary, Store};
 use uuid::Uuid;
 
-use crate::figures::{Figures, percentile, scratch};
+use crate::{
+    figures::{Figures, percentile, scratch},
+    stub,
+};
 
 const NAME: &str = "engine";
 const PLAYBOOK: &str = r#"
@@ -26,6 +39,23 @@ steps:
   - { id: second, needs: [first], for_each: "${input.items}", key: "${item}", action: work, with: { name: "${item}" } }
   - { id: third, needs: [second], for_each: "${input.items}", key: "${item}", action: work, with: { name: "${item}" } }
 "#;
+
+/// Steps one after the other, under a lock.
+const STEPS: &str = r#"
+playbook: steps
+version: 1
+input: { type: object, properties: { cluster: { type: string }, items: { type: array } } }
+locks: { exclusive: ["cluster/${input.cluster}"] }
+steps:
+  - id: work
+    for_each: "${input.items}"
+    key: "${item}"
+    parallel: 1
+    action: nothing
+    with: { name: "${item}" }
+"#;
+const STEPS_OF_A_RUN: u32 = 50;
+const RUNS: u32 = 20;
 
 /// One action that takes anything.
 struct Anything(Vec<ActionSpec>);
@@ -44,20 +74,67 @@ pub(crate) fn measure(figures: &mut Figures) -> anyhow::Result<()> {
     for width in [10, 100, 500] {
         decisions(figures, width)?;
     }
-    let runtime = tokio::runtime::Runtime::new()?;
+    tokio::runtime::Runtime::new()?.block_on(growth(figures))
+}
+
+/// What a step costs beside so many finished runs: its journal entry alone, and as a step of a run that a driver performs.
+async fn growth(figures: &mut Figures) -> anyhow::Result<()> {
+    let sizes = std::env::var("ENGINE").unwrap_or_else(|_| "10,1000,100000".to_owned());
     let folder = tempfile::tempdir_in(scratch()?)?;
     let store = Store::open(folder.path(), Options::default())?;
-    let mut finished = 0;
-    for goal in [10, 1_000, 100_000] {
-        runtime.block_on(finish_runs(&store, finished..goal))?;
-        finished = goal;
-        let mut times = runtime.block_on(appends(&store, goal, 2_000))?;
-        let (p50, p99) = (percentile(&mut times, 0.5), percentile(&mut times, 0.99));
-        figures.note(NAME, format!("append of a step, {goal} finished runs, p50"), p50, "ms");
-        figures.note(NAME, format!("append of a step, {goal} finished runs, p99"), p99, "ms");
+    let (driver, _) = stub::driver(&store, STEPS, Arc::new(stub::Silent)).await?;
+    let (mut finished, mut costs) = (0, Vec::new());
+    for size in sizes.split(',') {
+        let size: u128 = size.trim().parse().with_context(|| format!("ENGINE: {size} is no number"))?;
+        finish_runs(&store, finished..size).await?;
+        finished = size;
+        let mut appends = appends(&store, size, 2_000).await?;
+        let mut steps = performed(&driver, size).await?;
+        for (share, name) in [(0.5, "p50"), (0.99, "p99")] {
+            let (append, step) = (percentile(&mut appends, share), percentile(&mut steps, share));
+            figures.note(NAME, format!("append of a step, {size} finished runs, {name}"), append, "ms");
+            figures.note(NAME, format!("step of a run with a lock, {size} finished runs, {name}"), step, "ms");
+        }
+        costs.push((size, percentile(&mut appends, 0.5), percentile(&mut steps, 0.5)));
     }
-    runtime.block_on(store.close());
+    if let [(few, append, step), .., (many, append_later, step_later)] = costs[..] {
+        let ratio = |what: &str| format!("{what}: p50 with {many} finished runs / with {few}");
+        figures.against("≤ 1.2", NAME, ratio("append of a step"), (append_later / append, "×"));
+        figures.against("≤ 1.2", NAME, ratio("step of a run with a lock"), (step_later / step, "×"));
+    }
+    driver.shutdown(Duration::from_secs(20)).await;
+    drop(driver);
+    store.close().await;
     Ok(())
+}
+
+/// What steps cost in runs that a driver performs: opened, lock taken, each step started and done, finished, every one of
+/// them durable before the next. One cost a run, per step.
+async fn performed(driver: &Driver, at: u128) -> anyhow::Result<Vec<Duration>> {
+    let items: Vec<String> = (0..STEPS_OF_A_RUN).map(|item| format!("node-{item}")).collect();
+    let mut costs = Vec::new();
+    for number in 0..RUNS {
+        let new = NewRun {
+            run: Uuid::from_u128((2 << 100) + (at << 32) + u128::from(number)),
+            flow: Uuid::from_u128(u128::from(number)),
+            cause: format!("/bench/{at}/{number}"),
+            playbook: "steps".to_owned(),
+            subject: None,
+            input: json!({ "cluster": "prod-k8s", "items": items }),
+            plan: None,
+            trace: None,
+            with: Commit::default(),
+        };
+        let (run, begun) = (new.run, Instant::now());
+        driver.submit(new).await?;
+        driver.idle().await;
+        costs.push(begun.elapsed() / STEPS_OF_A_RUN);
+        let status = driver.report(run)?.map(|report| report.status);
+        if status != Some(Status::Succeeded) {
+            anyhow::bail!("the run is {status:?}");
+        }
+    }
+    Ok(costs)
 }
 
 /// Plays a fan-out of three steps to its end with actions that are done at once.
@@ -152,7 +229,7 @@ async fn finish_runs(store: &Store, numbers: std::ops::Range<u128>) -> anyhow::R
 }
 
 /// The times of single commits of one journal entry with its run's row.
-async fn appends(store: &Store, at: u128, count: u64) -> anyhow::Result<Vec<std::time::Duration>> {
+async fn appends(store: &Store, at: u128, count: u64) -> anyhow::Result<Vec<Duration>> {
     let run = Uuid::from_u128((1 << 100) + at);
     let mut times = Vec::new();
     for number in 0..count {

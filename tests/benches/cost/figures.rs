@@ -1,9 +1,19 @@
 //! What was measured, as a table and as JSON.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use comfy_table::{CellAlignment, Table, presets};
+use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+/// Symbols of a profile are longer than a line of the table; the JSON has all of them.
+const WIDEST: usize = 110;
 
 /// Everything that was measured.
 #[derive(Default)]
@@ -45,7 +55,8 @@ impl Figures {
         for figure in &self.0 {
             let value =
                 if figure.value >= 100.0 { format!("{:.0}", figure.value) } else { format!("{:.2}", figure.value) };
-            table.add_row([figure.bench, &figure.what, &value, figure.unit, figure.target.as_deref().unwrap_or("")]);
+            let what: String = figure.what.chars().take(WIDEST).collect();
+            table.add_row([figure.bench, &what, &value, figure.unit, figure.target.as_deref().unwrap_or("")]);
         }
         if let Some(column) = table.column_mut(2) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -53,21 +64,68 @@ impl Figures {
         table
     }
 
-    /// Writes `target/bench/cost.json`.
+    /// Writes `target/bench/cost.json`: by name of a bench its figures, and where and when they were measured. What it
+    /// says of benches that did not run this time stays.
     pub(crate) fn write(&self) -> anyhow::Result<PathBuf> {
-        let folder = scratch()?.join("bench");
+        let target = scratch()?;
+        let folder = target.join("bench");
         fs::create_dir_all(&folder)?;
         let file = folder.join("cost.json");
-        fs::write(&file, serde_json::to_vec_pretty(&self.0)?)?;
+        let before = fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let mut benches: Map<String, Value> = before.unwrap_or_default();
+        let circumstances = json!({
+            "commit": commit(),
+            "date": Timestamp::now(),
+            "cores": std::thread::available_parallelism()?,
+            "profile": profile(&target)?,
+            "file_system": file_system(&target),
+        });
+        let mut names: Vec<&str> = self.0.iter().map(|figure| figure.bench).collect();
+        names.dedup();
+        for name in names {
+            let mut bench = circumstances.clone();
+            bench["figures"] = json!(self.0.iter().filter(|figure| figure.bench == name).collect::<Vec<_>>());
+            benches.insert(name.to_owned(), bench);
+        }
+        fs::write(&file, serde_json::to_vec_pretty(&benches)?)?;
         Ok(file)
     }
+}
+
+/// The commit that was measured, with `-dirty` where the sources differ from it.
+fn commit() -> String {
+    let described = Command::new("git")
+        .args(["describe", "--always", "--dirty", "--exclude=*"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output();
+    let described = described.ok().filter(|output| output.status.success());
+    described.map_or_else(|| "unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The folder of the build below `target`: `release` or `debug`.
+fn profile(target: &Path) -> anyhow::Result<String> {
+    let own = std::env::current_exe()?;
+    let below = own.strip_prefix(target).ok().and_then(|rest| rest.components().next());
+    Ok(below.map_or_else(|| "unknown".to_owned(), |folder| folder.as_os_str().to_string_lossy().into_owned()))
+}
+
+/// Type of the file system that a folder is on, as Linux calls it.
+fn file_system(folder: &Path) -> Option<String> {
+    let mounts = fs::read_to_string("/proc/mounts").ok()?;
+    let mounts = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        Some((fields.next()?, fields.next()?))
+    });
+    let around = mounts.filter(|(point, _)| folder.starts_with(point));
+    // The last of those with the longest path lies on top.
+    around.max_by_key(|(point, _)| point.len()).map(|(_, kind)| kind.to_owned())
 }
 
 /// The build's own folder: a disk like that of the sources, not a `/tmp` in memory.
 pub(crate) fn scratch() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe()?;
     let target = own.ancestors().find(|folder| folder.ends_with("target"));
-    Ok(target.map_or_else(std::env::temp_dir, std::path::Path::to_path_buf))
+    Ok(target.map_or_else(std::env::temp_dir, Path::to_path_buf))
 }
 
 /// The share's percentile of some times, in milliseconds.

@@ -1,25 +1,35 @@
 //! One handoff from one contractor into the other's store, beside the price of its parts: fsync, and a publish into a
 //! stream that syncs every message.
 //!
-//! *Handing over* is validate, persist in the outbox, sign, publish, acknowledged by the stream, delivered. *Taking* is verify,
-//! validate, persist inbox and run, acknowledge. Both by the contractors' own parts, in one process.
+//! *Handing over* is validate, persist in the outbox, sign, publish, acknowledged by the stream, delivered. *Taking* is
+//! [`Intake::take`]: verify, validate, find the playbook, persist inbox and run; then acknowledge. Both by the contractors' own
+//! parts, in one process; the run that a handoff starts has one step that does nothing, and is over before the next handoff.
+//!
+//! With many on their way, a [`Receiver`] takes them as in a daemon, one at a time, while runs of those before are at work.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     io::Write,
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use bus::{Bus, Deliveries, Delivery, identity::Identity, streams};
 use contractor::{
+    agent::Agent,
+    config::Policy,
+    driver::{Driver, Happened, Hooks},
     herald::{Context, Herald},
-    intake::{Gate, Raw},
+    inbound::Receiver,
+    intake::{Gate, Intake, Raw, Verdict},
     outbound::Publisher,
+    planner::Planner,
     trust::Trust,
 };
+use engine::event::Failure;
+use futures::{StreamExt, TryStreamExt, stream};
 use jiff::SignedDuration;
 use messages::{
     catalogue::{self, Family},
@@ -29,156 +39,187 @@ use messages::{
 use nkeys::KeyPair;
 use secrecy::ExposeSecret;
 use serde_json::Value;
-use store::{Commit, InboxKey, Lane, Options, RunAppend, RunState, RunSummary, Store};
+use store::{Commit, Lane, Options, Outgoing, Store};
 use tests::nats::NatsServer;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    engine::entry,
     figures::{Figures, percentile, scratch},
+    stub,
 };
 
 const NAME: &str = "handoff";
 const SERIAL: usize = 500;
-const AT_ONCE: usize = 2_000;
+const MANY: usize = 2_000;
+/// How many of the many are on their way at once.
+const AT_ONCE: usize = 64;
+const PLAYBOOK: &str = "
+playbook: take
+version: 1
+trigger: { handoff: cluster_ready }
+steps:
+  - { id: note, action: nothing }
+";
 
 pub(crate) fn measure(figures: &mut Figures) -> anyhow::Result<()> {
     let folder = tempfile::tempdir_in(scratch()?)?;
-    let nats = NatsServer::start(&folder.path().join("nats"))?;
-    tokio::runtime::Runtime::new()?.block_on(async {
-        nats.init().await?;
-        let mut pair = Pair::new(folder.path(), &nats).await?;
-        let fsync = fsyncs(folder.path())?;
-        let publish = pair.publishes().await?;
-        serial(figures, &mut pair, fsync, publish).await?;
-        concurrent(figures, &mut pair).await
-    })
-}
-
-/// Both ends of the way.
-struct Pair {
-    herald: Herald,
-    sender: Store,
-    taker: Store,
-    from: Bus,
-    key: Arc<KeyPair>,
-    deliveries: Deliveries,
-    gate: Gate,
-    body: Value,
-    stop: CancellationToken,
-}
-
-impl Pair {
-    async fn new(folder: &Path, nats: &NatsServer) -> anyhow::Result<Self> {
-        let body = (catalogue::find(Family::Handoff, "cluster_ready").context("cluster_ready is known")?.examples)();
-        let from = Bus::connect(nats.options(Identity::Talos)?).await?;
-        let to = Bus::connect(nats.options(Identity::Infrastructure)?).await?;
-        let seed = bus::identity::read_seed(&nats.setup().keys[&Identity::Talos])?;
-        let key = Arc::new(KeyPair::from_seed(seed.expose_secret())?);
-        let sender = Store::open(&folder.join("sender"), Options::default())?;
-        let stop = CancellationToken::new();
-        let publisher = Publisher {
-            store: sender.clone(),
-            bus: from.clone(),
-            key: Arc::clone(&key),
-            lane: Lane::Handoff,
-            trouble: watch::channel(None).0,
-        };
-        tokio::spawn(publisher.run(stop.clone()));
-        let trust = Trust {
-            pinned: BTreeMap::from([("/talos".to_owned(), vec![key.public_key()])]),
-            stale_after: SignedDuration::from_hours(1),
-            anonymous: Vec::new(),
-        };
-        let deliveries = to.deliveries(streams::HANDOFFS, &streams::handoffs_of(Party::Infrastructure)).await?;
-        Ok(Self {
-            herald: Herald::new(Party::Talos, mpsc::unbounded_channel().0),
-            sender,
-            taker: Store::open(&folder.join("taker"), Options::default())?,
-            from,
-            key,
-            deliveries,
-            gate: Gate { party: Party::Infrastructure, trust },
-            body: body.into_iter().next().context("cluster_ready has an example")?,
-            stop,
-        })
-    }
-
-    /// The times of publishes alone, each signed before.
-    async fn publishes(&mut self) -> anyhow::Result<Vec<Duration>> {
-        let mut times = Vec::new();
-        for _ in 0..SERIAL {
-            let message = self.message()?;
-            let mut headers = message.headers;
-            signature::sign(&self.key, &message.subject, &mut headers, message.body.as_bytes())?;
-            let message = bus::Outgoing { subject: message.subject, headers, body: message.body.into_bytes().into() };
-            let begun = Instant::now();
-            self.from.publish(&message).await?;
-            times.push(begun.elapsed());
-            self.next().await?.ack().await?;
-        }
-        Ok(times)
-    }
-
-    /// A validated handoff, ready for the outbox.
-    fn message(&self) -> anyhow::Result<store::Outgoing> {
-        let context = Context { flow: Some(Uuid::now_v7()), ..Context::default() };
-        let made = self.herald.handoff(Uuid::now_v7(), "cluster_ready", &context, &self.body);
-        made.map_err(|failure| anyhow::anyhow!(failure.message))
-    }
-
-    async fn hand_over(&self) -> anyhow::Result<()> {
-        let outgoing = vec![self.message()?];
-        self.sender.commit(Commit { outgoing, ..Commit::default() }).await?;
-        Ok(())
-    }
-
-    async fn next(&mut self) -> anyhow::Result<Delivery> {
-        self.deliveries.next_within(Duration::from_secs(30)).await.context("the handoff did not come")
-    }
-}
-
-/// Verifies, validates, makes inbox row and run durable, acknowledges.
-async fn take(gate: &Gate, store: &Store, delivery: Delivery) -> anyhow::Result<()> {
-    let raw = Raw::from(&delivery);
-    let message = gate.pass(&raw).map_err(|stopped| anyhow::anyhow!(stopped.refusal.message))?;
-    let flow = message.envelope.correlation.unwrap_or_default();
-    let summary = RunSummary {
-        flow,
-        playbook: "register-monitoring".to_owned(),
-        cluster: None,
-        state: RunState::Running,
-        detail: Value::Null,
-    };
-    let run = RunAppend { run: Uuid::now_v7(), expected_seq: 0, events: vec![entry("opened")], summary: Some(summary) };
-    let inbox = InboxKey { source: message.envelope.source, id: message.envelope.id };
-    store.commit(Commit { inbox: Some(inbox), run: Some(run), ..Commit::default() }).await?;
-    delivery.ack().await?;
+    let mut fsync = fsyncs(folder.path())?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(serial(figures, &folder.path().join("serial"), &mut fsync))?;
+    let floor = runtime.block_on(many_published(&folder.path().join("floor")))?;
+    let whole = runtime.block_on(many_taken(&folder.path().join("many")))?;
+    concurrent(figures, &mut fsync, floor, whole);
     Ok(())
 }
 
-async fn serial(
-    figures: &mut Figures,
-    pair: &mut Pair,
-    mut fsync: Vec<Duration>,
-    mut publish: Vec<Duration>,
-) -> anyhow::Result<()> {
-    let (mut over, mut taken, mut whole) = (Vec::new(), Vec::new(), Vec::new());
+/// Who hands over.
+struct Sender {
+    herald: Herald,
+    store: Store,
+    bus: Bus,
+    key: Arc<KeyPair>,
+    body: Value,
+    stop: CancellationToken,
+    nats: NatsServer,
+}
+
+impl Sender {
+    async fn new(folder: &Path) -> anyhow::Result<Self> {
+        let nats = NatsServer::start(&folder.join("nats"))?;
+        nats.init().await?;
+        let bus = Bus::connect(nats.options(Identity::Talos)?).await?;
+        let seed = bus::identity::read_seed(&nats.setup().keys[&Identity::Talos])?;
+        let body = (catalogue::find(Family::Handoff, "cluster_ready").context("cluster_ready is known")?.examples)();
+        let sender = Self {
+            herald: Herald::new(Party::Talos, mpsc::unbounded_channel().0),
+            store: Store::open(&folder.join("sender"), Options::default())?,
+            bus,
+            key: Arc::new(KeyPair::from_seed(seed.expose_secret())?),
+            body: body.into_iter().next().context("cluster_ready has an example")?,
+            stop: CancellationToken::new(),
+            nats,
+        };
+        let publisher = Publisher {
+            store: sender.store.clone(),
+            bus: sender.bus.clone(),
+            key: Arc::clone(&sender.key),
+            lane: Lane::Handoff,
+            trouble: watch::channel(None).0,
+        };
+        tokio::spawn(publisher.run(sender.stop.clone()));
+        Ok(sender)
+    }
+
+    /// The bus as the taker sees it.
+    async fn other_end(&self) -> anyhow::Result<Bus> {
+        Ok(Bus::connect(self.nats.options(Identity::Infrastructure)?).await?)
+    }
+
+    /// A validated handoff, ready for the outbox.
+    fn message(&self, id: Uuid) -> anyhow::Result<Outgoing> {
+        let context = Context { flow: Some(Uuid::now_v7()), ..Context::default() };
+        let made = self.herald.handoff(id, "cluster_ready", &context, &self.body);
+        made.map_err(|failure| anyhow::anyhow!(failure.message))
+    }
+
+    async fn hand_over(&self, id: Uuid) -> anyhow::Result<()> {
+        let outgoing = vec![self.message(id)?];
+        self.store.commit(Commit { outgoing, ..Commit::default() }).await?;
+        Ok(())
+    }
+
+    /// The same message, signed, without an outbox.
+    fn signed(&self, id: Uuid) -> anyhow::Result<bus::Outgoing> {
+        let Outgoing { subject, mut headers, body, .. } = self.message(id)?;
+        signature::sign(&self.key, &subject, &mut headers, body.as_bytes())?;
+        Ok(bus::Outgoing { subject, headers, body: body.into_bytes().into() })
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Who takes.
+struct Taker {
+    intake: Arc<Intake>,
+    driver: Driver,
+    bus: Bus,
+}
+
+impl Taker {
+    async fn new(folder: &Path, sender: &Sender, hooks: Arc<dyn Hooks>) -> anyhow::Result<Self> {
+        let bus = sender.other_end().await?;
+        let store = Store::open(&folder.join("taker"), Options::default())?;
+        let (driver, library) = stub::driver(&store, PLAYBOOK, hooks).await?;
+        let agent: Arc<dyn Agent> = Arc::new(stub::Nobody);
+        let trust = Trust {
+            pinned: BTreeMap::from([("/talos".to_owned(), vec![sender.key.public_key()])]),
+            stale_after: SignedDuration::from_hours(1),
+            anonymous: Vec::new(),
+        };
+        let planner = Planner { agent: Arc::clone(&agent), driver: driver.clone(), bus: bus.clone() };
+        let intake = Intake {
+            agent,
+            gate: Gate { party: Party::Infrastructure, trust },
+            library,
+            store,
+            driver: driver.clone(),
+            herald: Herald::new(Party::Infrastructure, mpsc::unbounded_channel().0),
+            planner,
+            policy: Policy::default(),
+        };
+        Ok(Self { intake: Arc::new(intake), driver, bus })
+    }
+
+    async fn take(&self, delivery: Delivery) -> anyhow::Result<()> {
+        match self.intake.take(&Raw::from(&delivery)).await? {
+            Verdict::Accepted(accepted) if !accepted.duplicate => {}
+            other => bail!("the handoff was not taken: {other:?}"),
+        }
+        Ok(delivery.ack().await?)
+    }
+}
+
+async fn deliveries(bus: &Bus) -> anyhow::Result<Deliveries> {
+    Ok(bus.deliveries(streams::HANDOFFS, &streams::handoffs_of(Party::Infrastructure)).await?)
+}
+
+async fn next(deliveries: &mut Deliveries) -> anyhow::Result<Delivery> {
+    deliveries.next_within(Duration::from_secs(30)).await.context("the handoff did not come")
+}
+
+async fn serial(figures: &mut Figures, folder: &Path, fsync: &mut [Duration]) -> anyhow::Result<()> {
+    let sender = Sender::new(folder).await?;
+    let taker = Taker::new(folder, &sender, Arc::new(stub::Silent)).await?;
+    let mut deliveries = deliveries(&taker.bus).await?;
+    let (mut publish, mut over) = (Vec::new(), Vec::new());
+    let (mut taken, mut whole) = (Vec::new(), Vec::new());
+    for _ in 0..SERIAL {
+        let message = sender.signed(Uuid::now_v7())?;
+        let begun = Instant::now();
+        sender.bus.publish(&message).await?;
+        publish.push(begun.elapsed());
+        next(&mut deliveries).await?.ack().await?;
+    }
     for _ in 0..SERIAL {
         let begun = Instant::now();
-        pair.hand_over().await?;
-        let delivery = pair.next().await?;
+        sender.hand_over(Uuid::now_v7()).await?;
+        let delivery = next(&mut deliveries).await?;
         let delivered = begun.elapsed();
-        take(&pair.gate, &pair.taker, delivery).await?;
+        taker.take(delivery).await?;
         whole.push(begun.elapsed());
         over.push(delivered);
         taken.push(begun.elapsed() - delivered);
+        taker.driver.idle().await;
     }
     let total: f64 = whole.iter().map(Duration::as_secs_f64).sum();
     for (share, name) in [(0.5, "p50"), (0.99, "p99")] {
-        let (fsync, publish) = (percentile(&mut fsync, share), percentile(&mut publish, share));
+        let (fsync, publish) = (percentile(fsync, share), percentile(&mut publish, share));
         let (over, taken, whole) =
             (percentile(&mut over, share), percentile(&mut taken, share), percentile(&mut whole, share));
         figures.note(NAME, format!("floor: fsync of 4 KiB, {name}"), fsync, "ms");
@@ -187,53 +228,136 @@ async fn serial(
         figures.note(NAME, format!("taking, {name}"), taken, "ms");
         figures.against("< 10 at p99", NAME, format!("both, {name}"), (whole, "ms"));
         let target = if share < 0.9 { "≤ 2" } else { "" };
-        figures.against(
-            target,
-            NAME,
-            format!("handing over / (fsync + publish), {name}"),
-            (over / (fsync + publish), "×"),
-        );
-        figures.against(
-            target,
-            NAME,
-            format!("both / (2 fsync + publish), {name}"),
-            (whole / (2.0 * fsync + publish), "×"),
-        );
+        let ratios = [
+            ("handing over / (fsync + publish)", over / (fsync + publish)),
+            ("both / (2 fsync + publish)", whole / (2.0 * fsync + publish)),
+        ];
+        for (what, ratio) in ratios {
+            figures.against(target, NAME, format!("{what}, {name}"), (ratio, "×"));
+        }
     }
     figures.note(NAME, "one after the other", SERIAL as f64 / total, "1/s");
+    taker.driver.shutdown(Duration::from_secs(20)).await;
     Ok(())
 }
 
-/// Many at once: commits share an fsync; the publisher keeps their order.
-async fn concurrent(figures: &mut Figures, pair: &mut Pair) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    let mut handed = Vec::new();
-    for _ in 0..AT_ONCE {
-        handed.push(Commit { outgoing: vec![pair.message()?], ..Commit::default() });
+/// Many on their way at once: how long each took, and how long all.
+struct Many {
+    each: Vec<Duration>,
+    all: Duration,
+}
+
+impl Many {
+    /// `send` is given an id and whom to wait for until that has arrived.
+    async fn measure(arrivals: &Arrivals, send: impl AsyncFn(Uuid) -> anyhow::Result<()>) -> anyhow::Result<Self> {
+        let (begun, send) = (Instant::now(), &send);
+        let one = |_| async move {
+            let (id, begun) = (Uuid::now_v7(), Instant::now());
+            let arrived = arrivals.of(id);
+            send(id).await?;
+            tokio::time::timeout(Duration::from_secs(60), arrived).await.context("a handoff did not arrive")??;
+            anyhow::Ok(begun.elapsed())
+        };
+        let each = stream::iter(0..MANY).map(one).buffer_unordered(AT_ONCE).try_collect().await?;
+        Ok(Self { each, all: begun.elapsed() })
     }
-    let sender = pair.sender.clone();
-    let handing = tokio::spawn(async move {
-        let commits = handed.into_iter().map(|commit| sender.commit(commit));
-        futures::future::try_join_all(commits).await.map(|_| ())
+
+    fn per_second(&self) -> f64 {
+        MANY as f64 / self.all.as_secs_f64()
+    }
+}
+
+/// Who waits for which message.
+#[derive(Clone, Default)]
+struct Arrivals(Arc<Mutex<HashMap<String, oneshot::Sender<()>>>>);
+
+impl Arrivals {
+    fn of(&self, id: Uuid) -> oneshot::Receiver<()> {
+        let (tell, told) = oneshot::channel();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_string(), tell);
+        told
+    }
+
+    /// `/talos/<id>`
+    fn tell(&self, message: &str) {
+        let id = message.rsplit('/').next().unwrap_or_default();
+        if let Some(tell) = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id) {
+            // Who waited has given up.
+            let _ = tell.send(());
+        }
+    }
+}
+
+impl Hooks for Arrivals {
+    fn outgoing(&self, _: &Happened<'_>) -> Result<Vec<Outgoing>, Failure> {
+        Ok(Vec::new())
+    }
+
+    /// A run that has just been opened is durable, with the inbox row of its message.
+    fn committed(&self, happened: &Happened<'_>) {
+        if happened.before.is_none() {
+            self.tell(&happened.run.cause);
+        }
+    }
+}
+
+/// The floor: as many signed messages published, with sync, delivered and acknowledged.
+async fn many_published(folder: &Path) -> anyhow::Result<Many> {
+    let sender = Sender::new(folder).await?;
+    let (mut deliveries, arrivals) = (deliveries(&sender.other_end().await?).await?, Arrivals::default());
+    let told = arrivals.clone();
+    let acknowledging = tokio::spawn(async move {
+        for _ in 0..MANY {
+            let delivery = next(&mut deliveries).await?;
+            let message = Raw::from(&delivery).message_id();
+            delivery.ack().await?;
+            told.tell(&message);
+        }
+        anyhow::Ok(())
     });
-    let mut taking = Vec::new();
-    for _ in 0..AT_ONCE {
-        let delivery = pair.next().await?;
-        let (gate, store) = (pair.gate.clone(), pair.taker.clone());
-        taking.push(tokio::spawn(async move { take(&gate, &store, delivery).await }));
+    let send = async |id| Ok(sender.bus.publish(&sender.signed(id)?).await.map(drop)?);
+    let many = Many::measure(&arrivals, send).await?;
+    acknowledging.await??;
+    Ok(many)
+}
+
+/// The same through outbox, publisher, receiver and intake until inbox row and run are durable.
+async fn many_taken(folder: &Path) -> anyhow::Result<Many> {
+    let (sender, arrivals) = (Sender::new(folder).await?, Arrivals::default());
+    let taker = Taker::new(folder, &sender, Arc::new(arrivals.clone())).await?;
+    let receiver = Receiver {
+        bus: taker.bus.clone(),
+        intake: Arc::clone(&taker.intake),
+        stream: streams::HANDOFFS.to_owned(),
+        durable: streams::handoffs_of(Party::Infrastructure),
+        trouble: watch::channel(None).0,
+    };
+    let receiving = tokio::spawn(receiver.run(sender.stop.clone()));
+    let many = Many::measure(&arrivals, async |id| sender.hand_over(id).await).await?;
+    sender.stop.cancel();
+    receiving.await?;
+    taker.driver.shutdown(Duration::from_secs(20)).await;
+    Ok(many)
+}
+
+fn concurrent(figures: &mut Figures, fsync: &mut [Duration], mut floor: Many, mut whole: Many) {
+    for (share, name) in [(0.5, "p50"), (0.99, "p99")] {
+        let least = percentile(&mut floor.each, share);
+        let both = percentile(&mut whole.each, share);
+        figures.note(NAME, format!("floor: publish with sync, {AT_ONCE} at once, {name}"), least, "ms");
+        figures.note(NAME, format!("both, {AT_ONCE} at once, {name}"), both, "ms");
+        let ratio = both / (2.0 * percentile(fsync, share) + least);
+        figures.note(NAME, format!("both / (2 fsync + publish), {AT_ONCE} at once, {name}"), ratio, "×");
     }
-    handing.await??;
-    for taken in taking {
-        taken.await??;
-    }
-    figures.note(NAME, "many at once, handed over and taken", AT_ONCE as f64 / begun.elapsed().as_secs_f64(), "1/s");
-    pair.stop.cancel();
-    Ok(())
+    figures.note(NAME, format!("floor: published with sync, {AT_ONCE} at once"), floor.per_second(), "1/s");
+    figures.note(NAME, format!("handed over and taken, {AT_ONCE} at once"), whole.per_second(), "1/s");
+    let ratio = floor.per_second() / whole.per_second();
+    figures.note(NAME, format!("published / handed over and taken in the same time, {AT_ONCE} at once"), ratio, "×");
 }
 
 /// What the disk takes for 4 KiB at the end of a file.
 fn fsyncs(folder: &Path) -> anyhow::Result<Vec<Duration>> {
-    let mut file = std::fs::File::create(folder.join("floor"))?;
+    let mut file = std::fs::File::create(folder.join("floor-file"))?;
     let mut times = Vec::new();
     for _ in 0..SERIAL {
         let begun = Instant::now();

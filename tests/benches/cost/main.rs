@@ -1,6 +1,7 @@
 //! What it costs that nothing is lost: `cargo bench -p tests [-- NAME …]` prints a table and writes `target/bench/cost.json`.
 //!
-//! Names: handoff, engine, daemons, deployment, fleet. Absolute figures are of one machine; compare ratios within one run.
+//! Names: engine, handoff, daemons, deployment, fleet. Absolute figures are of one machine; compare ratios within one run. The
+//! file keeps what was measured earlier by benches that do not run this time, each with its commit, date and machine.
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
 
 mod daemons;
@@ -9,6 +10,8 @@ mod engine;
 mod figures;
 mod fleet;
 mod handoff;
+mod profile;
+mod stub;
 
 use std::process::ExitCode;
 

@@ -174,5 +174,6 @@ fn kubelet_options(node: &Node) -> KubeletOptions {
         boot_id: "boot-1".into(),
         rotate_server_certificates: false,
         static_pods: if plane { pods.into() } else { Vec::new() },
+        delays: Default::default(),
     }
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use rustls::time_provider::TimeProvider;
 
+use crate::delays::Recorder;
+
 const LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What makes a cluster this cluster; comes from the Talos machine configuration of its control planes.
@@ -130,6 +132,8 @@ pub struct KubeletOptions {
     /// `rotate-server-certificates`: ask for a serving certificate by a CSR that somebody must approve.
     pub rotate_server_certificates: bool,
     pub static_pods: Vec<StaticPod>,
+    /// Where it is recorded how long pods take.
+    pub delays: Recorder,
 }
 
 /// A taint as in a Node's `spec.taints`.

@@ -89,6 +89,9 @@ struct LabArguments {
     /// VMs are only on or off; nothing runs in them
     #[arg(long)]
     no_guests: bool,
+    /// Records what everything took its time for; GET /v1/delays of the control endpoint lists it
+    #[arg(long)]
+    record_delays: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -222,6 +225,7 @@ impl LabArguments {
             mirror_port: self.mirror_port,
             control_port: self.control_port,
             guests: !self.no_guests,
+            record_delays: self.record_delays,
             ..defaults
         }
     }

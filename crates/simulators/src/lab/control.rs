@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Guests, Mirror, proxies};
 use crate::{
+    delays::Delay,
     faults::{Fault, Rule},
     machine::Machines,
     proxmox::{ApiUser, Proxmox, Snapshot},
@@ -82,6 +83,7 @@ fn router(desk: Desk) -> Router {
         .route("/v1/faults/{id}", delete(remove_fault))
         .route("/v1/latency", post(latency))
         .route("/v1/speed", post(speed))
+        .route("/v1/delays", get(delays))
         .route("/v1/steps", post(steps))
         .route("/v1/hosts/{name}", post(host))
         .route("/v1/vms/{vmid}", get(guest).post(vm))
@@ -155,6 +157,11 @@ struct Speed {
 async fn speed(State(desk): State<Desk>, Json(body): Json<Speed>) -> Json<Value> {
     desk.proxmox.pace().set_speed(body.speed.unwrap_or(f64::INFINITY));
     Json(json!({}))
+}
+
+/// What was waited for so far, where it is recorded.
+async fn delays(State(desk): State<Desk>) -> Json<Vec<Delay>> {
+    Json(desk.proxmox.pace().delays().list())
 }
 
 #[derive(Deserialize)]

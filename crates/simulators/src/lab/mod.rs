@@ -21,6 +21,7 @@ pub use schematic::{EMPTY as EMPTY_SCHEMATIC, Schematic};
 pub use subnet::Subnet;
 
 use crate::{
+    delays::Delays,
     faults::Faults,
     machine::Machines,
     pace::Pace,
@@ -49,7 +50,8 @@ impl Lab {
             None => Subnet::find()?,
         };
         let at = |fourth: u8, port: u16| SocketAddr::from((subnet.address(0, fourth), port));
-        let pace = Pace::new(options.speed);
+        let delays = if options.record_delays { Delays::kept() } else { Delays::default() };
+        let pace = Pace::recording(options.speed, delays);
         let faults = Faults::default();
         faults.set_latency(options.latency);
         for fault in &options.faults {

@@ -38,6 +38,8 @@ pub struct LabOptions {
     pub root_password: String,
     /// Whether Talos runs in the VMs; without, they are only on or off.
     pub guests: bool,
+    /// Whether every delay is recorded.
+    pub record_delays: bool,
 }
 
 impl Default for LabOptions {
@@ -59,6 +61,7 @@ impl Default for LabOptions {
             control_port: 8090,
             root_password: "lab".to_owned(),
             guests: true,
+            record_delays: false,
         }
     }
 }

@@ -30,7 +30,7 @@ use super::{
     sim::Sim,
     upload,
 };
-use crate::faults::FaultAction;
+use crate::{delays::Who, faults::FaultAction};
 
 /// Requests one connection may carry.
 const REQUESTS_PER_CONNECTION: usize = 100;
@@ -148,7 +148,7 @@ async fn answer(
         return Ok(respond(format, &Err(error), (gzip, count), sim));
     }
     if result.as_ref().is_err_and(|error| error.code == 401) {
-        sim.pace.pass(Duration::from_secs(3)).await;
+        sim.pace.pass(Who::Cluster, "refused login", Duration::from_secs(3)).await;
     }
     Ok(respond(format, &result, (gzip, count), sim))
 }

@@ -22,6 +22,7 @@ use super::{
     world::World,
 };
 use crate::{
+    delays::Who,
     faults::{FaultAction, Faults},
     machine::Machines,
     pace::Pace,
@@ -239,9 +240,14 @@ impl Worker {
     /// Lets simulated seconds of work pass; an interrupt ends the work here.
     pub(crate) async fn work(&self, seconds: f64) -> Result<(), String> {
         tokio::select! {
-            () = self.sim.pace.pass(Duration::from_secs_f64(seconds)) => Ok(()),
+            () = self.sim.pace.pass(self.who(), &self.upid.kind, Duration::from_secs_f64(seconds)) => Ok(()),
             () = self.interrupt.cancelled() => Err("received interrupt".to_owned()),
         }
+    }
+
+    /// Who its time is counted for: the VM that it works on, else the node.
+    fn who(&self) -> Who<'_> {
+        self.upid.id.parse().map_or(Who::Host(&self.upid.host), Who::Vm)
     }
 
     /// The error of a worker that was told to stop, once it is told.

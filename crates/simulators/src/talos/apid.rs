@@ -49,7 +49,7 @@ pub(crate) async fn configured(boot: Arc<Boot>) {
         return;
     }
     boot.services.set("apid", State::Preparing, "Creating service runner");
-    boot.world.work(1.0).await;
+    boot.work("service apid", 1.0).await;
     for address in boot.network().addresses() {
         listen_on(&boot, address, boot.stop.clone()).await;
     }
@@ -242,7 +242,7 @@ pub(crate) async fn trustd(boot: Arc<Boot>) {
     boot.services.set("trustd", State::Waiting, "Waiting for service \"containerd\" to be \"up\", time sync, network");
     join::until_up(&boot, "containerd").await;
     clock::until_set(&boot).await;
-    boot.world.work(1.0).await;
+    boot.work("service trustd", 1.0).await;
     let Some(config) = boot.active_config() else { return };
     let Some(authority) = tls::authority(&config.os_ca()) else { return };
     let certificate = || {

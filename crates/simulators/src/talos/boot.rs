@@ -43,7 +43,7 @@ async fn flow(boot: &Arc<Boot>) -> End {
                 let error = super::fatal(text);
                 publish_sequence(boot, "install", SequenceAction::Stop, Some(error), "");
                 boot.set_stage(Stage::Rebooting);
-                boot.world.work(35.0).await;
+                boot.work("reboot after an error", 35.0).await;
             }
         }
         return End::Reboot;
@@ -63,7 +63,7 @@ async fn initialize(boot: &Arc<Boot>) {
     boot.logs.kernel(&format!("initialize sequence: 7 phase(s) on Talos {}", boot.release));
     for (phase, task) in [("systemRequirements", "enforceKSPPRequirements"), ("earlyServices", "startMachined")] {
         begin_phase(boot, phase, task, "");
-        boot.world.work(1.0).await;
+        boot.work(phase, 1.0).await;
         end_phase(boot, phase, task, "");
     }
     for id in ["machined", "udevd", "containerd", "auditd", "syslogd"] {
@@ -166,7 +166,7 @@ async fn boot_sequence(boot: &Arc<Boot>, config: &Arc<Config>) {
         [("dbus", "startDBus"), ("ephemeral", "mountEphemeralPartition"), ("userSetup", "writeUserFiles")]
     {
         begin_phase(boot, phase, task, "");
-        boot.world.work(1.0).await;
+        boot.work(phase, 1.0).await;
         end_phase(boot, phase, task, "");
     }
     publish::volumes(boot);
@@ -197,7 +197,7 @@ fn start_services(boot: &Arc<Boot>, config: &Config) {
     let cri = Arc::clone(boot);
     boot.spawn(async move {
         cri.services.set("cri", State::Preparing, "Running pre state");
-        cri.world.work(2.0).await;
+        cri.work("service cri", 2.0).await;
         cri.services.set("cri", State::Running, "Process Process([\"/bin/containerd\"]) started with PID 2588");
         cri.services.set_health("cri", Ok(()));
     });

@@ -34,7 +34,7 @@ pub(crate) async fn run(boot: &Arc<Boot>, config: &Config) -> Result<(), String>
         return Err(format!("pre-flight checks failed: {reason}"));
     }
     boot.logs.kernel(&format!("installing Talos to disk /dev/{}", device_names(&boot.machine)[index]));
-    boot.world.work(25.0).await;
+    boot.work("install", 25.0).await;
     boot.disk.write(|saved| saved.config = Some(config.text.clone()));
     boot.disk.install(&device_names(&boot.machine)[index], &boot.machine.disks[index].content, image);
     if unattended {
@@ -45,7 +45,7 @@ pub(crate) async fn run(boot: &Arc<Boot>, config: &Config) -> Result<(), String>
     }
     boot.set_stage(Stage::Rebooting);
     publish_sequence(boot, "install", SequenceAction::Stop, None, "");
-    boot.world.work(2.0).await;
+    boot.work("kexec", 2.0).await;
     Ok(())
 }
 

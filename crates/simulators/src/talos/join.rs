@@ -104,7 +104,7 @@ pub(crate) fn find_control_plane(boot: &Boot) -> Option<ControlPlane> {
 pub(crate) async fn control_plane(boot: Arc<Boot>) {
     loop {
         let data = boot.etcd.voting(&boot).await;
-        boot.world.work(5.0).await;
+        boot.work("kube-apiserver", 5.0).await;
         let Some(server) = start_api_server(&boot, &data).await else { continue };
         let server = Arc::new(server);
         let address = server.address();
@@ -187,7 +187,7 @@ async fn start_api_server(boot: &Arc<Boot>, data: &Data) -> Option<ApiServer> {
         Ok(serving) => serving,
         Err(error) => {
             boot.logs.kernel(&format!("failed to issue the API server's certificate: {error}"));
-            boot.world.work(10.0).await;
+            boot.work("kube-apiserver again", 10.0).await;
             return None;
         }
     };
@@ -282,7 +282,7 @@ pub(crate) async fn kubelet(boot: Arc<Boot>) {
     until_up(&boot, "cri").await;
     clock::until_set(&boot).await;
     boot.services.set("kubelet", State::Preparing, "Running pre state");
-    boot.world.work(4.0).await;
+    boot.work("service kubelet", 4.0).await;
     let Some(options) = boot.active_config().and_then(|config| kubelet_options(&boot, &config)) else { return };
     let weak = Arc::downgrade(&boot);
     let find = Arc::new(move || {
@@ -324,10 +324,10 @@ pub(crate) async fn kubelet(boot: Arc<Boot>) {
 /// Stops the kubelet's service and starts it with its new image and arguments; the pods go on meanwhile.
 async fn restart(boot: &Boot) {
     boot.services.set("kubelet", State::Stopping, "Sending SIGTERM to task kubelet (PID 2812, container kubelet)");
-    boot.world.work(1.0).await;
+    boot.work("stop of the kubelet", 1.0).await;
     boot.services.set("kubelet", State::Finished, "Service finished successfully");
     boot.services.set("kubelet", State::Preparing, "Running pre state");
-    boot.world.work(2.0).await;
+    boot.work("service kubelet", 2.0).await;
     boot.services.set("kubelet", State::Running, "Started task kubelet (PID 2890) for container kubelet");
 }
 
@@ -377,6 +377,7 @@ fn kubelet_options(boot: &Boot, config: &Config) -> Option<KubeletOptions> {
         boot_id: boot.boot_id.to_string(),
         rotate_server_certificates: config.rotates_server_certificates(),
         static_pods: if control_plane { static_pods(boot, config) } else { Vec::new() },
+        delays: boot.world.recorder(boot.machine.vmid),
     })
 }
 

@@ -47,7 +47,7 @@ pub(crate) async fn leave_etcd(boot: &Arc<Boot>) -> Result<(), String> {
 
 /// Stops kubelet and etcd; the shared address is given up at once.
 pub(crate) async fn stop_kubernetes(boot: &Arc<Boot>) {
-    boot.world.work(2.0).await;
+    boot.work("stop of Kubernetes", 2.0).await;
     boot.state().kubelet = None;
     stop_service(boot, "kubelet");
     if let Some(data) = boot.disk.read(|saved| saved.etcd.clone()) {

@@ -210,7 +210,7 @@ async fn boots(
 ) -> bool {
     loop {
         // Firmware, boot loader and kernel.
-        world.work(8.0).await;
+        world.work(machine.vmid, "firmware", 8.0).await;
         let Some((release, image, disk)) = bootable(machine) else {
             std::future::pending::<()>().await;
             return false;

@@ -132,6 +132,11 @@ impl Boot {
         (boot, received)
     }
 
+    /// Lets a stretch of this machine's work pass.
+    pub(crate) async fn work(&self, what: &str, seconds: f64) {
+        self.world.work(self.machine.vmid, what, seconds).await;
+    }
+
     /// Waits while the machine's processors stand still.
     pub(crate) async fn awake(&self) {
         // Without a sender the machine is off, and the boot is about to end.

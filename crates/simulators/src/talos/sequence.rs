@@ -169,7 +169,7 @@ async fn interrupting(boot: &Arc<Boot>, current: &Request, requests: &mut mpsc::
         }
         let boot_of_event = Arc::clone(boot);
         boot.spawn(async move {
-            boot_of_event.world.work(60.0).await;
+            boot_of_event.work("wait for the sequence before", 60.0).await;
             let error =
                 common::Error { code: common::Code::Locked.into(), message: "locked".into(), details: Vec::new() };
             let name = request.action.name();
@@ -193,7 +193,7 @@ async fn perform(boot: &Arc<Boot>, request: &Request) -> End {
             boot.logs.kernel(&format!("task {task} failed: {text}"));
             let error = common::Error { code: common::Code::Fatal.into(), message: text, details: Vec::new() };
             publish_sequence(boot, name, sequence_event::Action::Stop, Some(error), &request.actor);
-            boot.world.work(10.0).await;
+            boot.work("reboot after an error", 10.0).await;
             return End::Reboot;
         }
         if !last {
@@ -211,7 +211,7 @@ async fn execute(boot: &Arc<Boot>, task: &str, request: &Request) -> Result<(), 
         ("leaveEtcd", _) => leave::leave_etcd(boot).await?,
         ("stopServicesForUpgrade", _) => leave::stop_kubernetes(boot).await,
         ("stopAllServices", _) => {
-            boot.world.work(2.0).await;
+            boot.work(task, 2.0).await;
             for id in boot.services.ids().iter().filter(|id| !matches!(id.as_str(), "machined" | "apid" | "udevd")) {
                 stop_service(boot, id);
             }
@@ -229,10 +229,10 @@ async fn execute(boot: &Arc<Boot>, task: &str, request: &Request) -> Result<(), 
             reset.user_disks.iter().for_each(|index| boot.machine.disks[*index].content.wipe());
         }
         ("upgrade", Action::Upgrade { image, .. }) => {
-            boot.world.work(20.0).await;
+            boot.work(task, 20.0).await;
             boot.disk.upgrade(image.clone());
         }
-        _ => boot.world.work(0.5).await,
+        _ => boot.work(task, 0.5).await,
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use super::claims::Claims;
 use super::config::MachineType;
 use super::etcd::Cluster;
 use super::node::Boot;
+use crate::delays::{Recorder, Who};
 use crate::faults::Faults;
 use crate::machine::{Power, PowerListener};
 use crate::pace::Pace;
@@ -110,6 +111,11 @@ impl World {
         (self.0.options.schematics)(schematic)
     }
 
+    /// Where the delays of a machine are recorded.
+    pub(crate) fn recorder(&self, vmid: u32) -> Recorder {
+        self.0.options.pace.delays().of(vmid)
+    }
+
     pub(crate) fn speed(&self) -> f64 {
         self.0.options.pace.speed()
     }
@@ -119,9 +125,9 @@ impl World {
         self.0.options.pace.scale(simulated)
     }
 
-    /// Lets a stretch of simulated work pass; stops while the lab is stepped by hand.
-    pub(crate) async fn work(&self, seconds: f64) {
-        self.0.options.pace.pass(Duration::from_secs_f64(seconds)).await;
+    /// Lets a stretch of a machine's simulated work pass; stops while the lab is stepped by hand.
+    pub(crate) async fn work(&self, vmid: u32, what: &str, seconds: f64) {
+        self.0.options.pace.pass(Who::Vm(vmid), what, Duration::from_secs_f64(seconds)).await;
     }
 
     /// Waits before the next look at something that goes on all the time: a thousand nodes of a world without delays must

@@ -124,6 +124,31 @@ async fn fault_proxies_are_put_up_harmed_cut_and_taken_down_by_hand() {
 }
 
 #[tokio::test]
+async fn delays_are_listed_with_who_had_them_where_they_are_recorded() {
+    let options = LabOptions { speed: 50.0, guests: true, record_delays: true, ..LabOptions::default() };
+    let lab = Lab::start(options).await.unwrap();
+    let api = Api::new(lab.proxmox(), &format!("PVEAPIToken={}", lab.api_token()));
+    make_talos_vm(&lab, &api, 100).await;
+    let start = api.post("/nodes/pve1/qemu/100/status/start", "").await;
+    assert_eq!(api.finish(&start).await, "OK");
+    let recorded = async || {
+        let delays = reqwest::get(lab.control_url() + "/v1/delays").await.unwrap();
+        delays.json::<Vec<Value>>().await.unwrap()
+    };
+    let is = |delay: &Value, machine: &str, what: &str| delay["machine"] == machine && delay["what"] == what;
+    while !recorded().await.iter().any(|delay| is(delay, "qemu/100", "firmware")) {
+        tokio::task::yield_now().await;
+    }
+    let delays = recorded().await;
+    let find = |machine, what| delays.iter().find(|delay| is(delay, machine, what)).unwrap();
+    let (download, firmware) = (find("node/pve1", "download"), find("qemu/100", "firmware"));
+    assert!(download["end"].as_f64() < firmware["begin"].as_f64());
+    let lasted = firmware["end"].as_f64().unwrap() - firmware["begin"].as_f64().unwrap();
+    assert!(lasted >= 8.0 / 50.0, "{lasted}");
+    assert!(find("qemu/100", "qmstart")["end"].as_f64() <= firmware["begin"].as_f64());
+}
+
+#[tokio::test]
 async fn the_mirror_knows_schematics_that_were_registered() {
     let (lab, _api) = lab(false).await;
     let client = reqwest::Client::new();

@@ -135,6 +135,7 @@ pub(crate) fn node(name: &str, address: IpAddr, control_plane: bool) -> KubeletO
         boot_id: "boot-1".into(),
         rotate_server_certificates: false,
         static_pods,
+        delays: Default::default(),
     }
 }
 

@@ -127,13 +127,19 @@ struct Agent {
 
 impl Agent {
     async fn run(mut self, find: FindControlPlane) {
+        // Since when the last look for an API server was slept over.
+        let mut paused: Option<Instant> = None;
         loop {
             let Some(control_plane) = find().filter(ControlPlane::is_available) else {
                 self.shared.registered.store(false, Ordering::SeqCst);
+                paused = Some(Instant::now());
                 let pause = RECONNECT.div_f64(self.speed).max(Duration::from_millis(20));
                 let _ = tokio::time::timeout(pause, self.shared.changed.notified()).await;
                 continue;
             };
+            if let Some(since) = paused.take() {
+                self.shared.options().delays.note("kubelet's look for an API server", since.elapsed());
+            }
             let cluster = Arc::clone(&control_plane.cluster);
             drop(control_plane);
             let mut activity = cluster.store.activity();

@@ -133,13 +133,17 @@ impl PodAgent<'_> {
 
     fn step(&self, pod: &Value, memory: &mut PodMemory) -> Option<Duration> {
         let retry = Some(self.cluster.scaled(Duration::from_secs(2)));
-        memory.since = Instant::now();
+        let took = std::mem::replace(&mut memory.since, Instant::now()).elapsed();
+        let record = |what: &str| {
+            self.options.delays.note(format_args!("{what} {}/{}", namespace(pod), name(pod)), took);
+        };
         match memory.step {
             Step::Pulling => {
                 if let Some((reason, message)) = self.obstacle(pod) {
                     self.wait(pod, reason, &message);
                     return retry;
                 }
+                record("pull");
                 self.start(pod, 0);
                 memory.step = Step::Starting;
             }
@@ -151,14 +155,19 @@ impl PodAgent<'_> {
                 if self.cluster.fault(&format!("kube ready {owner} {}/{}", namespace(pod), name(pod))).is_some() {
                     return retry;
                 }
+                record("start");
                 self.cluster.change("pods", pod, ready);
                 memory.step = Step::Ready;
             }
             Step::Ready => {
+                record("run");
                 self.finish(pod);
                 memory.step = Step::Finished;
             }
-            Step::Ending => return self.remove(pod),
+            Step::Ending => {
+                record("end");
+                return self.remove(pod);
+            }
             Step::Finished => return None,
         }
         self.duration(pod, memory.step).map(|due| self.cluster.scaled(due))

@@ -61,7 +61,7 @@ impl Api {
         if repository(reference) == reference {
             return Err(Status::not_found(format!("failed to pull image {reference:?}: not found")));
         }
-        self.boot.world.work(3.0).await;
+        self.boot.work("image pull", 3.0).await;
         let digest = digest(reference);
         self.boot.disk.write(|saved| saved.images.insert((namespace, reference.to_owned()), digest.clone()));
         Ok(format!("{}@{digest}", repository(reference)))
@@ -268,7 +268,7 @@ fn run_installer(
             return;
         }
         line("performing installation/upgrade, wiping boot partitions".to_owned());
-        boot.world.work(20.0).await;
+        boot.work("installer", 20.0).await;
         match target {
             Target::Install(index, name) => boot.disk.install(&name, &boot.machine.disks[index].content, image),
             Target::Upgrade => boot.disk.upgrade(image),

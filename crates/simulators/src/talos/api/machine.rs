@@ -111,7 +111,7 @@ impl MachineService for Api {
 
     async fn etcd_defragment(&self, _: Request<()>) -> Reply<m::EtcdDefragmentResponse> {
         self.local_member("etcd defragment")?;
-        self.boot.world.work(2.0).await;
+        self.boot.work("etcd defragmentation", 2.0).await;
         single!(EtcdDefragmentResponse { m::EtcdDefragment::default() })
     }
 

@@ -92,7 +92,7 @@ impl Api {
         }
         let image = install::image_of(&request.image, &boot.image)
             .map_err(|text| plain(format!("error validating installer image {:?}: {text}", request.image)))?;
-        boot.world.work(5.0).await;
+        boot.work("installer pull", 5.0).await;
         let release = image.talos_version.as_deref().and_then(Release::parse);
         if let Some(reason) = release.and_then(|release| release.refuses_host(&boot.release)) {
             return Err(plain(format!("error validating installer image {:?}: {reason}", request.image)));
@@ -134,7 +134,7 @@ impl Api {
         }
         if operation != "start" {
             services.set(id, State::Stopping, "Sending SIGTERM to task");
-            self.boot.world.work(1.0).await;
+            self.boot.work(&format!("stop of {id}"), 1.0).await;
             services.set(id, State::Finished, "Service finished successfully");
         }
         if operation != "stop" && services.state(id) != Some(State::Running) {

@@ -1,8 +1,10 @@
 //! The etcd service of one node: bootstrap, join as learner, promotion, health (talos.md 3.2, 6.2).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Cluster, Data, snapshot};
@@ -102,7 +104,7 @@ pub(crate) async fn run(boot: Arc<Boot>) {
     join::until_up(&boot, "cri").await;
     clock::until_set(&boot).await;
     boot.services.set("etcd", State::Preparing, "Running pre state");
-    boot.world.work(3.0).await;
+    boot.work("service etcd", 3.0).await;
     let data = match boot.disk.read(|saved| saved.etcd.clone()) {
         Some(data) => data,
         None => acquire(&boot).await,
@@ -120,6 +122,7 @@ pub(crate) async fn run(boot: Arc<Boot>) {
     let stop = CancellationToken::new();
     boot.services.set("etcd", State::Running, "Started task etcd (PID 2741) for container etcd");
     boot.etcd.running.send_replace(Some(Running { data: data.clone(), stop: stop.clone() }));
+    boot.world.recorder(boot.machine.vmid).note("etcd begins", Duration::ZERO);
     publish::etcd_member(&boot, data.member);
     boot.world.touch();
     tokio::select! {
@@ -133,6 +136,8 @@ pub(crate) async fn run(boot: Arc<Boot>) {
 /// Gets a data directory: by a bootstrap request or by joining somebody's cluster.
 async fn acquire(boot: &Arc<Boot>) -> Data {
     let mut requests = boot.etcd.bootstrap.subscribe();
+    // Since when the last look for peers was slept over.
+    let mut paused: Option<Instant> = None;
     loop {
         let request = *requests.borrow_and_update();
         if let Some(request) = request {
@@ -147,8 +152,12 @@ async fn acquire(boot: &Arc<Boot>) -> Data {
                 }
             }
         } else if let Some(data) = try_join(boot) {
+            if let Some(since) = paused {
+                boot.world.recorder(boot.machine.vmid).note("etcd's look for peers", since.elapsed());
+            }
             return data;
         }
+        paused = Some(Instant::now());
         tokio::select! {
             () = boot.world.idle(std::time::Duration::from_secs(3)) => {}
             _ = requests.changed() => {}
@@ -214,7 +223,7 @@ fn try_join(boot: &Boot) -> Option<Data> {
 
 /// Promotes the learner and checks health until the process ends.
 async fn supervise(boot: &Arc<Boot>, data: &Data) {
-    boot.world.work(5.0).await;
+    boot.work("etcd member", 5.0).await;
     let mut changes = data.cluster.changes();
     loop {
         let (state, leader) =

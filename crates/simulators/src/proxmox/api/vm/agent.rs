@@ -5,6 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use serde_json::{Value, json};
 
 use crate::{
+    delays::Who,
     machine::Guest,
     proxmox::{
         call::{Call, Reply},
@@ -42,7 +43,7 @@ async fn run(call: &Call, command: &str) -> ApiResult<Reply> {
     // A guest whose processors stand still answers nothing.
     let Some(guest) = call.sim.machines.guest(vmid).filter(|guest| guest.agent && running) else {
         // The ping that finds this out takes three seconds.
-        call.sim.pace.pass(Duration::from_secs(3)).await;
+        call.sim.pace.pass(Who::Vm(vmid), "silent guest agent", Duration::from_secs(3)).await;
         return Err(ApiError::die("QEMU guest agent is not running"));
     };
     let result = match command {
