@@ -34,7 +34,8 @@ pub struct Options {
     pub seed: SecretString,
     /// The identity's name: replies come to `_INBOX.<identity>.…`, which nobody else may read.
     pub identity: String,
-    /// PEM file of the CA that the server's certificate must come from; without it the connection is not encrypted.
+    /// PEM file of the CA that the server's certificate must come from, over TLS whatever the URL says. Without it a
+    /// `tls://` server is checked against the system's authorities, and a `nats://` one is encrypted only if it asks for it.
     pub root_ca: Option<PathBuf>,
     /// PEM files of certificate and key, where the server asks for them.
     pub client_certificate: Option<(PathBuf, PathBuf)>,

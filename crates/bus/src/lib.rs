@@ -9,6 +9,7 @@ mod connect;
 mod consume;
 pub mod identity;
 mod link;
+mod plain;
 mod publish;
 pub mod rotation;
 pub mod server_config;
@@ -21,6 +22,7 @@ pub use admin::{AdminError, Difference, Waiting, check, check_consumers, init, w
 pub use connect::{Bus, ConnectError, MINIMUM_SERVER, Options};
 pub use consume::{AckError, ConsumeError, Deliveries, Delivery};
 pub use link::{Link, Violation};
+pub use plain::{host_of, leaves_in_plain};
 pub use publish::{Outgoing, PublishError, Published};
 pub use service::{Call, Discovered, DiscoveredEndpoint, Reply, RequestError, Service, ServiceError, ServiceSpec};
 pub use tail::{Recorded, Tail, TailError, TailFrom};

@@ -1,6 +1,7 @@
 //! The configuration of a daemon: one TOML file, environment, flags; every problem reported at once.
 
 mod overlay;
+mod problems;
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use self::overlay::overlay;
+use self::{overlay::overlay, problems::common_problems};
 use crate::credentials::CredentialFile;
 
 /// The sections that every contractor has. An agent's own configuration holds this beside its own sections.
@@ -52,12 +53,12 @@ pub struct Common {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Bus {
-    /// NATS servers, `tls://host:4222`.
+    /// NATS servers, `tls://host:4222`; `nats://` without `ca_file` on this machine only.
     #[schemars(length(min = 1))]
     pub servers: Vec<String>,
     /// File with the contractor's nkey seed (mode 0600).
     pub seed_file: PathBuf,
-    /// PEM file with the certificate authority of the servers.
+    /// PEM file with the certificate authority of the servers; the system's where it is left out.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
     /// PEM file with a certificate to show to servers that ask for one (`verify: true`).
@@ -118,11 +119,14 @@ pub struct Http {
     /// Address of `/healthz`, `/readyz` and `/metrics`.
     #[schemars(with = "String")]
     pub listen: SocketAddr,
+    /// Whether it may be another address than one of loopback: what is told there travels in plain text, to whoever asks.
+    #[serde(default)]
+    pub plain: bool,
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 0)) }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 0)), plain: false }
     }
 }
 
@@ -333,42 +337,6 @@ fn split(value: Value) -> (Value, Value) {
 /// One problem of a configuration, in the form of a message's violation.
 pub fn problem(path: &str, rule: &str, expected: &str, got: &str) -> Violation {
     Violation { path: path.into(), rule: rule.into(), expected: expected.into(), got: got.into(), did_you_mean: None }
-}
-
-fn common_problems(common: &Common) -> Vec<Violation> {
-    let mut problems = Vec::new();
-    for (index, server) in common.bus.servers.iter().enumerate() {
-        if !(server.starts_with("tls://") || server.starts_with("nats://")) {
-            problems.push(problem(&format!("/bus/servers/{index}"), "url", "a tls:// or nats:// URL", "another text"));
-        }
-    }
-    for (index, target) in common.allowed_targets.iter().enumerate() {
-        if target.parse::<ipnet::IpNet>().is_err() {
-            problems.push(problem(
-                &format!("/allowed_targets/{index}"),
-                "cidr",
-                "a network as 10.0.0.0/8",
-                "another text",
-            ));
-        }
-    }
-    if common.bus.client_certificate_file.is_some() != common.bus.client_key_file.is_some() {
-        let expected = "client_certificate_file and client_key_file, or neither";
-        problems.push(problem("/bus", "dependentRequired", expected, "one of them"));
-    }
-    if common.store.keep_inbox.0 <= common.bus.stale_after.0 {
-        let limit = format!("longer than bus.stale_after ({:#})", common.bus.stale_after.0);
-        problems.push(problem("/store/keep_inbox", "period", &limit, "a period in which a message could come twice"));
-    }
-    for (source, keys) in &common.bus.pinned_keys {
-        for key in keys {
-            if !key.starts_with('U') || key.len() != 56 {
-                let path = format!("/bus/pinned_keys/{}", source.replace('~', "~0").replace('/', "~1"));
-                problems.push(problem(&path, "nkey", "public user nkeys, U and 55 more characters", "another text"));
-            }
-        }
-    }
-    problems
 }
 
 fn lines(problems: &[Violation]) -> String {

@@ -83,7 +83,7 @@ pub struct Line {
 /// Where and who.
 #[derive(Args, Clone, Debug)]
 pub struct Connection {
-    /// NATS server; may be given several times.
+    /// NATS server; may be given several times. One that is not on this machine needs tls:// or --ca.
     #[arg(
         long = "server",
         global = true,
@@ -202,8 +202,12 @@ impl Connection {
     /// Connects as the identity that the flags name.
     ///
     /// # Errors
-    /// See [`client::Error`].
+    /// See [`client::Error`]; [`Failure::Usage`] where what is said would leave this machine in plain text.
     pub async fn connect(&self) -> Result<Client, Failure> {
+        if let Some(server) = self.servers.iter().find(|server| ::bus::leaves_in_plain(server, self.ca.is_some())) {
+            let right = "expected tls://, or --ca, for a server that is not on this machine";
+            return Err(Failure::Usage(format!("--server {server}: it would not be encrypted; {right}")));
+        }
         let user = std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned());
         let source = self.source.clone().unwrap_or_else(|| format!("/{}/{user}", self.identity));
         Ok(Client::connect(client::Options {

@@ -27,6 +27,13 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(5 * 60);
 const GIVE_A_CHECKSUM: &str = "see that images.factory answers, or give the image's SHA-256 under images.checksums";
 
+const PIN_IT: &str = "give the image's SHA-256 under images.checksums, or set images.factory to an https:// URL";
+
+/// Whether anybody between here and there could answer.
+fn is_open(url: &str) -> bool {
+    bus::leaves_in_plain(url, false)
+}
+
 pub(super) struct EnsureImage {
     deps: Deps,
     /// What was hashed and is not recorded yet: hosts that ask meanwhile wait for the one that hashes.
@@ -147,6 +154,7 @@ impl EnsureImage {
         let given = images.checksums.get(&format!("{}/{}", image.schematic, image.talos_version));
         let given = given.map(|sum| Checksum { sha256: sum.to_ascii_lowercase(), hashed_from: None });
         let recorded = cx.store.get::<Checksum>(&key).map_err(failure::read)?.map(|found| found.value);
+        let recorded = recorded.filter(|sum| !sum.hashed_from.as_deref().is_some_and(is_open));
         let is_given = given.is_some();
         let known = given.or(recorded);
         if !(there && known.is_some())
@@ -166,6 +174,10 @@ impl EnsureImage {
         let mut hashed = self.hashed.lock().await;
         if let Some(sha256) = hashed.get(image) {
             return Ok((row(sha256), Effects::default()));
+        }
+        if is_open(&url) {
+            let text = format!("{url} is not encrypted: a hash of what comes from there would prove nothing");
+            return Err(StepError::fail(text).with_hint(PIN_IT));
         }
         cx.progress(format!("hashing {url}"));
         let sha256 = fetch::sha256(images, &self.deps.allowed, &url)

@@ -16,7 +16,7 @@ use crate::inventory::Image;
 pub struct Images {
     /// By importing a downloaded image, or by cloning a template.
     pub method: Method,
-    /// Image Factory, or a mirror of it.
+    /// Image Factory, or a mirror of it; `http://` on this machine, or where `checksums` pins every image.
     pub factory: String,
     /// PEM file with the authority of the factory's certificate; default: the system's.
     pub ca_file: Option<PathBuf>,
@@ -24,7 +24,8 @@ pub struct Images {
     pub storage: String,
     /// Talos release without `v` where a request names none; default: the newest supported 1.13.
     pub talos_version: Option<String>,
-    /// SHA-256 of images by `<schematic>/<talos version>`. What is not listed is hashed once, by fetching it.
+    /// SHA-256 of images by `<schematic>/<talos version>`. What is not listed is hashed once, by fetching it
+    /// over `https://`.
     pub checksums: BTreeMap<String, String>,
     /// Whether Proxmox checks the certificate of the factory when it downloads.
     pub verify_certificates: bool,
@@ -91,6 +92,13 @@ impl Images {
         let mut problems = Vec::new();
         if !(self.factory.starts_with("https://") || self.factory.starts_with("http://")) {
             problems.push(problem("/images/factory", "url", "an http:// or https:// URL", self.factory.clone()));
+        } else if self.method == Method::Import
+            && self.checksums.is_empty()
+            && bus::leaves_in_plain(&self.factory, false)
+        {
+            let expected =
+                "https://, or every image pinned in images.checksums, for a server that is not on this machine";
+            problems.push(problem("/images/factory", "tls", expected, "http://, which is not encrypted"));
         }
         if let Some(version) = self.talos_version.as_deref().filter(|version| Minor::of(version).is_err()) {
             problems.push(problem("/images/talos_version", "supported", "Talos 1.12, 1.13 or 1.14", version));
@@ -105,5 +113,28 @@ impl Images {
             problems.push(problem("/images/templates", "minItems", "a template for the method clone", "none"));
         }
         problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_factory_without_encryption_needs_pinned_images_unless_it_is_on_this_machine() {
+        let pinned = BTreeMap::from([("a/1.13.9".to_owned(), "0".repeat(64))]);
+        let refused = "/images/factory: expected https://, or every image pinned in images.checksums, for a server that is \
+                       not on this machine, got http://, which is not encrypted";
+        for (factory, checksums, method, expected) in [
+            ("https://factory.talos.dev", BTreeMap::new(), Method::Import, None),
+            ("http://127.16.0.2:8080", BTreeMap::new(), Method::Import, None),
+            ("http://10.20.0.5:8080", BTreeMap::new(), Method::Import, Some(refused)),
+            ("http://mirror.example.org", BTreeMap::new(), Method::Import, Some(refused)),
+            ("http://10.20.0.5:8080", pinned, Method::Import, None),
+        ] {
+            let images = Images { factory: factory.to_owned(), checksums, method, ..Images::default() };
+            let problems: Vec<String> = images.problems().iter().map(ToString::to_string).collect();
+            assert_eq!(problems.first().map(String::as_str), expected, "{factory}");
+        }
     }
 }
