@@ -162,6 +162,8 @@ pub struct Asked {
     pub arguments: Value,
     /// Who asks, as far as a signature proves it: `/operator/ada`.
     pub by: String,
+    /// The last 8 characters of the key that proves it; none where nothing does.
+    pub key: Option<String>,
 }
 
 impl Query {

@@ -9,6 +9,7 @@ use engine::event::{Event, Opened, Outcome};
 use messages::{event::DomainEvent, query::Refusal, subject::Party};
 use serde_json::Value;
 use store::{AuditHead, Commit, Deed, Store};
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -20,6 +21,8 @@ use crate::{
 
 /// How often the head is told when it has moved.
 const EVERY: Duration = Duration::from_secs(10);
+/// How often it is told when it has not: the event stream forgets, and a log must not outlive what contradicts it.
+const AT_LEAST_EVERY: Duration = Duration::from_hours(24);
 
 /// What the log keeps of entries of a run's journal.
 pub(crate) fn of_run(run: &Opened, events: &[Event]) -> Vec<Deed> {
@@ -55,9 +58,11 @@ fn of_event(run: &Opened, event: &Event) -> Option<Deed> {
 }
 
 /// A message that was refused: who claims to have sent it, where, and why not.
-pub(crate) fn refused(claimed: Option<String>, subject: &str, refusal: &Refusal) -> Deed {
+/// `key` is given where the claim is proven.
+pub(crate) fn refused(claimed: Option<String>, key: Option<String>, subject: &str, refusal: &Refusal) -> Deed {
     Deed {
         who: claimed.unwrap_or_else(|| "nobody named".to_owned()),
+        key,
         did: "message_refused".to_owned(),
         object: Some(subject.to_owned()),
         outcome: Some(refusal.message.clone()),
@@ -71,6 +76,7 @@ pub(crate) fn command(name: &str, asked: &Asked, outcome: Option<&Refusal>) -> D
     let id = |field: &str| text(field).and_then(|id| Uuid::parse_str(id).ok());
     Deed {
         who: asked.by.clone(),
+        key: asked.key.clone(),
         did: if outcome.is_some() { "command_refused" } else { "command_asked" }.to_owned(),
         object: Some(name.to_owned()),
         cluster: text("cluster").or_else(|| text("cluster_name")).map(str::to_owned),
@@ -81,17 +87,21 @@ pub(crate) fn command(name: &str, asked: &Asked, outcome: Option<&Refusal>) -> D
     }
 }
 
-/// Tells the head of the log as `audit_head` events: once at the start, then whenever it has moved, and at the end.
+/// Tells the head of the log as `audit_head` events: once at the start, then whenever it has moved and at least daily, and
+/// at the end if it has moved.
 pub(crate) async fn tell_heads(store: Store, herald: Herald, party: Party, stop: CancellationToken) {
-    let mut told = AuditHead::default();
+    let mut told: Option<(AuditHead, Instant)> = None;
     let mut tick = tokio::time::interval(EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let stopping = tokio::select! {
             () = stop.cancelled() => true,
             _ = tick.tick() => false,
         };
-        match tell_head(&store, &herald, party, &told).await {
-            Ok(head) => told = head,
+        let known = told.as_ref().filter(|(_, at)| at.elapsed() < AT_LEAST_EVERY).map(|(head, _)| head);
+        match tell_head(&store, &herald, party, known).await {
+            Ok(Some(head)) => told = Some((head, Instant::now())),
+            Ok(None) => {}
             Err(reason) => tracing::warn!(reason, "the head of the audit log could not be told"),
         }
         if stopping {
@@ -100,10 +110,16 @@ pub(crate) async fn tell_heads(store: Store, herald: Herald, party: Party, stop:
     }
 }
 
-async fn tell_head(store: &Store, herald: &Herald, party: Party, told: &AuditHead) -> Result<AuditHead, String> {
+/// The head if it was told: where it is another than the one that is known. An empty log has none.
+async fn tell_head(
+    store: &Store,
+    herald: &Herald,
+    party: Party,
+    known: Option<&AuditHead>,
+) -> Result<Option<AuditHead>, String> {
     let head = store.reader().audit_head().map_err(|error| chain(&error))?;
-    if head == *told {
-        return Ok(head);
+    if known == Some(&head) || head.seq == 0 {
+        return Ok(None);
     }
     let body = DomainEvent {
         event_type: String::new(),
@@ -119,5 +135,52 @@ async fn tell_head(store: &Store, herald: &Herald, party: Party, told: &AuditHea
         herald.event(Uuid::now_v7(), "audit_head", &Context::default(), &body).map_err(|failure| failure.message)?;
     let commit = Commit { outgoing: vec![event], ..Commit::default() };
     store.commit(commit).await.map_err(|error| chain(&error))?;
-    Ok(head)
+    Ok(Some(head))
+}
+
+#[cfg(test)]
+mod tests {
+    use store::{Lane, Options};
+
+    use super::*;
+
+    /// The heads that wait to be published.
+    fn told(store: &Store) -> Vec<Value> {
+        let rows = store.reader().outbox(Lane::Event, 100).unwrap();
+        rows.iter().map(|row| serde_json::from_str::<Value>(&row.message.body).unwrap()["facts"].clone()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_log_that_does_not_move_is_told_once_and_then_daily() {
+        // While a blocking task lives, the paused clock moves only by hand: the store's thread takes real time.
+        let (ended, end) = std::sync::mpsc::channel::<()>();
+        let clock = tokio::task::spawn_blocking(move || end.recv());
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), Options { min_free_bytes: 0, ..Options::default() }).unwrap();
+        let deed = Deed { who: "/operator/ada".into(), did: "it".into(), ..Deed::default() };
+        store.commit(Commit { audit: vec![deed], ..Commit::default() }).await.unwrap();
+        let (flows, _kept) = tokio::sync::mpsc::unbounded_channel();
+        let stop = CancellationToken::new();
+        let telling =
+            tokio::spawn(tell_heads(store.clone(), Herald::new(Party::Talos, flows), Party::Talos, stop.clone()));
+        for days in 1..=3 {
+            while told(&store).len() < days {
+                tokio::task::yield_now().await;
+            }
+            for _ in 0..30 {
+                tokio::time::advance(EVERY).await;
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(told(&store).len(), days, "nothing new is told again within the day");
+            tokio::time::advance(AT_LEAST_EVERY).await;
+        }
+        stop.cancel();
+        telling.await.unwrap();
+        let told = told(&store);
+        let head = store.reader().audit_head().unwrap();
+        assert!(told.len() >= 3 && told.iter().all(|facts| facts["sha256"] == head.hash.as_str()), "{told:?}");
+        store.close().await;
+        drop(ended);
+        assert!(clock.await.unwrap().is_err());
+    }
 }

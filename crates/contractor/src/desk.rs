@@ -3,6 +3,7 @@
 mod flows;
 mod heard;
 mod redelivery;
+mod turned_away;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,14 +16,14 @@ use engine::{
     library::{Library, World},
     playbook::Playbook,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use messages::{
     catalogue::Family,
     envelope::header,
     event::DomainEvent,
     json,
     query::{Answer, Refusal, RefusalKind},
-    service,
+    service::{self, Service},
     subject::Subject,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -32,7 +33,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use self::heard::Heard;
+pub use self::{heard::Heard, turned_away::TurnedAway};
 
 use crate::{
     agent::{Agent, Asked, Query},
@@ -43,7 +44,7 @@ use crate::{
     inbound::{answer, answer_text},
     intake::{Intake, Raw, chain},
     runtime::message_schema,
-    trust::Signed,
+    trust::{Caller, Distrust, Signed},
     views,
 };
 
@@ -61,6 +62,10 @@ pub struct Desk {
     pub driver: Driver,
     /// Commands that were carried out already.
     pub heard: Heard,
+    /// Commands that nobody had a right to.
+    pub turned_away: TurnedAway,
+    /// For how long messages that were taken are recognised; older ones are not taken again.
+    pub remembers: SignedDuration,
     /// Lets one check of the whole store be made at a time.
     pub checks: Arc<Semaphore>,
     /// Version that discovery shows.
@@ -98,15 +103,22 @@ impl Desk {
         };
         let mut service = self.bus.serve(spec).await.map_err(|error| error.to_string())?;
         let own = Arc::new(own);
+        let mut minute = tokio::time::interval(turned_away::MINUTE);
         loop {
             let call = tokio::select! {
                 () = stop.cancelled() => break,
+                _ = minute.tick() => {
+                    let desk = Arc::clone(&self);
+                    tokio::spawn(async move { desk.end_minute().await });
+                    continue;
+                }
                 call = service.next() => call,
             };
             let Some(call) = call else { break };
             let (desk, own) = (Arc::clone(&self), Arc::clone(&own));
             tokio::spawn(async move { desk.serve(call, &own).await });
         }
+        self.end_minute().await;
         service.stop().await.map_err(|error| error.to_string())
     }
 
@@ -136,12 +148,14 @@ impl Desk {
         if family == "cmd" && name == "submit" {
             return self.submit(call).await;
         }
-        let arguments = arguments(call)?;
-        let by = match family {
-            "cmd" => self.caller_once(call)?,
-            _ => self.caller(call).unwrap_or_else(|_| "/anonymous".to_owned()),
+        let service = service::find(self.agent.party(), name, family != "cmd");
+        let service = service.ok_or_else(|| missing(if family == "cmd" { "command" } else { "query" }, name))?;
+        let caller = match service.reads {
+            true => self.caller(call, service).ok(),
+            false => Some(self.caller_once(call, service).await?),
         };
-        let asked = Asked { arguments, by };
+        let (by, key) = caller.map_or_else(|| ("/anonymous".to_owned(), None), |of| (of.source, Some(of.key)));
+        let asked = Asked { arguments: arguments(call)?, by, key };
         let own = own.iter().find(|query| query.name == name);
         let value = match (family, own) {
             ("cmd", own) => self.perform(name, asked, own).await?,
@@ -219,20 +233,28 @@ impl Desk {
         Ok(json!({ "problems": ours.collect::<Vec<_>>() }))
     }
 
-    fn caller_once(&self, call: &Call) -> Result<String, Refusal> {
-        let caller = self.caller(call)?;
-        let first = self.heard.first(&call.headers, Timestamp::now());
-        first.map_err(|again| Refusal::new(RefusalKind::Conflict, again.to_string()))?;
-        Ok(caller)
+    /// Who gives a command, for the first time. Whoever may not leaves a line in the audit log.
+    async fn caller_once(&self, call: &Call, service: &Service) -> Result<Caller, Refusal> {
+        let believed = self.caller(call, service).and_then(|caller| {
+            let first = self.heard.first(&call.headers, Timestamp::now());
+            first.map_err(|again| Refusal::new(RefusalKind::Conflict, again.to_string()))?;
+            Ok(caller)
+        });
+        if let Err(refusal) = &believed {
+            self.turn_away(call, service, refusal).await;
+        }
+        believed
     }
 
-    fn caller(&self, call: &Call) -> Result<String, Refusal> {
+    fn caller(&self, call: &Call, service: &Service) -> Result<Caller, Refusal> {
         let signed = Signed { subject: &call.subject, headers: &call.headers, body: &call.body };
-        self.intake
-            .gate
-            .trust
-            .check_caller(signed, Timestamp::now())
-            .map_err(|error| Refusal::new(RefusalKind::Forbidden, format!("commands must be signed: {error}")))
+        self.intake.gate.trust.check_caller(signed, service, Timestamp::now()).map_err(|error| {
+            let text = match error {
+                Distrust::NotEntitled { .. } => error.to_string(),
+                unproven => format!("commands must be signed: {unproven}"),
+            };
+            Refusal::new(RefusalKind::Forbidden, text)
+        })
     }
 
     /// A request whose sender wants to know at once; same body, same checks as on the stream.
@@ -341,7 +363,7 @@ impl Desk {
             "approve" => {
                 let flow = argument(&asked, "flow")?;
                 let hash: String = argument(&asked, "plan_hash")?;
-                value(&self.intake.approve(flow, &hash, &asked.by).await?)
+                value(&self.intake.approve(flow, &hash, &asked).await?)
             }
             "flows.cancel" => self.cancel_flow(argument(&asked, "flow")?, &asked.by).await,
             "flows.resume" => self.resume_flow(argument(&asked, "flow")?, &asked.by).await,

@@ -33,7 +33,7 @@ pub(crate) use orders::does_not_go_on;
 pub use plan::PlanError;
 pub use ports::{Clock, Happened, Hooks, Journal, SystemClock, UnfinishedRun};
 use serde_json::Value;
-use store::{Commit, CommitError, ReadError};
+use store::{Commit, CommitError, Deed, ReadError};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, Span, info_span};
@@ -70,6 +70,8 @@ pub struct NewRun {
     pub flow: Uuid,
     /// The message that caused it, `ce-source/ce-id`.
     pub cause: String,
+    /// The last 8 characters of the key that signed it, for the audit log; none where nobody did.
+    pub key: Option<String>,
     /// The playbook's name.
     pub playbook: String,
     /// What it is about: the cluster's name, mostly.
@@ -235,7 +237,7 @@ impl Driver {
             opened.on_failure = Some(asked.map_err(refused)?);
         }
         let state = RunState::open(opened, definition.clone()).map_err(|error| refused(error.to_string()))?;
-        match self.record(&state, &definition, new.with).await {
+        match self.record(&state, &definition, new.key, new.with).await {
             Ok(()) => {}
             Err(CommitError::Duplicate { first, .. }) => return Ok(Submitted::Known(first.run.unwrap_or(new.run))),
             Err(CommitError::Sequence { .. }) => return Ok(Submitted::Known(new.run)),
@@ -246,7 +248,13 @@ impl Driver {
     }
 
     /// The first entry of a run's journal, with everything that belongs to it.
-    async fn record(&self, state: &RunState, definition: &Definition, with: Commit) -> Result<(), CommitError> {
+    async fn record(
+        &self,
+        state: &RunState,
+        definition: &Definition,
+        key: Option<String>,
+        with: Commit,
+    ) -> Result<(), CommitError> {
         let (opened, report) = (state.opened(), state.report());
         let events = [Event::Opened(Box::new(opened.clone()))];
         let happened =
@@ -259,7 +267,7 @@ impl Driver {
                 .collect(),
             ..with
         };
-        commit.audit.extend(audit::of_run(opened, &events));
+        commit.audit.extend(audit::of_run(opened, &events).into_iter().map(|deed| Deed { key: key.clone(), ..deed }));
         match self.shared.parts.hooks.outgoing(&happened) {
             Ok(outgoing) => commit.outgoing.extend(outgoing),
             Err(error) => return Err(CommitError::Invalid(error.message)),

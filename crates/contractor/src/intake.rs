@@ -16,6 +16,7 @@ use messages::{
     catalogue::Family,
     query::{Accepted, PlanView, Refusal, RefusalKind},
     request::FailurePolicy,
+    signature,
     subject::Party,
 };
 use serde_json::{Value, json};
@@ -24,7 +25,7 @@ use uuid::Uuid;
 
 pub use self::gate::{Gate, Raw};
 use crate::{
-    agent::{Agent, Message},
+    agent::{Agent, Asked, Message},
     config::{Consent, Policy},
     damage::unavailable,
     driver::{Approved, Driver, NewRun, SubmitError, Submitted},
@@ -127,7 +128,8 @@ impl Intake {
     ///
     /// # Errors
     /// Why it has no effect.
-    pub async fn approve(&self, flow: Uuid, plan_hash: &str, by: &str) -> Result<Accepted, Refusal> {
+    pub async fn approve(&self, flow: Uuid, plan_hash: &str, asked: &Asked) -> Result<Accepted, Refusal> {
+        let by = &asked.by;
         let key = flows::pending_key(flow);
         let pending = self.store.reader().get::<flows::Pending>(&key).map_err(|error| unavailable(&error))?;
         let Some(pending) = pending else {
@@ -142,7 +144,8 @@ impl Intake {
         let approved = self.approved(&plan, &value.playbook, flow, &value.input).await?;
         let mut with = Commit::default();
         with.audit.push(store::Deed {
-            who: by.to_owned(),
+            who: by.clone(),
+            key: asked.key.clone(),
             did: "plan_approved".to_owned(),
             object: Some(value.playbook.clone()),
             cluster: value.record.cluster.clone(),
@@ -161,6 +164,7 @@ impl Intake {
         let new = NewRun {
             run: value.run,
             flow,
+            key: asked.key.clone(),
             cause: value.cause,
             playbook: value.playbook,
             subject: value.record.cluster,
@@ -276,6 +280,7 @@ impl Intake {
         let new = NewRun {
             run: event::run_id(&message.envelope.source, &message.envelope.id, &considered.playbook),
             flow: considered.flow,
+            key: signature::key_end(&raw.headers),
             cause: message.envelope.message_id(),
             playbook: considered.playbook,
             subject: cluster_of(message),
@@ -355,6 +360,7 @@ impl Intake {
         let event = self.flow_event(&pending.record, "flow_awaits_approval", &pending.cause);
         let deed = store::Deed {
             who: message.envelope.source.clone(),
+            key: signature::key_end(&raw.headers),
             did: "approval_awaited".to_owned(),
             object: Some(message.name.clone()),
             cluster: pending.record.cluster.clone(),

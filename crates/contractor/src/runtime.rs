@@ -29,7 +29,7 @@ use crate::{
     config::Common,
     credentials::{self, CredentialFile, Watcher},
     damage,
-    desk::{Desk, Heard},
+    desk::{Desk, Heard, TurnedAway},
     driver::{Driver, Parts, SystemClock, plan_only},
     flows::Keeper,
     herald::{Context, Herald},
@@ -113,6 +113,8 @@ pub async fn run(
         store: store.clone(),
         driver: driver.clone(),
         heard: Heard::since(Timestamp::now()),
+        turned_away: TurnedAway::default(),
+        remembers: common.store.keep_inbox.0,
         checks: Arc::new(Semaphore::new(1)),
         version: env!("CARGO_PKG_VERSION"),
     });

@@ -90,6 +90,7 @@ pub async fn fire(at: &Workplace, cause: Cause<'_>) -> bool {
     let new = NewRun {
         run,
         flow,
+        key: None,
         cause: format!("{source}/{name}"),
         playbook: playbook.to_owned(),
         subject: cluster.map(ToString::to_string),

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use messages::{
     catalogue::{self, Family},
     envelope::{Envelope, Headers, header},
+    service::Service,
     signature,
     subject::{Party, Subject},
 };
@@ -33,6 +34,15 @@ pub struct Signed<'a> {
     pub headers: &'a Headers,
     /// The raw body.
     pub body: &'a [u8],
+}
+
+/// Who asks, as a signature proves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// `ce-source`.
+    pub source: String,
+    /// The last 8 characters of the key that signed.
+    pub key: String,
 }
 
 /// Why a message is not believed.
@@ -63,6 +73,16 @@ pub enum Distrust {
         /// What it sent.
         kind: String,
     },
+    /// The source may not give this command.
+    #[error("{source_name} may not give the command {command}; {givers} may")]
+    NotEntitled {
+        /// `ce-source`.
+        source_name: String,
+        /// The command's name.
+        command: &'static str,
+        /// Who may.
+        givers: String,
+    },
     /// Unsigned, and policy gives `anonymous` no right to it.
     #[error("unsigned messages may not ask for {0}")]
     Anonymous(String),
@@ -86,18 +106,22 @@ impl Trust {
         Self::check_route(&envelope.source, subject)
     }
 
-    /// Whether a command or query comes from whom it says; returns the source.
+    /// Whether a command or query comes from whom it says, and from somebody who may give it.
     ///
     /// # Errors
     /// See [`Distrust`].
-    pub fn check_caller(&self, signed: Signed<'_>, now: Timestamp) -> Result<String, Distrust> {
+    pub fn check_caller(&self, signed: Signed<'_>, service: &Service, now: Timestamp) -> Result<Caller, Distrust> {
         let header = |name: &str| header(signed.headers, name).unwrap_or_default();
-        let source = header("ce-source");
-        let pinned = self.keys_of(source).ok_or_else(|| Distrust::UnknownSource(source.to_owned()))?;
+        let source = header("ce-source").to_owned();
+        let pinned = self.keys_of(&source).ok_or_else(|| Distrust::UnknownSource(source.clone()))?;
         signature::verify(pinned, signed.subject, signed.headers, signed.body).map_err(Distrust::Signature)?;
         let made = header("ce-time").parse().map_err(|_| Distrust::Signature(signature::Error::Malformed))?;
         check_age(made, now, self.stale_after.min(COMMAND_AGE))?;
-        Ok(source.to_owned())
+        if !service.may_come_from(&source) {
+            let givers = service.givers.join(", ");
+            return Err(Distrust::NotEntitled { source_name: source, command: service.name, givers });
+        }
+        Ok(Caller { source, key: signature::key_end(signed.headers).unwrap_or_default() })
     }
 
     /// Whether an unsigned request may be acted upon.
@@ -123,15 +147,20 @@ impl Trust {
         }
     }
 
+    /// The entry of the pinned keys that a source falls under.
+    pub fn root_of(&self, source: &str) -> Option<&str> {
+        self.entry_of(source).map(|(root, _)| root)
+    }
+
     fn keys_of(&self, source: &str) -> Option<&[String]> {
-        let exact = self.pinned.get(source);
-        let below = || {
-            self.pinned.iter().find_map(|(pinned, keys)| {
-                let folder = pinned.strip_suffix('*')?;
-                source.starts_with(folder).then_some(keys)
-            })
-        };
-        exact.or_else(below).map(Vec::as_slice)
+        self.entry_of(source).map(|(_, keys)| keys)
+    }
+
+    fn entry_of(&self, source: &str) -> Option<(&str, &[String])> {
+        let exact = self.pinned.get_key_value(source);
+        let is_above = |pinned: &str| pinned.strip_suffix('*').is_some_and(|folder| source.starts_with(folder));
+        let found = exact.or_else(|| self.pinned.iter().find(|(pinned, _)| is_above(pinned)));
+        found.map(|(pinned, keys)| (pinned.as_str(), keys.as_slice()))
     }
 }
 
@@ -148,7 +177,7 @@ fn check_age(made: Timestamp, now: Timestamp, limit: SignedDuration) -> Result<(
 
 #[cfg(test)]
 mod tests {
-    use messages::{catalogue::Kind, signature::sign};
+    use messages::{catalogue::Kind, service, signature::sign};
     use nkeys::KeyPair;
     use uuid::Uuid;
 
@@ -214,5 +243,39 @@ mod tests {
         }
         assert_eq!(trust.check_anonymous(&ask.parse().unwrap()), Ok(()));
         assert!(trust.check_anonymous(&ready.parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_command_is_taken_from_who_may_give_it_and_nobody_else() {
+        let (operator, coordinator) = (KeyPair::new_user(), KeyPair::new_user());
+        let trust = Trust {
+            pinned: [
+                ("/operator/*".into(), vec![operator.public_key()]),
+                ("/coordinator/*".into(), vec![coordinator.public_key()]),
+            ]
+            .into(),
+            stale_after: SignedDuration::from_hours(1),
+            anonymous: Vec::new(),
+        };
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let check = |key: &KeyPair, source: &str, name: &str, reads: bool| {
+            let service = service::find(Party::Talos, name, reads).unwrap();
+            let subject = service.subject(Party::Talos);
+            let mut headers =
+                Headers::from([("ce-source".to_owned(), source.to_owned()), ("ce-time".to_owned(), now.to_string())]);
+            sign(key, &subject, &mut headers, b"{}").unwrap();
+            let signed = Signed { subject: &subject, headers: &headers, body: b"{}" };
+            trust.check_caller(signed, service, now).map_err(|error| error.to_string())
+        };
+        let key = operator.public_key()[48..].to_owned();
+        let ada = Caller { source: "/operator/ada".into(), key };
+        assert_eq!(check(&operator, "/operator/ada", "kubeconfig", false), Ok(ada));
+        for name in ["approve", "kubeconfig", "talosconfig", "redeliver", "store.export", "flows.cancel"] {
+            let why = format!("/coordinator/cortex may not give the command {name}; /operator/* may");
+            assert_eq!(check(&coordinator, "/coordinator/cortex", name, false), Err(why));
+        }
+        assert!(check(&coordinator, "/coordinator/cortex", "clusters.list", true).is_ok());
+        assert_eq!(trust.root_of("/operator/ada"), Some("/operator/*"));
+        assert_eq!(trust.root_of("/operators/ada"), None);
     }
 }

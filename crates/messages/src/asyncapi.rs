@@ -120,7 +120,7 @@ fn question_channel(service: &Service, party: Party) -> Value {
     if service.name == "submit" {
         payload["description"] = "A request, as the channels cortex.request.<to>.<type> take it.".into();
     }
-    json!({
+    let mut channel = json!({
         "address": service.subject(party),
         "description": service.summary,
         "messages": { "question": {
@@ -130,7 +130,11 @@ fn question_channel(service: &Service, party: Party) -> Value {
             "payload": payload,
         } },
         "x-nats-service": format!("{party}-contractor"),
-    })
+    });
+    if !service.reads {
+        channel["x-sources"] = json!(service.givers);
+    }
+    channel
 }
 
 fn question_operation(service: &Service, channel: &str) -> Value {

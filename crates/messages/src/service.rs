@@ -10,6 +10,8 @@ pub struct Service {
     pub parties: &'static [Party],
     /// `cortex.query.…`, which only reads, or `cortex.cmd.…`, which must be signed.
     pub reads: bool,
+    /// Sources that may ask it; one that ends in `/*` stands for everything below it.
+    pub givers: &'static [&'static str],
     /// `flows.show`
     pub name: &'static str,
     /// One sentence.
@@ -37,6 +39,14 @@ impl Service {
         let family = if self.reads { "query" } else { "cmd" };
         format!("cortex.{family}.{party}.{}", self.name)
     }
+
+    /// Whether a source may ask it.
+    pub fn may_come_from(&self, source: &str) -> bool {
+        self.givers.iter().any(|giver| match giver.strip_suffix('*') {
+            Some(folder) => source.starts_with(folder),
+            None => source == *giver,
+        })
+    }
 }
 
 /// All of them.
@@ -57,6 +67,8 @@ pub fn find(party: Party, name: &str, reads: bool) -> Option<&'static Service> {
 const BOTH: &[Party] = &[Party::Infrastructure, Party::Talos];
 const INFRASTRUCTURE: &[Party] = &[Party::Infrastructure];
 const TALOS: &[Party] = &[Party::Talos];
+const ANYONE: &[&str] = &["/*"];
+const OPERATORS: &[&str] = &["/operator/*"];
 
 const fn needed(name: &'static str, kind: &'static str, meaning: &'static str) -> Argument {
     Argument { name, kind, required: true, meaning }
@@ -72,16 +84,17 @@ const fn query(
     summary: &'static str,
     arguments: &'static [Argument],
 ) -> Service {
-    Service { parties, reads: true, name, summary, arguments }
+    Service { parties, reads: true, givers: ANYONE, name, summary, arguments }
 }
 
 const fn command(
     parties: &'static [Party],
+    givers: &'static [&'static str],
     name: &'static str,
     summary: &'static str,
     arguments: &'static [Argument],
 ) -> Service {
-    Service { parties, reads: false, name, summary, arguments }
+    Service { parties, reads: false, givers, name, summary, arguments }
 }
 
 const CLUSTER: Argument = needed("cluster", "string", "The cluster's name.");
@@ -176,49 +189,49 @@ const QUERIES: &[Service] = &[
 const COMMANDS: &[Service] = &[
     command(
         BOTH,
+        OPERATORS,
         "approve",
         "Consents to the plan that a flow waits with.",
         &[FLOW, needed("plan_hash", "string", "The plan's hash, as it was shown.")],
     ),
-    command(BOTH, "flows.cancel", "Cancels a flow: running steps end, then the failure policy.", &[FLOW]),
-    command(BOTH, "flows.resume", "Lets the paused and stuck runs of a flow go on.", &[FLOW]),
-    command(TALOS, "kubeconfig", "An admin kubeconfig, as age ciphertext.", &[CLUSTER, RECIPIENT]),
-    command(BOTH, "outbox.retry", "Publishes again what the bus refused for good.", &[]),
+    command(BOTH, OPERATORS, "flows.cancel", "Cancels a flow: running steps end, then the failure policy.", &[FLOW]),
+    command(BOTH, OPERATORS, "flows.resume", "Lets the paused and stuck runs of a flow go on.", &[FLOW]),
+    command(TALOS, OPERATORS, "kubeconfig", "An admin kubeconfig, as age ciphertext.", &[CLUSTER, RECIPIENT]),
+    command(BOTH, OPERATORS, "outbox.retry", "Publishes again what the bus refused for good.", &[]),
     command(
         INFRASTRUCTURE,
+        OPERATORS,
         "quarantine.lift",
         "Gives a quarantined id or address back to use.",
         &[needed("what", "string", "What, as quarantine.list names it.")],
     ),
     command(
         BOTH,
+        OPERATORS,
         "redeliver",
-        "Takes a message again that the bus gave up, with its sender's signature.",
-        &[
-            needed("subject", "string", "Where it was published."),
-            needed("headers", "object", "Its headers, as the stream has them."),
-            needed("body", "string", "Its body in base64."),
-            needed("stream", "string", "Its stream."),
-            needed("sequence", "integer", "Its place there."),
-            needed("published", "string", "When the stream took it."),
-        ],
+        "Takes a handoff again that the bus gave up, as the stream has it, with its sender's signature.",
+        &[needed("sequence", "integer", "Its place in CORTEX_HANDOFFS.")],
     ),
-    command(BOTH, "runs.resume", "Lets a paused or stuck run go on.", &[RUN]),
-    command(BOTH, "store.compact", "Gives disk space back.", &[]),
+    command(BOTH, OPERATORS, "runs.resume", "Lets a paused or stuck run go on.", &[RUN]),
+    command(BOTH, OPERATORS, "store.compact", "Gives disk space back.", &[]),
     command(
         BOTH,
+        OPERATORS,
         "store.export",
         "Writes the store into a new file on the daemon's machine; secrets stay sealed.",
         &[needed("file", "string", "Its whole path; nothing is there yet, and it is not in the store's folder.")],
     ),
     command(
         BOTH,
+        // It holds a request, and who may send that is asked as on the stream.
+        ANYONE,
         "submit",
         "Takes a request and answers when it is durable: same body, envelope and checks as on the stream.",
         &[],
     ),
     command(
         TALOS,
+        OPERATORS,
         "talosconfig",
         "A talosconfig, as age ciphertext.",
         &[
@@ -242,6 +255,17 @@ mod tests {
             names.sort();
             names.dedup();
             assert_eq!(names.len(), count);
+        }
+    }
+
+    #[test]
+    fn only_operators_give_commands_and_anyone_may_submit_or_ask() {
+        for service in all() {
+            let free = service.reads || service.name == "submit";
+            for source in ["/coordinator/a", "/mcp/a", "/talos", "/infrastructure", "/operator", "/operatorx/a"] {
+                assert_eq!(service.may_come_from(source), free, "{} from {source}", service.name);
+            }
+            assert!(service.may_come_from("/operator/ada"), "{}", service.name);
         }
     }
 }

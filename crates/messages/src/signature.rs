@@ -61,6 +61,13 @@ pub fn verify(pinned: &[String], subject: &str, headers: &Headers, body: &[u8]) 
     key.verify(&signed_bytes(subject, headers, body), &signature).map_err(|_| Error::Mismatch)
 }
 
+/// The end of the public nkey that the headers name, 8 characters: enough to tell keys apart for whoever has them. Only a
+/// verified signature proves that it is the sender's.
+pub fn key_end(headers: &Headers) -> Option<String> {
+    let key = header(headers, KEY)?;
+    key.get(key.len().checked_sub(8)?..).map(str::to_owned)
+}
+
 /// Subject, then every `ce-` and `cortex-` header but the signature as `name:value`, sorted by lower-case name, one per
 /// line, then an empty line and the raw body.
 fn signed_bytes(subject: &str, headers: &Headers, body: &[u8]) -> Vec<u8> {
@@ -92,6 +99,7 @@ mod tests {
             .into();
         sign(&key, subject, &mut headers, b"{}").unwrap();
         assert_eq!(verify(&pinned, subject, &headers, b"{}"), Ok(()));
+        assert!(key_end(&headers).is_some_and(|end| end.len() == 8 && pinned[0].ends_with(&end)));
 
         assert_eq!(verify(&pinned, subject, &headers, b"{ }"), Err(Error::Mismatch));
         let other = "cortex.handoff.talos.scale_request";

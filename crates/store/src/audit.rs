@@ -30,6 +30,9 @@ const GENESIS: &str = "000000000000000000000000000000000000000000000000000000000
 pub struct Deed {
     /// Who: `/operator/ada`, or the message that caused it (`/talos/01a2…`).
     pub who: String,
+    /// The last 8 characters of the public key that proves it: a name is only what somebody calls themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// What: `run_started`, `plan_approved`, `command_asked`, …
     pub did: String,
     /// To what: a playbook, a command, a message's subject.
@@ -58,6 +61,7 @@ impl Deed {
         let clip = |text: Option<String>| text.map(clipped);
         Self {
             who: clipped(self.who),
+            key: clip(self.key),
             did: clipped(self.did),
             object: clip(self.object),
             cluster: clip(self.cluster),
@@ -335,6 +339,50 @@ mod tests {
         reader.shared.rows().remove(keys::audit(9)).unwrap();
         let cut = Some((9, "it is missing, and so is what follows: 9 records were written".to_owned()));
         assert_eq!(problem(&store, &[]), cut);
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn what_was_altered_removed_or_swapped_inside_a_pack_is_named_and_so_is_a_pack_that_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = filled(folder.path(), 3 * PACK + 2).await;
+        let reader = store.reader();
+        let key = |pack: u64| keys::audit_pack(pack * PACK);
+        let sound = |pack: u64| reader.shared.rows().get(key(pack)).unwrap().unwrap().to_vec();
+        let [first, second, third] = [1, 2, 3].map(sound);
+        let records = archive::unpack(&[(key(2), second.clone())]).unwrap();
+        assert_eq!(records.len() as u64, PACK);
+        let put = |pack: u64, row: &[u8]| drop(reader.shared.rows().insert(key(pack).as_bytes(), row).unwrap());
+        // Whoever changes a pack also mends its checksum.
+        let pack_of = |records: &[Value]| {
+            let packed = archive::pack(records).unwrap();
+            record::encode(&key(2), Encoding::Bytes, &packed)
+        };
+        let changed = |change: &dyn Fn(&mut Vec<Value>)| {
+            let mut records = records.clone();
+            change(&mut records);
+            put(2, &pack_of(&records));
+            let found = problem(&store, &[]);
+            put(2, &second);
+            found
+        };
+        assert_eq!(changed(&|_| {}), None, "packing it again changes nothing");
+        let altered = "its content was altered: its hash does not fit".to_owned();
+        assert_eq!(changed(&|records| records[5]["who"] = "/operator/eve".into()), Some((PACK + 6, altered)));
+        let missing = |seq: u64, other: u64| Some((seq, format!("it is missing: record {other} stands in its place")));
+        assert_eq!(changed(&|records| drop(records.remove(10))), missing(PACK + 11, PACK + 12));
+        assert_eq!(changed(&|records| records.swap(20, 21)), missing(PACK + 21, PACK + 22));
+        assert_eq!(changed(&|records| records.truncate(60)), missing(PACK + 61, 2 * PACK + 1));
+        let from_one = Value::from(1);
+        let renumbered = changed(&|records| records[0]["seq"] = from_one.clone()).unwrap();
+        assert_eq!(renumbered.0, PACK + 1, "{}", renumbered.1);
+
+        for (pack, row, next) in [(1, &first, PACK + 1), (2, &second, 2 * PACK + 1), (3, &third, 3 * PACK + 1)] {
+            reader.shared.rows().remove(key(pack)).unwrap();
+            assert_eq!(problem(&store, &[]), missing((pack - 1) * PACK + 1, next), "pack {pack} is gone");
+            put(pack, row);
+        }
+        assert_eq!(problem(&store, &[]), None);
         store.close().await;
     }
 

@@ -274,6 +274,7 @@ impl Model<'_> {
         NewRun {
             run: self.scene.run(message),
             flow: flow(message),
+            key: None,
             cause: format!("/test/{message}"),
             playbook: subject.playbook.clone(),
             subject: None,

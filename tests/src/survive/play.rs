@@ -275,6 +275,7 @@ impl<'s> Stage<'s> {
         NewRun {
             run,
             flow,
+            key: None,
             cause: "/test/1".to_owned(),
             playbook: self.subject.playbook.clone(),
             subject: Some("prod-k8s".to_owned()),

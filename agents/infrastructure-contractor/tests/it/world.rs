@@ -106,6 +106,7 @@ impl World {
         let new = NewRun {
             run,
             flow,
+            key: None,
             cause: format!("/test/{run}"),
             playbook: playbook.to_owned(),
             subject: Some("prod".to_owned()),

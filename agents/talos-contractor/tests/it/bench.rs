@@ -102,6 +102,7 @@ impl Bench {
         let new = NewRun {
             run,
             flow: run,
+            key: None,
             cause: format!("/test/{run}"),
             playbook: playbook.to_owned(),
             subject: Some(CLUSTER.to_owned()),

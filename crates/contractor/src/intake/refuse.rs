@@ -8,6 +8,7 @@ use messages::{
     event::{DeadLetter, Rejected},
     query::Refusal,
     schema::Violation,
+    signature,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -58,7 +59,8 @@ impl Intake {
             commit.inbox = Some(inbox_key(message));
             commit.said = Some(json!(refusal));
         }
-        commit.audit.push(audit::refused(raw.claimed_source(), &raw.subject, &refusal));
+        let key = message.and_then(|_| signature::key_end(&raw.headers));
+        commit.audit.push(audit::refused(raw.claimed_source(), key, &raw.subject, &refusal));
         self.commit(commit).await?;
         metrics::counter!("contractor_messages_refused_total").increment(1);
         Ok(Verdict::Refused(refusal))

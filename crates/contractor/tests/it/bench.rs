@@ -154,6 +154,7 @@ impl Life {
         let new = NewRun {
             run,
             flow: flow(message),
+            key: None,
             cause: format!("/test/{message}"),
             playbook: playbook.to_owned(),
             subject: Some("prod".to_owned()),

@@ -76,11 +76,7 @@ async fn retry(client: &Client, sequence: u64, out: &mut Output) -> Outcome {
             out.note(&format!("published again as flow {flow}"));
         }
         Subject::Handoff { to, .. } => {
-            let arguments = json!({
-                "subject": original.subject, "headers": original.headers, "stream": streams::HANDOFFS,
-                "body": BASE64_STANDARD.encode(&original.body), "sequence": original.sequence,
-                "published": original.published,
-            });
+            let arguments = json!({ "sequence": original.sequence });
             let told: Accepted = client.command(to, "redeliver", arguments).await?;
             if told.duplicate {
                 return Err(Failure::Other(format!(

@@ -220,6 +220,7 @@ impl Side {
         let new = NewRun {
             run,
             flow: run,
+            key: None,
             cause: format!("/test/{run}"),
             playbook: playbook.to_owned(),
             subject: Some("prod".to_owned()),
