@@ -30,7 +30,7 @@ pub enum Identity {
     Operator,
     /// The MCP bridge.
     Mcp,
-    /// Makes streams and consumers; not for daily use.
+    /// Makes streams and consumers; not for daily use. It could read every stream and delete it.
     Admin,
 }
 
@@ -59,18 +59,22 @@ impl Identity {
             Self::Coordinator => {
                 user(self, &["cortex.request.*.*", "cortex.cmd.*.submit", "cortex.query.>"]).tailing(EVENTS)
             }
-            Self::Operator => {
-                user(self, &["cortex.request.*.*", "cortex.cmd.>", "cortex.query.>", "cortex.handoff.*.*"])
+            Self::Operator => user(self, &["cortex.request.*.*", "cortex.cmd.>", "cortex.query.>"])
+                .tailing(EVENTS)
+                .tailing(DEADLETTER)
+                .fetching(&[REQUESTS, HANDOFFS, EVENTS, DEADLETTER])
+                .looking_at_consumers(&[REQUESTS, HANDOFFS]),
+            // It plans, submits and looks. Credentials, approvals and stores are an operator's.
+            Self::Mcp => {
+                user(self, &["cortex.request.*.*", "cortex.cmd.*.submit", "cortex.query.>", "cortex.event.mcp.*.*"])
                     .tailing(EVENTS)
-                    .tailing(DEADLETTER)
-                    .fetching(&[REQUESTS, HANDOFFS, EVENTS, DEADLETTER])
-                    .looking_at_consumers(&[REQUESTS, HANDOFFS])
             }
-            Self::Mcp => user(self, &["cortex.request.*.*", "cortex.cmd.>", "cortex.query.>", "cortex.event.mcp.*.*"])
-                .tailing(EVENTS),
-            Self::Admin => {
-                Permissions { publish: vec![">".to_owned()], subscribe: vec![">".to_owned()], allow_responses: true }
-            }
+            // It speaks with the server and with nobody else.
+            Self::Admin => Permissions {
+                publish: vec!["$JS.API.>".to_owned()],
+                subscribe: vec![format!("{}.>", inbox_prefix(self.as_str()))],
+                allow_responses: false,
+            },
         }
     }
 }
@@ -146,6 +150,8 @@ fn contractor(own: Party, other: Party) -> Permissions {
     for stream in [REQUESTS, HANDOFFS, EVENTS, DEADLETTER] {
         publish.push(format!("$JS.API.STREAM.INFO.{stream}"));
     }
+    // What an operator wants taken again is read from where it lies.
+    publish.push(format!("$JS.API.DIRECT.GET.{HANDOFFS}"));
     for (stream, durable) in [(REQUESTS, requests_of(own)), (HANDOFFS, handoffs_of(own))] {
         publish.push(format!("$JS.API.CONSUMER.INFO.{stream}.{durable}"));
         publish.push(format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"));
@@ -236,4 +242,26 @@ pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = options.open(path)?;
     file.write_all(content)?;
     file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use messages::service;
+
+    use super::*;
+
+    /// The broker lets nobody give a command that the contractors would refuse for its source, and everybody else give it.
+    #[test]
+    fn the_broker_gives_the_rights_to_commands_that_the_contract_gives() {
+        for identity in [Identity::Coordinator, Identity::Operator, Identity::Mcp] {
+            let publish = identity.permissions().publish;
+            for party in [Party::Infrastructure, Party::Talos] {
+                for service in service::of(party).filter(|service| !service.reads) {
+                    let subjects = ["cortex.cmd.>".to_owned(), service.subject(party).replace(party.as_str(), "*")];
+                    let may = subjects.iter().any(|subject| publish.contains(subject));
+                    assert_eq!(may, service.may_come_from(&format!("/{identity}/a")), "{identity} {}", service.name);
+                }
+            }
+        }
+    }
 }
