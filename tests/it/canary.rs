@@ -121,6 +121,13 @@ fn lives(scenario: &Scenario) -> Said {
     assert_eq!(failed.state, "failed", "{}", told(&failed));
     assert!(told(&failed).contains("this configuration is not valid"), "{}", told(&failed));
     scenario.lift();
+    let log = scenario.audit(Party::Talos);
+    let ends: Vec<_> =
+        log.iter().filter(|of| of.deed.flow == Some(failed.flow) && of.deed.did == "run_ended").collect();
+    assert!(
+        ends.iter().any(|of| of.deed.outcome.as_deref() == Some("kept")),
+        "the log has no end that failed: {ends:?}"
+    );
     let flows = [made, grown, failed];
     flows.iter().map(|view| ("flow".to_owned(), serde_json::to_vec(&scenario.flow(view.flow)).unwrap())).collect()
 }
@@ -136,12 +143,39 @@ fn ends(scenario: &Scenario) -> Said {
     let Submission::AwaitsApproval { plan, .. } = asked else { panic!("nobody was asked: {asked:?}") };
     call(&["flows", "approve", &flow.to_string(), "--plan-hash", &plan.plan_hash], &environment, "").ok();
     let mut said = Said::new();
-    for ended in [gone, scenario.follow(flow).unwrap()] {
+    let approved = scenario.follow(flow).unwrap();
+    consent_is_recorded(scenario, flow, &plan.plan_hash);
+    for ended in [gone, approved] {
         assert_eq!(ended.state, "succeeded", "{}", told(&ended));
         let shown = call(&["flows", "show", &ended.flow.to_string(), "-o", "json"], &environment, "");
         said.push(("answer of cortexctl flows show".to_owned(), (shown.out + &shown.err).into()));
     }
     said
+}
+
+/// The audit log tells who asked, who approved which plan, and what came of it, in that order.
+fn consent_is_recorded(scenario: &Scenario, flow: Uuid, plan: &str) {
+    let log = scenario.audit(Party::Infrastructure);
+    let of_flow: Vec<_> = log.iter().map(|record| &record.deed).filter(|deed| deed.flow == Some(flow)).collect();
+    let one = |did: &str| {
+        let found: Vec<_> = of_flow.iter().enumerate().filter(|(_, deed)| deed.did == did).collect();
+        let [(at, deed)] = found.as_slice() else { panic!("not one {did}: {of_flow:?}") };
+        (*at, **deed)
+    };
+    let key = &scenario.world.nats.setup().public_keys[&Identity::Operator][48..];
+    let (awaited, asked) = one("approval_awaited");
+    assert_eq!((asked.who.as_str(), asked.plan.as_deref()), ("/operator/test", Some(plan)));
+    let (commanded, command) = one("command_asked");
+    assert_eq!((command.object.as_deref(), command.plan.as_deref()), (Some("approve"), Some(plan)));
+    let (given, approval) = one("plan_approved");
+    assert!(approval.who.starts_with("/operator/") && approval.who == command.who, "{approval:?}");
+    assert_eq!((approval.key.as_deref(), approval.plan.as_deref()), (Some(key), Some(plan)));
+    let started = of_flow.iter().position(|deed| deed.did == "run_started" && deed.run == approval.run).unwrap();
+    assert_eq!(of_flow[started].plan.as_deref(), Some(plan), "the run carries the hash that was approved");
+    let ended = of_flow.iter().position(|deed| deed.did == "run_ended" && deed.run == approval.run).unwrap();
+    assert_eq!(of_flow[ended].outcome.as_deref(), Some("succeeded"));
+    let order = [awaited, commanded, given, started, ended];
+    assert!(order.is_sorted(), "{order:?}: {of_flow:?}");
 }
 
 /// Something is refused, so that there is a dead letter.

@@ -283,49 +283,185 @@ async fn raw_client(scenario: &Scenario, identity: Identity) -> async_nats::Clie
         .unwrap()
 }
 
-/// A command as an operator signs it, spoilt in one way each; none is carried out, and a good one only once.
+/// A command as an operator signs it, spoilt in one way each; none is carried out, and a good one only once. The audit log
+/// tells of each sender.
 #[test]
 fn commands_that_are_altered_stale_replayed_or_of_another_are_refused() {
     const SUBJECT: &str = "cortex.cmd.infrastructure.store.compact";
     let scenario = Scenario::start(&WorldOptions::default());
-    let (operator, stranger) = (key_of(&scenario, Identity::Operator), key_of(&scenario, Identity::Coordinator));
-    let signed = |key: &KeyPair, source: &str, at: Timestamp| {
-        let mut headers = Headers::from([
-            ("ce-source".to_owned(), source.to_owned()),
-            ("ce-id".to_owned(), Uuid::now_v7().to_string()),
-            ("ce-time".to_owned(), at.to_string()),
-        ]);
-        signature::sign(key, SUBJECT, &mut headers, b"{}").unwrap();
-        headers
-    };
-    let ask = |headers: &Headers, body: &'static [u8]| -> String {
-        scenario.runtime.block_on(async {
-            let bus = scenario.world.nats.connect(Identity::Operator).await.unwrap();
-            let reply = bus.request(SUBJECT, headers, body.into(), Duration::from_secs(20)).await.unwrap();
-            String::from_utf8_lossy(&reply.body).into_owned()
-        })
-    };
+    let (operator, coordinator) = (key_of(&scenario, Identity::Operator), key_of(&scenario, Identity::Coordinator));
     let (ada, now) = ("/operator/ada", Timestamp::now());
-    let good = signed(&operator, ada, now);
+    let good = order(&operator, SUBJECT, ada, now);
     let altered = Headers::from([("ce-source".to_owned(), "/operator/eve".to_owned())]);
     let altered: Headers = good.clone().into_iter().chain(altered).collect();
     let another = "the key in cortex-key is not pinned for this source";
     for (headers, body, why) in [
         (&good, b"{ }".as_slice(), "the signature does not match"),
         (&altered, b"{}", "the signature does not match"),
-        (&signed(&operator, ada, now - SignedDuration::from_mins(10)), b"{}", "the message is stale"),
-        (&signed(&operator, ada, now + SignedDuration::from_mins(10)), b"{}", "ahead of this clock"),
-        (&signed(&stranger, ada, now), b"{}", another),
-        (&signed(&operator, "/coordinator/cortex", now), b"{}", another),
-        (&signed(&operator, "/nobody", now), b"{}", "no key is pinned for source /nobody"),
+        (&order(&operator, SUBJECT, ada, now - SignedDuration::from_mins(10)), b"{}", "the message is stale"),
+        (&order(&operator, SUBJECT, ada, now + SignedDuration::from_mins(10)), b"{}", "ahead of this clock"),
+        (&order(&coordinator, SUBJECT, ada, now), b"{}", another),
+        (&order(&operator, SUBJECT, "/coordinator/cortex", now), b"{}", another),
+        (&order(&operator, SUBJECT, "/nobody", now), b"{}", "no key is pinned for source /nobody"),
         (&Headers::new(), b"{}", "commands must be signed"),
     ] {
-        let answer = ask(headers, body);
+        let answer = give(&scenario, SUBJECT, headers, body);
         assert!(answer.contains("\"forbidden\"") && answer.contains(why), "{answer} does not say `{why}`");
     }
-    assert!(ask(&good, b"{}").contains("\"ok\""));
-    let again = ask(&good, b"{}");
+    // The broker would not let these through; one that does gives nobody a right.
+    for (identity, source) in
+        [(Identity::Coordinator, "/coordinator/cortex"), (Identity::Mcp, "/mcp/a"), (Identity::Talos, "/talos")]
+    {
+        let key = key_of(&scenario, identity);
+        for (party, command) in [
+            ("infrastructure", "store.compact"),
+            ("infrastructure", "store.export"),
+            ("infrastructure", "approve"),
+            ("infrastructure", "redeliver"),
+            ("talos", "flows.cancel"),
+            ("talos", "kubeconfig"),
+            ("talos", "talosconfig"),
+        ] {
+            let subject = format!("cortex.cmd.{party}.{command}");
+            let answer = give(&scenario, &subject, &order(&key, &subject, source, now), b"{}");
+            let why = format!("{source} may not give the command {command}; /operator/* may");
+            assert!(answer.contains("\"forbidden\"") && answer.contains(&why), "{answer} does not say `{why}`");
+        }
+    }
+    assert!(give(&scenario, SUBJECT, &good, b"{}").contains("\"ok\""));
+    let again = give(&scenario, SUBJECT, &good, b"{}");
     assert!(again.contains("this very command was carried out before"), "{again}");
+    for _ in 0..50 {
+        give(&scenario, SUBJECT, &order(&coordinator, SUBJECT, "/coordinator/cortex", now), b"{}");
+    }
+
+    let log = scenario.audit(Party::Infrastructure);
+    let refused: Vec<&str> =
+        log.iter().filter(|of| of.deed.did == "command_refused").map(|of| of.deed.who.as_str()).collect();
+    for root in ["/operator/", "/coordinator/", "/mcp/", "/talos"] {
+        assert!(refused.iter().any(|who| who.starts_with(root)), "nothing is told of {root}: {refused:?}");
+    }
+    assert!(refused.len() < 25, "a flood fills the log: {refused:?}");
+    let carried_out: Vec<_> = log.iter().filter(|of| of.deed.did == "command_asked").map(|of| &of.deed).collect();
+    let [only] = carried_out.as_slice() else { panic!("one command had its effect: {carried_out:?}") };
+    assert_eq!((only.who.as_str(), only.key.as_deref()), (ada, Some(&operator.public_key()[48..])));
+}
+
+/// Headers of a command, signed over an empty object.
+fn order(key: &KeyPair, subject: &str, source: &str, at: Timestamp) -> Headers {
+    let mut headers = Headers::from([
+        ("ce-source".to_owned(), source.to_owned()),
+        ("ce-id".to_owned(), Uuid::now_v7().to_string()),
+        ("ce-time".to_owned(), at.to_string()),
+    ]);
+    signature::sign(key, subject, &mut headers, b"{}").unwrap();
+    headers
+}
+
+/// What a command is answered, over a connection that may give it.
+fn give(scenario: &Scenario, subject: &str, headers: &Headers, body: &'static [u8]) -> String {
+    scenario.runtime.block_on(async {
+        let bus = scenario.operator.bus();
+        let reply = bus.request(subject, headers, body.into(), Duration::from_secs(20)).await.unwrap();
+        String::from_utf8_lossy(&reply.body).into_owned()
+    })
+}
+
+/// Handoffs that were carried out come again under new ids at the broker, before and after their taker was started anew.
+#[test]
+fn a_handoff_that_comes_again_is_done_once_even_after_a_restart() {
+    let mut scenario = Scenario::start(&WorldOptions::default());
+    let request = json!({
+        "request_type": "provision_cluster", "cluster_name": "edge", "pattern": "edge", "worker_nodes": 2,
+    });
+    let made = scenario.ask("provision_cluster", &request).unwrap();
+    assert_eq!(made.state, "succeeded", "{}", told(&made));
+    let fewer = json!({ "cluster_name": "edge", "pool": "worker", "count": 1 });
+    let fewer = scenario.ask_with_consent("scale_request", fewer).unwrap();
+    assert_eq!(fewer.state, "succeeded", "{}", told(&fewer));
+    let runs = |scenario: &Scenario| {
+        [Party::Infrastructure, Party::Talos].map(|party| {
+            let runs = scenario.operator.query::<Vec<Value>>(party, "runs.list", json!({ "limit": 1000 }));
+            scenario.runtime.block_on(runs).unwrap().len()
+        })
+    };
+    let before = (runs(&scenario), scenario.machines());
+    let handoffs = [
+        (Identity::Infrastructure, "cortex.handoff.talos.vm_provisioned"),
+        (Identity::Talos, "cortex.handoff.infrastructure.node_removed"),
+    ]
+    .map(|(giver, subject)| (giver, recorded(&scenario, subject)));
+    come_again(&scenario, &handoffs, "before");
+    assert_eq!((runs(&scenario), scenario.machines()), before);
+
+    for process in [&mut scenario.world.infrastructure, &mut scenario.world.talos] {
+        process.kill();
+        process.start(false).unwrap();
+    }
+    scenario.world.wait_ready().unwrap();
+    come_again(&scenario, &handoffs, "after");
+    assert_eq!((runs(&scenario), scenario.machines()), before);
+}
+
+/// The first message on a subject, as its stream has it.
+fn recorded(scenario: &Scenario, subject: &str) -> Outgoing {
+    let bus = scenario.operator.bus();
+    let mut sequence = 0;
+    loop {
+        sequence += 1;
+        let found = scenario.runtime.block_on(bus.fetch(streams::HANDOFFS, sequence)).unwrap();
+        if found.subject == subject {
+            return Outgoing { subject: found.subject, headers: found.headers, body: found.body };
+        }
+    }
+}
+
+/// Publishes the messages as their givers, in a way that the broker cannot recognise, and waits until they are taken.
+fn come_again(scenario: &Scenario, messages: &[(Identity, Outgoing)], when: &str) {
+    scenario.runtime.block_on(async {
+        for (giver, message) in messages {
+            let mut again = message.clone();
+            again.headers.insert("Nats-Msg-Id".into(), format!("again {when} {}", message.subject));
+            let bus = scenario.world.nats.connect(*giver).await.unwrap();
+            assert!(!bus.publish(&again).await.unwrap().duplicate, "the broker cannot know");
+        }
+        let give_up = tokio::time::Instant::now() + Duration::from_secs(60);
+        loop {
+            let waiting = bus::waiting(scenario.operator.bus()).await.unwrap();
+            if waiting.is_empty() {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < give_up, "not taken: {waiting:?}");
+        }
+    });
+}
+
+/// A handoff that was stale when the stream took it stays so, whatever the operator who brings it again says of it.
+#[test]
+fn a_stale_handoff_cannot_be_brought_again_as_a_fresh_one() {
+    let scenario = Scenario::start(&WorldOptions::default());
+    let body = json!({ "handoff_type": "cluster_removed", "cluster_name": "edge", "cluster_uid": Uuid::now_v7() });
+    let old = Timestamp::now() - SignedDuration::from_hours(8 * 24);
+    let letter = Letter::new("cortex.handoff.infrastructure.cluster_removed", "/talos", &body);
+    let letter = Letter { time: old, ..letter }.signed(&key_of(&scenario, Identity::Talos));
+    let older =
+        Letter { time: old - SignedDuration::from_hours(40 * 24), ..Letter::new(&letter.subject, "/talos", &body) };
+    let older = older.signed(&key_of(&scenario, Identity::Talos));
+    let sequences = scenario.runtime.block_on(async {
+        let talos = scenario.world.nats.connect(Identity::Talos).await.unwrap();
+        let mut sequences = Vec::new();
+        for message in [&letter, &older] {
+            sequences.push(talos.publish(message).await.unwrap().sequence);
+        }
+        dead_letters(scenario.operator.bus(), 2).await;
+        sequences
+    });
+    for (sequence, why) in sequences.into_iter().zip(["the message is stale", "no longer remembered"]) {
+        let arguments = json!({ "sequence": sequence, "published": old, "headers": letter.headers });
+        let again = scenario.operator.command::<Value>(Party::Infrastructure, "redeliver", arguments);
+        let refused = scenario.runtime.block_on(again).unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused} does not say `{why}`");
+    }
 }
 
 fn key_of(scenario: &Scenario, identity: Identity) -> KeyPair {

@@ -1,10 +1,13 @@
 //! The whole life of a cluster, over real daemons, a real nats-server and the lab.
 
-use bus::TailFrom;
+use bus::{TailFrom, identity::Identity};
 use messages::{query::Listing, subject::Party};
 use serde_json::{Value, json};
 use store::{AuditHead, AuditRecord, AuditVerified};
-use tests::{demo, world::WorldOptions};
+use tests::{
+    demo,
+    world::{self, WorldOptions},
+};
 
 use crate::scenario::{Scenario, told};
 
@@ -21,9 +24,14 @@ fn a_cluster_is_made_scaled_up_and_down_and_taken_away_without_a_trace() {
     assert_eq!(made.state, "succeeded", "{}", told(&made));
     assert_eq!(scenario.machines(), 6);
 
+    let mut approved = Vec::new();
+    let mut ask = |name: &str, body: Value| {
+        let body = scenario.runtime.block_on(world::consented(&scenario.operator, name, body)).unwrap();
+        approved.push(body["approval"]["plan_hash"].as_str().unwrap().to_owned());
+        scenario.ask(name, &body).unwrap()
+    };
     for count in [4, 2] {
-        let scale = json!({ "cluster_name": "prod-k8s", "pool": "worker", "count": count });
-        let scaled = scenario.ask_with_consent("scale_request", scale).unwrap();
+        let scaled = ask("scale_request", json!({ "cluster_name": "prod-k8s", "pool": "worker", "count": count }));
         assert_eq!(scaled.state, "succeeded", "{}", told(&scaled));
         assert_eq!(scenario.machines(), 3 + count);
         let nodes: Listing = scenario
@@ -33,7 +41,7 @@ fn a_cluster_is_made_scaled_up_and_down_and_taken_away_without_a_trace() {
         assert_eq!(nodes.rows.len(), 3 + count, "both inventories agree");
     }
 
-    let gone = scenario.ask_with_consent("decommission_request", json!({ "cluster_name": "prod-k8s" })).unwrap();
+    let gone = ask("decommission_request", json!({ "cluster_name": "prod-k8s" }));
     assert_eq!(gone.state, "succeeded", "{}", told(&gone));
     assert_eq!(demo::leftovers(&before, &scenario.snapshot()), Vec::<String>::new());
     for (at, query) in [(Party::Infrastructure, "clusters.list"), (Party::Talos, "clusters.list")] {
@@ -43,11 +51,24 @@ fn a_cluster_is_made_scaled_up_and_down_and_taken_away_without_a_trace() {
 
     let records =
         [check_audit_log(&scenario, Party::Infrastructure), check_audit_log(&scenario, Party::Talos)].concat();
-    let approved = records.iter().filter(|record| record.deed.did == "run_started" && record.deed.plan.is_some());
-    assert_eq!(approved.count(), 3, "two scalings and the decommission carry the hash of an approved plan");
+    let begun: Vec<_> = records.iter().filter(|record| record.deed.did == "run_started").collect();
+    let carried: Vec<_> = begun.iter().filter_map(|record| record.deed.plan.clone()).collect();
+    assert_eq!(carried, approved, "two scalings and the decommission carry the hashes that were approved");
+    let operator = &scenario.world.nats.setup().public_keys[&Identity::Operator];
+    for record in begun.iter().filter(|record| record.deed.plan.is_some()) {
+        assert!(record.deed.who.starts_with("/operator/test/"), "{record:?}");
+        assert_eq!(record.deed.key.as_deref(), Some(&operator[48..]), "the key that asked: {record:?}");
+    }
     let started = records.iter().filter(|record| record.deed.did == "run_started").count();
     let ended = records.iter().filter(|record| record.deed.outcome.as_deref() == Some("succeeded")).count();
     assert_eq!((started, records.len()), (ended, started + ended), "each run began and ended, nothing else was done");
+
+    // What is refused is a deed, too.
+    let again = scenario.ask("scale_request", &json!({ "cluster_name": "prod-k8s", "pool": "worker", "count": 3 }));
+    let why = again.unwrap_err().to_string();
+    let last = scenario.audit(Party::Infrastructure).pop().unwrap();
+    assert_eq!((last.deed.did.as_str(), last.deed.outcome.as_deref()), ("message_refused", Some(why.as_str())));
+    assert_eq!((last.deed.who.as_str(), last.deed.key.as_deref()), ("/operator/test", Some(&operator[48..])));
 }
 
 /// Waits until the whole log was told, verifies it against what was told, and returns it.

@@ -10,6 +10,7 @@ use cortexctl::{
 };
 use messages::{query::FlowView, subject::Party};
 use serde_json::{Value, json};
+use store::AuditRecord;
 use tests::world::{self, World, WorldOptions};
 use uuid::Uuid;
 
@@ -88,6 +89,19 @@ impl Scenario {
     /// A flow as both contractors see it.
     pub(crate) fn flow(&self, flow: Uuid) -> FlowView {
         self.runtime.block_on(flows::of(&self.operator, flow)).expect("the flow is known")
+    }
+
+    /// The whole audit log of a contractor.
+    pub(crate) fn audit(&self, of: Party) -> Vec<AuditRecord> {
+        let mut log: Vec<AuditRecord> = Vec::new();
+        loop {
+            let page = self.operator.query(of, "audit.list", json!({ "from": log.len() + 1 }));
+            let page: Vec<AuditRecord> = self.runtime.block_on(page).expect("the log is shown");
+            if page.is_empty() {
+                return log;
+            }
+            log.extend(page);
+        }
     }
 
     /// The Proxmox world now.
