@@ -59,6 +59,8 @@ pub(crate) struct Boot {
     pub(crate) shown: Arc<tls::Shown>,
     /// Held while an ApplyConfiguration runs.
     pub(crate) applying: tokio::sync::Mutex<()>,
+    /// Held while a status is changed and published: what was published last is what is.
+    publishing: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -125,6 +127,7 @@ impl Boot {
             synced: watch::Sender::new(false),
             shown: Arc::default(),
             applying: tokio::sync::Mutex::new(()),
+            publishing: Mutex::default(),
             state: Mutex::new(state),
         });
         publish::hardware(&boot);
@@ -190,6 +193,7 @@ impl Boot {
     }
 
     fn change_status(&self, only_in: Option<Stage>, stage: Stage, ready: bool, unmet: Vec<(String, String)>) {
+        let _in_order = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut state = self.state();
             if only_in.is_some_and(|only_in| only_in != state.stage) {
@@ -212,6 +216,7 @@ impl Boot {
 
     /// Changes the network and republishes what follows from it.
     pub(crate) fn change_network(&self, change: impl FnOnce(&mut Network)) {
+        let _in_order = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut self.state().network);
         publish::network(self);
     }

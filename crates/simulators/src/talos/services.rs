@@ -70,15 +70,25 @@ pub(crate) struct Services {
     cosi: Store,
     logs: Logs,
     changed: watch::Sender<u64>,
+    /// Held while a service is changed and published: what was published last is what is.
+    publishing: Arc<Mutex<()>>,
 }
 
 impl Services {
     pub(crate) fn new(events: EventLog, cosi: Store, logs: Logs) -> Self {
-        Self { services: Arc::default(), events, cosi, logs, changed: watch::Sender::new(0) }
+        Self {
+            services: Arc::default(),
+            events,
+            cosi,
+            logs,
+            changed: watch::Sender::new(0),
+            publishing: Arc::default(),
+        }
     }
 
     /// Moves a service to a state, with the message that its event shows.
     pub(crate) fn set(&self, id: &str, state: State, message: &str) {
+        let _in_order = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let health = {
             let mut services = self.lock();
             let service = services.entry(id.to_owned()).or_insert_with(|| Service {
@@ -106,6 +116,7 @@ impl Services {
 
     /// Reports the result of a health check; only a change is an event.
     pub(crate) fn set_health(&self, id: &str, result: Result<(), &str>) {
+        let _in_order = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let (state, health, message) = {
             let mut services = self.lock();
             let Some(service) = services.get_mut(id).filter(|service| service.state == State::Running) else { return };
@@ -205,4 +216,26 @@ fn has_health(id: &str) -> bool {
 
 fn event(message: &str, state: State) -> ServiceEvent {
     ServiceEvent { msg: message.to_owned(), state: state.name().to_owned(), ts: Some(SystemTime::now().into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::talos::release::Line;
+
+    #[test]
+    fn what_was_published_last_is_what_is() {
+        let cosi = Store::new(Line::V1_13);
+        let services = Services::new(EventLog::default(), cosi.clone(), Logs::default());
+        for round in 0..3000 {
+            std::thread::scope(|scope| {
+                for state in [State::Running, State::Stopping] {
+                    let services = &services;
+                    scope.spawn(move || services.set("apid", state, ""));
+                }
+            });
+            let shown = cosi.get(kinds::SERVICES.namespace, kinds::SERVICES.name, "apid").is_some();
+            assert_eq!(shown, services.state("apid") == Some(State::Running), "in round {round}");
+        }
+    }
 }
