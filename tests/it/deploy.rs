@@ -149,6 +149,7 @@ fn the_units_start_programs_with_configurations_that_ship() {
         let setting = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         assert_eq!(setting("User"), Some(&*unit), "each daemon has a user of its own");
         assert_eq!(setting("ProtectSystem"), Some("strict"), "{unit} is not in a sandbox");
+        assert_eq!(setting("LimitCORE"), Some("0"), "a core file of {unit} would hold its keys");
         let users = read("deploy/systemd/cortex.sysusers.conf");
         assert!(users.contains(&format!("\nu {unit} ")), "nobody makes the user of {unit}");
         if let Some(daemon) = setting("ExecStart").and_then(|line| line.split('/').find(|it| it.starts_with(&*unit))) {
@@ -168,6 +169,24 @@ fn the_image_gives_memory_back_as_the_units_do() {
         let setting = setting.unwrap_or_else(|| panic!("{unit} keeps what it frees"));
         assert!(read("Dockerfile").contains(&format!("\nENV GLIBC_TUNABLES={setting}\n")), "as in {unit}");
     }
+}
+
+/// `systemd-analyze` grades what a unit can still do; where it is installed and can do so without a running systemd.
+#[test]
+fn the_units_can_do_little_beside_their_work() {
+    let units = ["cortex-nats", "infrastructure-contractor", "talos-contractor"];
+    let graded = |threshold: &str| {
+        let mut call = std::process::Command::new("systemd-analyze");
+        call.args(["security", "--offline=true", "--no-pager", &format!("--threshold={threshold}")]);
+        call.args(units.map(|unit| root().join(format!("deploy/systemd/{unit}.service")))).output()
+    };
+    // Everything passes with the worst grade that there is, unless the tool is missing or older than 250.
+    if !graded("100").is_ok_and(|output| output.status.success()) {
+        return;
+    }
+    let output = graded("20").expect("it ran a moment ago");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "a unit is graded above 2.0 of 10:\n{said}");
 }
 
 /// The file as it is, and with every `#setting` uncommented, fits the daemon's schema; no setting is left out.
