@@ -28,7 +28,6 @@ pub use self::gate::{Gate, Raw};
 use crate::{
     agent::{Agent, Message},
     config::{Consent, Policy},
-    damage::unavailable,
     driver::{Approved, Driver, NewRun, SubmitError, Submitted},
     flows::{self, FlowRecord},
     herald::{Context, Herald},
