@@ -11,6 +11,7 @@ use messages::{
     catalogue::{self, Family},
     event::DomainEvent,
     schema,
+    subject::Party,
 };
 use nkeys::KeyPair;
 use secrecy::ExposeSecret;

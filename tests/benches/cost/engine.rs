@@ -115,6 +115,7 @@ async fn performed(driver: &Driver, at: u128) -> anyhow::Result<Vec<Duration>> {
     let mut costs = Vec::new();
     for number in 0..RUNS {
         let new = NewRun {
+            key: None,
             run: Uuid::from_u128((2 << 100) + (at << 32) + u128::from(number)),
             flow: Uuid::from_u128(u128::from(number)),
             cause: format!("/bench/{at}/{number}"),
