@@ -133,6 +133,26 @@ async fn credentials_are_checked_as_pve_checks_them() {
 }
 
 #[tokio::test]
+async fn a_token_that_has_expired_is_refused_for_reads_and_writes_until_its_end_is_put_off() {
+    let mut cluster = Cluster::start(|_| {}).await.with_root().await;
+    let token = "/access/users/cortex@pve/token/infrastructure";
+    let (root, secret) = (cluster.authorization.clone(), "11111111-2222-4333-8444-555555555555");
+    let changed = cluster.put(token, "expire=1&comment=soon+over").await.data();
+    assert_eq!(changed, json!({ "privsep": 1, "expire": 1, "comment": "soon over" }));
+    cluster.api.authorization = format!("Authorization: PVEAPIToken=cortex@pve!infrastructure={secret}");
+    assert_eq!(refused(&cluster.get("/version").await), (401, "Authentication failed!"));
+    assert_eq!(
+        refused(&cluster.post("/nodes/pve1/qemu", "vmid=100&pool=cortex").await),
+        (401, "Authentication failed!")
+    );
+    cluster.api.authorization = root;
+    assert_eq!(cluster.put(token, "delete=expire").await.data()["expire"], 0);
+    assert_eq!(cluster.put("/access/users/cortex@pve/token/none", "expire=0").await.code, 500);
+    cluster.api.authorization = format!("Authorization: PVEAPIToken=cortex@pve!infrastructure={secret}");
+    assert_eq!(cluster.get("/version").await.code, 200);
+}
+
+#[tokio::test]
 async fn rights_come_before_parameters_and_dead_nodes_before_both_are_checked() {
     let cluster = Cluster::start(|_| {}).await;
     let outside = cluster.post("/nodes/pve1/qemu", "vmid=100&memory=512").await;
