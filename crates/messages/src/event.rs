@@ -133,7 +133,7 @@ pub struct DeadLetter {
     pub subject: String,
     /// Its headers as they came, signatures and reply subjects left out.
     pub headers: BTreeMap<String, String>,
-    /// Its stream and sequence there.
+    /// Its stream and sequence there: that is where its body is. A letter holds none, as it may hold secrets.
     pub stream: String,
     /// See `stream`.
     pub sequence: u64,
@@ -142,7 +142,4 @@ pub struct DeadLetter {
     /// Everything that was wrong; values are masked.
     #[serde(default)]
     pub violations: Vec<Violation>,
-    /// The body as it came, in base64; left out where it is larger than 64 KiB: the stream has it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub body: Option<String>,
 }

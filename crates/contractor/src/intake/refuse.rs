@@ -1,7 +1,6 @@
 //! What becomes of a message that is refused: an event, a letter for the dead, a line of the audit log, and the same answer
 //! when it comes again.
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
 use messages::{
     envelope::Headers,
@@ -15,13 +14,11 @@ use serde_json::json;
 use store::Commit;
 use uuid::Uuid;
 
-use super::{Intake, NotNow, Raw, Verdict, context_of, inbox_key};
+use super::{Intake, NotNow, Raw, Verdict, context_of, flow_of, inbox_key};
 use crate::{agent::Message, audit, herald::Context};
 
 /// Bytes of JSON that the violations of one refusal may take: what is said of a message has to fit into a row.
 const VIOLATIONS: usize = 24 * 1024;
-/// Bytes of a dead letter with its copy of the body; a larger one only names the message's place in the stream.
-const LETTER: usize = 50 * 1024;
 /// Characters of one sentence.
 const SENTENCE: usize = 1000;
 
@@ -62,12 +59,17 @@ impl Intake {
         let key = message.and_then(|_| signature::key_end(&raw.headers));
         commit.audit.push(audit::refused(raw.claimed_source(), key, &raw.subject, &refusal));
         self.commit(commit).await?;
+        if let Some(message) = message {
+            self.herald.flow_changed(flow_of(message));
+        }
         metrics::counter!("contractor_messages_refused_total").increment(1);
         Ok(Verdict::Refused(refusal))
     }
 
+    /// What was wrong and where the message is. Its body stays in its stream, which fewer may read and which forgets it
+    /// sooner: nobody knows what a body holds that does not validate.
     fn letter(&self, raw: &Raw, refusal: &Refusal) -> DeadLetter {
-        let bare = DeadLetter {
+        DeadLetter {
             event_type: "dead_letter".into(),
             at: self.agent.party().to_string(),
             time: Timestamp::now(),
@@ -77,12 +79,7 @@ impl Intake {
             sequence: raw.sequence,
             reason: refusal.message.clone(),
             violations: refusal.violations.clone(),
-            body: None,
-        };
-        // The row keeps the letter as text inside JSON: quotes count twice.
-        let room = LETTER.saturating_sub(size(&json!(bare).to_string()));
-        let fits = raw.body.len().div_ceil(3) * 4 <= room;
-        DeadLetter { body: fits.then(|| BASE64_STANDARD.encode(&raw.body)), ..bare }
+        }
     }
 }
 

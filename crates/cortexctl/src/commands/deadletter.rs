@@ -50,11 +50,16 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
         Command::Show { sequence } => {
             let recorded = client.bus().fetch(streams::DEADLETTER, sequence).await.map_err(Failure::other)?;
             let mut body: Value = serde_json::from_slice(&recorded.body).map_err(Failure::other)?;
-            if out.is_table() && body.get("body").is_some() {
-                // People want to read it; programs get it byte for byte.
-                let original = original(&client, &recorded, sequence).await?;
-                body["body"] = serde_json::from_slice(&original.body)
-                    .unwrap_or_else(|_| String::from_utf8_lossy(&original.body).into_owned().into());
+            if out.is_table() {
+                // People want to read the message; programs fetch it from its stream, byte for byte.
+                match original(&client, &recorded, sequence).await {
+                    Ok(original) => {
+                        body["body"] = serde_json::from_slice(&original.body)
+                            .unwrap_or_else(|_| String::from_utf8_lossy(&original.body).into_owned().into());
+                    }
+                    Err(Failure::Other(reason)) => out.note(&reason),
+                    Err(error) => return Err(error),
+                }
             }
             out.value(&body)?;
             Ok(Ending::Ok)
@@ -93,29 +98,17 @@ async fn retry(client: &Client, sequence: u64, out: &mut Output) -> Outcome {
     Ok(Ending::Ok)
 }
 
-/// The message that a dead letter is about: from its stream, or as the letter holds it.
+/// The message that a dead letter is about, from its stream.
 async fn original(client: &Client, recorded: &Recorded, sequence: u64) -> Result<Recorded, Failure> {
     let letter = serde_json::from_slice::<DeadLetter>(&recorded.body).ok();
     let (stream, place) = origin(recorded, letter.as_ref())
         .ok_or_else(|| Failure::Other(format!("dead letter {sequence} does not say which message it is about")))?;
-    match client.bus().fetch(&stream, place).await {
-        Ok(original) => Ok(original),
-        Err(TailError::NotFound { .. }) => {
-            let gone =
-                || Failure::Other(format!("stream {stream} has message {place} no more, nor has the dead letter"));
-            let letter = letter.ok_or_else(gone)?;
-            let body = BASE64_STANDARD.decode(letter.body.ok_or_else(gone)?).map_err(Failure::other)?;
-            Ok(Recorded {
-                subject: letter.subject,
-                headers: letter.headers,
-                body: body.into(),
-                sequence: place,
-                published: letter.time,
-                pending: 0,
-            })
+    client.bus().fetch(&stream, place).await.map_err(|error| match error {
+        TailError::NotFound { .. } => {
+            Failure::Other(format!("stream {stream} has message {place} no more: its sender must send it anew"))
         }
-        Err(error) => Err(Failure::other(error)),
-    }
+        error => Failure::other(error),
+    })
 }
 
 fn row(recorded: &Recorded) -> Value {
