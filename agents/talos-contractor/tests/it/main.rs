@@ -11,5 +11,6 @@ mod life;
 mod playbooks;
 mod pressure;
 mod rack;
+mod sense;
 mod surface;
 mod world;

@@ -8,7 +8,7 @@ use messages::{
     envelope::{Envelope, Headers, header},
     json,
     query::{Refusal, RefusalKind},
-    schema,
+    schema::{self, Violation},
     subject::{Party, Subject},
 };
 use serde_json::Value;
@@ -131,7 +131,7 @@ impl Gate {
         let envelope = self.believe(raw, &subject)?;
         let body =
             json::parse(&raw.body).map_err(|error| invalid(format!("the body is not acceptable JSON: {error}")))?;
-        let valid = self.validate(family, &name, &body);
+        let valid = self.validate(family, &name, &body).and_then(|()| same_cluster(&envelope, &body));
         let message = Message { family, name, subject, envelope, body };
         match valid {
             Ok(()) => Ok(message),
@@ -191,6 +191,24 @@ impl Gate {
             Refusal { violations, ..Refusal::new(RefusalKind::Invalid, text) }
         })
     }
+}
+
+/// Records, events and whoever filters by it go by the envelope's cluster, the work by the body's: they must be the same.
+fn same_cluster(envelope: &Envelope, body: &Value) -> Result<(), Refusal> {
+    let named = body.get("cluster_name").and_then(Value::as_str);
+    let (Some(cluster), Some(named)) = (&envelope.cluster, named) else { return Ok(()) };
+    if cluster.as_str() == named {
+        return Ok(());
+    }
+    let violation = Violation {
+        path: "/cluster_name".to_owned(),
+        rule: "ce-subject".to_owned(),
+        expected: format!("{cluster}, which ce-subject names"),
+        got: "another cluster".to_owned(),
+        did_you_mean: None,
+    };
+    let text = format!("envelope and body are about different clusters: {violation}");
+    Err(Refusal { violations: vec![violation], ..Refusal::new(RefusalKind::Invalid, text) })
 }
 
 /// A bare request has the id of its place in the stream, so that a redelivery is recognised: UUIDv5, below the
