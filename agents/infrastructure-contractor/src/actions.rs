@@ -72,6 +72,20 @@ fn known_cluster(
     }
 }
 
+/// The cluster that word of talos-contractor means, if it is still there: a broker may bring it after the cluster's end, and
+/// nobody is to wait for an operator then.
+fn still_there(
+    reader: &Reader,
+    name: &ClusterName,
+    uid: Option<uuid::Uuid>,
+) -> Result<Option<Versioned<Cluster>>, StepError> {
+    let found = cluster(reader, name)?.filter(|found| uid.is_none_or(|uid| uid == found.value.uid));
+    if found.is_none() {
+        tracing::warn!(cluster = %name, "word comes of a cluster that is gone; nothing is done");
+    }
+    Ok(found)
+}
+
 /// The machines of a cluster, sorted by name.
 fn machines(reader: &Reader, cluster: &ClusterName) -> Result<Vec<Vm>, StepError> {
     let rows = reader.scan::<Vm>("vm/").map_err(failure::read)?;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::InventoryChange;
 
-use super::{cluster, known_cluster, machines, references};
+use super::{cluster, machines, references, still_there};
 use crate::{
     Deps,
     inventory::{ClusterState, MachineRef, Ready, VmState, cluster_key, vm_key},
@@ -46,7 +46,10 @@ impl Action for RegisterMonitoring {
 
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
         let ready = &input.ready;
-        let mut found = known_cluster(&cx.store, &ready.cluster_name, ready.cluster_uid)?;
+        let Some(mut found) = still_there(&cx.store, &ready.cluster_name, ready.cluster_uid)? else {
+            let nothing = Output { cluster: ready.cluster_name.clone(), machines: Vec::new(), file: None };
+            return Ok(Done::new(nothing));
+        };
         if found.value.state == ClusterState::Leaving {
             return Err(StepError::fail(format!("cluster {} is being taken away", ready.cluster_name)));
         }

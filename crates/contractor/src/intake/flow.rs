@@ -42,7 +42,8 @@ impl Intake {
         }
         let mut commit = Commit { inbox: Some(inbox_key(message)), ..Commit::default() };
         let found = self.store.reader().get::<FlowRecord>(&flows::key(flow)).map_err(|error| NotNow(chain(&error)))?;
-        if let Some(found) = found {
+        // Told of a flow that is over, it comes too late to say anything of it.
+        if let Some(found) = found.filter(|found| found.value.state == flows::State::Open) {
             let mut record = found.value;
             let step = failed.step.as_deref().map(|step| format!("{step}: ")).unwrap_or_default();
             record.failing = Some(failed.failure_policy);
@@ -99,7 +100,8 @@ impl Intake {
         let reason = format!("{}-contractor refuses the {}: {}", self.agent.party(), message.name, told(refusal));
         if let Some(found) = reader.get::<FlowRecord>(&flows::key(flow)).map_err(|error| NotNow(chain(&error)))? {
             if found.value.state == flows::State::Open {
-                let record = FlowRecord { reason: Some(reason), hint: refusal.hint.clone(), ..found.value };
+                let failing = found.value.failing.or(Some(FailurePolicy::Keep));
+                let record = FlowRecord { failing, reason: Some(reason), hint: refusal.hint.clone(), ..found.value };
                 let change = InventoryChange::update(flows::key(flow), found.revision, record.to_value());
                 commit.inventory.push(change);
             }
