@@ -164,8 +164,17 @@ impl Bus {
         self.observer.last_violation()
     }
 
-    pub(crate) fn violations(&self) -> broadcast::Receiver<Arc<Violation>> {
+    /// Every subject that the server refuses to this identity from now on.
+    pub fn violations(&self) -> broadcast::Receiver<Arc<Violation>> {
         self.observer.violations()
+    }
+
+    /// Leaves the connection for a new one, on which everything is subscribed to anew: a subscription that the server took
+    /// away when its right was gone does not come back with the right.
+    pub async fn renew(&self) {
+        if let Err(error) = self.client.force_reconnect().await {
+            tracing::warn!(%error, "the connection could not be renewed");
+        }
     }
 
     /// The server's version.

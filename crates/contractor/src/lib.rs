@@ -19,6 +19,7 @@ pub mod inbound;
 pub mod intake;
 pub mod outbound;
 pub mod planner;
+mod refused;
 pub mod runtime;
 pub mod telemetry;
 pub mod triggers;

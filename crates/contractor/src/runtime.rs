@@ -2,7 +2,11 @@
 
 mod broker;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bus::{Bus, Link, identity, streams};
 use engine::library::{Library, MessageKind, World};
@@ -40,6 +44,7 @@ use crate::{
     intake::{Gate, Intake, chain},
     outbound::Publisher,
     planner::Planner,
+    refused::Refused,
     telemetry, triggers,
     trust::Trust,
 };
@@ -335,6 +340,7 @@ async fn watch_health(
 ) -> Result<(), String> {
     let Watched { store, bus, driver } = of;
     let mut tick = tokio::time::interval(Duration::from_secs(1));
+    let mut refused = Refused::of(&bus);
     let started = Timestamp::now();
     loop {
         tokio::select! {
@@ -350,7 +356,7 @@ async fn watch_health(
             Link::Down => troubles.push("the bus is not connected".into()),
             Link::Refused(text) => troubles.push(format!("the bus refuses this identity: {text}")),
         }
-        if let Some(violation) = &*bus.violation().borrow() {
+        if let Some(violation) = refused.look(Instant::now()) {
             troubles.push(format!("the bus refuses to {} {}: {}", violation.verb, violation.subject, violation.text));
         }
         if let Some(CommitError::DiskFull { free, reserve }) = store.short_of_room() {
@@ -366,6 +372,9 @@ async fn watch_health(
         }
         for (run, reason) in driver.unreadable() {
             troubles.push(format!("run {run} does not go on, and keeps its locks: {reason}"));
+        }
+        if refused.wants_another(Instant::now()) {
+            bus.renew().await;
         }
         metrics::gauge!("contractor_uptime_seconds").set(Timestamp::now().duration_since(started).as_secs_f64());
         let warnings = told.warnings.borrow().clone();
