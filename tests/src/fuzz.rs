@@ -20,15 +20,41 @@ use anyhow::{Context, ensure};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 pub use judge::Failure;
+use judge::Judge;
 use mutate::Mutator;
 
 /// What a target says of an input that broke no promise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It was read.
-    Taken,
-    /// It was refused, as it should be.
+    /// It was read, by readers with these names where the target has several.
+    Taken(Vec<&'static str>),
+    /// It was refused, as it should be: by every reader.
     Refused,
+}
+
+impl Verdict {
+    /// Read by the only reader.
+    const TAKEN: Self = Self::Taken(Vec::new());
+
+    /// Read by these, or refused where there are none.
+    fn by(readers: Vec<&'static str>) -> Self {
+        if readers.is_empty() { Self::Refused } else { Self::Taken(readers) }
+    }
+
+    fn is_taken(&self) -> bool {
+        matches!(self, Self::Taken(_))
+    }
+
+    /// Whether this is what the name of a kept input says: `good-…` is taken, by the reader that the name goes on with;
+    /// `bad-…` is refused; others may be either.
+    fn fits(&self, name: &str) -> bool {
+        match (name.split_once('-'), self) {
+            (Some(("good", of)), Self::Taken(by)) => by.is_empty() || by.iter().any(|reader| of.starts_with(reader)),
+            (Some(("good", _)), Self::Refused) => false,
+            (Some(("bad", _)), _) => !self.is_taken(),
+            _ => true,
+        }
+    }
 }
 
 /// Something that reads foreign bytes.
@@ -92,14 +118,11 @@ pub fn run(target: &Target, options: Options) -> anyhow::Result<Tried> {
     let corpus = corpus(target)?;
     ensure!(!corpus.is_empty(), "there are no kept inputs of {}", target.name);
     let mut tried = Tried { kept: corpus.len(), ..Tried::default() };
+    let judge = Judge::of(target);
     for (name, input) in &corpus {
-        let verdict = judge::judge(target, input).map_err(|reason| Failure::kept(target, name, input, reason))?;
-        tried.taken += u64::from(verdict == Verdict::Taken);
-        ensure!(
-            expected(name).is_none_or(|expected| expected == verdict),
-            "{}/{name} was {verdict:?}, which its name says it should not be",
-            target.name
-        );
+        let verdict = judge.judge(input).map_err(|broken| Failure::kept(target, name, input, &broken))?;
+        tried.taken += u64::from(verdict.is_taken());
+        ensure!(verdict.fits(name), "{}/{name} was {verdict:?}, which its name says it should not be", target.name);
     }
     let inputs: Vec<&[u8]> = corpus.values().map(Vec::as_slice).collect();
     while tried.changed < options.cases && began.elapsed() < options.time {
@@ -107,9 +130,9 @@ pub fn run(target: &Target, options: Options) -> anyhow::Result<Tried> {
         let seed = options.seed.wrapping_add(tried.changed);
         let input = changed(target, &inputs, seed);
         tried.changed += 1;
-        match judge::judge(target, &input) {
-            Ok(verdict) => tried.taken += u64::from(verdict == Verdict::Taken),
-            Err(reason) => return Err(Failure::found(target, seed, &input, reason).into()),
+        match judge.judge(&input) {
+            Ok(verdict) => tried.taken += u64::from(verdict.is_taken()),
+            Err(broken) => return Err(Failure::found(&judge, seed, &input, broken).into()),
         }
     }
     tried.took = began.elapsed();
@@ -126,15 +149,6 @@ fn changed(target: &Target, inputs: &[&[u8]], seed: u64) -> Vec<u8> {
         mutator.change(&mut input, &mut random);
     }
     input
-}
-
-/// What a name promises: `good-…` must be taken, `bad-…` refused; others may be either.
-fn expected(name: &str) -> Option<Verdict> {
-    match name.split('-').next() {
-        Some("good") => Some(Verdict::Taken),
-        Some("bad") => Some(Verdict::Refused),
-        _ => None,
-    }
 }
 
 /// The kept inputs of a target by name; those that ship with the project belong to it, too.
@@ -173,4 +187,22 @@ fn read_folder(folder: &Path, prefix: &str) -> anyhow::Result<BTreeMap<String, V
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_who_takes_its_input() {
+        let config = Verdict::Taken(vec!["config", "nodes"]);
+        for name in ["good-config", "good-config-2", "good-nodes", "odd-config", "odd"] {
+            assert!(config.fits(name), "{name}");
+        }
+        for name in ["good-storage", "bad-config"] {
+            assert!(!config.fits(name), "{name}");
+        }
+        assert!(Verdict::Refused.fits("bad-config") && Verdict::Refused.fits("odd-config"));
+        assert!(!Verdict::Refused.fits("good-config") && Verdict::TAKEN.fits("good-anything"));
+    }
 }

@@ -156,7 +156,7 @@ fn playbook(input: &[u8]) -> Result<Verdict, String> {
             }
         }
     }
-    Ok(Verdict::Taken)
+    Ok(Verdict::TAKEN)
 }
 
 fn expression(input: &[u8]) -> Result<Verdict, String> {
@@ -178,7 +178,7 @@ fn expression(input: &[u8]) -> Result<Verdict, String> {
         Err(error) if error.to_string().contains(CANARY) && !text.contains(CANARY) => {
             Err(format!("a value is told: {error}"))
         }
-        _ => Ok(Verdict::Taken),
+        _ => Ok(Verdict::TAKEN),
     }
 }
 
@@ -191,7 +191,7 @@ fn machine_config(input: &[u8]) -> Result<Verdict, String> {
             Err(error) if error.to_string().is_empty() => return Err("it is refused without a reason".to_owned()),
             Err(_) => continue,
         };
-        verdict = Verdict::Taken;
+        verdict = Verdict::TAKEN;
         let printed = config.to_yaml();
         let again = MachineConfig::parse(printed.expose_secret(), minor)
             .map_err(|error| format!("{minor}: what it prints to does not read: {error}"))?;
@@ -228,7 +228,7 @@ fn patch(input: &[u8]) -> Result<Verdict, String> {
             continue;
         }
         let Ok(patched) = base.patched(&patch) else { continue };
-        verdict = Verdict::Taken;
+        verdict = Verdict::TAKEN;
         if let Some(path) = touched(base, &patched) {
             return Err(format!("{}: it changes {path}, and is allowed", base.minor()));
         }
@@ -299,7 +299,7 @@ fn credentials(input: &[u8]) -> Result<Verdict, String> {
     let mut verdict = Verdict::Refused;
     match TalosConfig::from_yaml(text) {
         Ok(config) => {
-            verdict = Verdict::Taken;
+            verdict = Verdict::TAKEN;
             let printed = config.to_yaml().map_err(|error| format!("a talosconfig does not print: {error}"))?;
             let again = TalosConfig::from_yaml(printed.expose_secret());
             let again = again.map_err(|error| format!("a printed talosconfig does not read: {error}"))?;
@@ -313,7 +313,7 @@ fn credentials(input: &[u8]) -> Result<Verdict, String> {
     }
     match Bundle::from_yaml(text) {
         Ok(bundle) => {
-            verdict = Verdict::Taken;
+            verdict = Verdict::TAKEN;
             let printed = bundle.to_yaml().map_err(|error| format!("secrets do not print: {error}"))?;
             let again = Bundle::from_yaml(printed.expose_secret());
             let again = again.map_err(|error| format!("printed secrets do not read: {error}"))?;
@@ -326,7 +326,7 @@ fn credentials(input: &[u8]) -> Result<Verdict, String> {
         Err(_) => {}
     }
     if kubeconfig::certificate_of(text).is_some() {
-        verdict = Verdict::Taken;
+        verdict = Verdict::TAKEN;
     }
     Ok(verdict)
 }

@@ -87,51 +87,55 @@ fn upid(input: &[u8]) -> Result<Verdict, String> {
     if !is_plain(&upid.node) || !is_plain(&upid.kind) || !numbers {
         return Err(format!("{text:?} is none that Proxmox writes"));
     }
-    Ok(Verdict::Taken)
+    Ok(Verdict::TAKEN)
 }
 
 fn proxmox(input: &[u8]) -> Result<Verdict, String> {
     let Ok(text) = std::str::from_utf8(input) else { return Ok(Verdict::Refused) };
-    let _ = Version::parse(text.trim());
+    let mut taken = Vec::new();
+    taken.extend(Version::parse(text.trim()).map(|_| "version"));
     let property = Property::parse(text);
     if Property::parse(&property.to_string()) != property {
         return Err(format!("{property} does not read as itself"));
     }
-    let Ok(value) = serde_json::from_str::<Value>(text) else { return Ok(Verdict::Refused) };
-    if let Some(task) = read::<TaskStatus>(&value) {
+    let Ok(value) = serde_json::from_str::<Value>(text) else { return Ok(Verdict::by(taken)) };
+    if let Some(task) = read::<TaskStatus>(&value, "task", &mut taken) {
         let has_ended = task.status == "stopped";
         if task.outcome().is_some() != has_ended {
             return Err(format!("{task:?} has the outcome {:?}", task.outcome()));
         }
     }
-    if let Some(config) = read::<VmConfig>(&value) {
+    if let Some(config) = read::<VmConfig>(&value, "config", &mut taken) {
         config.macs().values().try_for_each(|mac| {
             let again = mac.to_string().parse();
             if again.as_ref() == Ok(mac) { Ok(()) } else { Err(format!("{mac} does not read as itself")) }
         })?;
         let _ = (config.volumes(), config.smbios_uuid(), config.tags(), config.is_template(), config.is_protected());
     }
-    if let Some(row) = read::<TaskRow>(&value) {
+    if let Some(row) = read::<TaskRow>(&value, "row-of-tasks", &mut taken) {
         let _ = row.succeeded();
     }
-    if let Some(status) = read::<VmStatus>(&value) {
+    if let Some(status) = read::<VmStatus>(&value, "vm-status", &mut taken) {
         let _ = (status.is_running(), status.is_ha_managed());
     }
-    if let Some(link) = read::<Interface>(&value) {
+    if let Some(link) = read::<Interface>(&value, "network", &mut taken) {
         let _ = (link.is_bridge(), link.carries_vlan(100));
     }
-    if let Some(storage) = read::<Storage>(&value) {
+    if let Some(storage) = read::<Storage>(&value, "storage", &mut taken) {
         let _ = storage.takes("import");
     }
-    let _ = (read::<Resource>(&value).map(|row| row.has_tag("a")), read::<Node>(&value).map(|node| node.is_online()));
-    let _ = (read::<Member>(&value), read::<Volume>(&value));
-    Ok(Verdict::Taken)
+    let _ = read::<Resource>(&value, "resources", &mut taken).map(|row| row.has_tag("a"));
+    let _ = read::<Node>(&value, "nodes", &mut taken).map(|node| node.is_online());
+    let _ = (read::<Member>(&value, "cluster", &mut taken), read::<Volume>(&value, "volume", &mut taken));
+    Ok(Verdict::by(taken))
 }
 
-/// One of its kind, or the first of a list.
-fn read<T: DeserializeOwned>(value: &Value) -> Option<T> {
+/// One of its kind, or the first of a list; whoever reads it is noted by name.
+fn read<T: DeserializeOwned>(value: &Value, name: &'static str, taken: &mut Vec<&'static str>) -> Option<T> {
     let first = value.as_array().and_then(|rows| rows.first()).unwrap_or(value);
-    serde_json::from_value(first.clone()).ok()
+    let read = serde_json::from_value(first.clone()).ok()?;
+    taken.push(name);
+    Some(read)
 }
 
 /// The bytes that hexadecimal digits stand for; whatever else is there is left out.
@@ -147,7 +151,7 @@ fn certificate(input: &[u8]) -> Result<Verdict, String> {
     if told.len() > 500 || told.chars().any(char::is_control) || !told.is_ascii() {
         return Err(format!("{told:?} is no part of a line"));
     }
-    Ok(Verdict::Taken)
+    Ok(Verdict::TAKEN)
 }
 
 /// Hexadecimal digits of a protobuf message.
@@ -172,7 +176,7 @@ fn talos(input: &[u8]) -> Result<Verdict, String> {
     if address.is_some() != matches!(bytes.len(), 4 | 16) {
         return Err(format!("{} bytes are the address {address:?}", bytes.len()));
     }
-    Ok(if taken.contains(&true) { Verdict::Taken } else { Verdict::Refused })
+    Ok(if taken.contains(&true) { Verdict::TAKEN } else { Verdict::Refused })
 }
 
 fn round<K: Kind>(bytes: &[u8]) -> Result<bool, String>

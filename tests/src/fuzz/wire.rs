@@ -102,7 +102,7 @@ fn envelope(input: &[u8]) -> Result<Verdict, String> {
         other => return Err(format!("{envelope:?} prints to what reads as {other:?}")),
     }
     signed(&envelope, &subject, body.as_bytes())?;
-    Ok(Verdict::Taken)
+    Ok(Verdict::TAKEN)
 }
 
 fn signed(envelope: &Envelope, subject: &Subject, body: &[u8]) -> Result<(), String> {
@@ -163,8 +163,12 @@ fn body(input: &[u8]) -> Result<Verdict, String> {
         Ok(again) if again == value => {}
         other => return Err(format!("it prints to what reads as {other:?}")),
     }
+    let mut taken = Vec::new();
     for kind in catalogue::all().iter().filter(|kind| kind.family != Family::Event) {
-        let Err(violations) = schema::validate(kind.family, kind.name, &value) else { continue };
+        let Err(violations) = schema::validate(kind.family, kind.name, &value) else {
+            taken.push(kind.name);
+            continue;
+        };
         if violations.is_empty() {
             return Err(format!("{} is refused without a reason", kind.name));
         }
@@ -177,5 +181,5 @@ fn body(input: &[u8]) -> Result<Verdict, String> {
             }
         }
     }
-    Ok(Verdict::Taken)
+    Ok(Verdict::by(taken))
 }
