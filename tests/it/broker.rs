@@ -1,10 +1,14 @@
 //! The broker dies, forgets a consumer, takes rights away; a daemon is frozen: no handoff is lost, none is done twice.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    time::{Duration, Instant},
+};
 
 use bus::{TailFrom, identity::Identity, streams};
-use bytes::Bytes;
 use cortexctl::watch::Told;
+use messages::subject::Party;
 use serde_json::{Value, json};
 use tests::{process::signal, world::WorldOptions};
 use uuid::Uuid;
@@ -26,16 +30,25 @@ fn request() -> serde_json::Value {
     json!({ "request_type": "provision_cluster", "cluster_name": "edge", "pattern": "edge", "worker_nodes": 1 })
 }
 
+/// Each time it is away until both daemons have noticed, and for `BROKER_DOWN_SECONDS` (default: one).
 #[test]
 fn a_broker_that_dies_twice_in_a_deployment_loses_nothing() {
+    let seconds = std::env::var("BROKER_DOWN_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(1);
+    let away = Duration::from_secs(seconds);
     let mut scenario = Scenario::start(&WorldOptions::default());
     let flow = edge(&scenario);
     for at in ["vm_created", "config_applied"] {
         wait_for_event(&scenario, at);
         scenario.world.nats.kill();
+        let since = Instant::now();
         for of in [INFRASTRUCTURE, TALOS] {
             wait_for_trouble(&scenario, of, "the bus is not connected");
         }
+        std::thread::sleep(away.saturating_sub(since.elapsed()));
+        for of in [INFRASTRUCTURE, TALOS] {
+            wait_for_trouble(&scenario, of, "the bus is not connected");
+        }
+        println!("the broker was away for {:?}", since.elapsed());
         scenario.world.nats.start_again().unwrap();
     }
     expect_one_of_each(&scenario, flow);
@@ -45,22 +58,34 @@ fn a_broker_that_dies_twice_in_a_deployment_loses_nothing() {
 }
 
 #[test]
-fn a_consumer_deleted_by_hand_is_missed_by_name_and_made_again_by_init() {
+fn consumers_deleted_by_hand_are_missed_by_name_and_made_again_by_init() {
     let scenario = Scenario::start(&WorldOptions::default());
-    let consumer = "handoffs-talos";
-    scenario.runtime.block_on(async {
-        let admin = scenario.world.nats.connect(Identity::Admin).await.unwrap();
-        let delete = format!("$JS.API.CONSUMER.DELETE.{}.{consumer}", streams::HANDOFFS);
-        let patience = Duration::from_secs(10);
-        let answer = admin.request(&delete, &BTreeMap::new(), Bytes::new(), patience).await.unwrap();
-        let answer: Value = serde_json::from_slice(&answer.body).unwrap();
-        assert_eq!(answer["success"], true, "{answer}");
-    });
-    let flow = edge(&scenario);
-    wait_for_trouble(&scenario, TALOS, consumer);
+    let consumers = bus_consumers();
+    assert_eq!(consumers.len(), 4);
+    for (_, stream, consumer) in &consumers {
+        let told = scenario.broker(&format!("CONSUMER.DELETE.{stream}.{consumer}"), &json!({}));
+        assert_eq!(told["success"], true, "{told}");
+    }
+    // By the stream, as coordinators ask: the request waits there, too.
+    let flow = Uuid::now_v7();
+    let asked = request();
+    let published = scenario.operator.publish(Party::Infrastructure, "provision_cluster", flow, &asked);
+    scenario.runtime.block_on(published).unwrap();
+    for (of, _, consumer) in &consumers {
+        wait_for_trouble(&scenario, *of, consumer);
+    }
+    assert_eq!(scenario.machines(), 0, "the request was not heard");
     scenario.runtime.block_on(scenario.world.nats.init()).unwrap();
     expect_one_of_each(&scenario, flow);
-    wait_until_healthy(&scenario, TALOS);
+    for of in [INFRASTRUCTURE, TALOS] {
+        wait_until_healthy(&scenario, of);
+    }
+}
+
+/// Whose, on which stream, and the name of every durable consumer.
+fn bus_consumers() -> Vec<(usize, &'static str, String)> {
+    let of = |name: &str| if name.ends_with("talos") { TALOS } else { INFRASTRUCTURE };
+    streams::consumers().into_iter().map(|spec| (of(&spec.name), spec.stream, spec.name)).collect()
 }
 
 #[test]
@@ -82,6 +107,73 @@ fn rights_taken_away_are_named_and_work_goes_on_when_they_are_back() {
     fs::write(&config, all).unwrap();
     scenario.world.nats.reload().unwrap();
     expect_one_of_each(&scenario, flow);
+    wait_until_healthy(&scenario, INFRASTRUCTURE);
+}
+
+/// What is told of acknowledgements that are not allowed.
+const ACKNOWLEDGE: &str = "publish $JS.ACK.";
+
+/// Rights besides that to publish: whose, which, and what its daemon is then told that it may not do.
+const RIGHTS: [(usize, &[&str], &str); 6] = [
+    (TALOS, &["$JS.API.CONSUMER.MSG.NEXT.CORTEX_HANDOFFS.handoffs-talos"], "publish $JS.API.CONSUMER.MSG.NEXT."),
+    (
+        INFRASTRUCTURE,
+        &["$JS.API.CONSUMER.MSG.NEXT.CORTEX_HANDOFFS.handoffs-infrastructure"],
+        "publish $JS.API.CONSUMER.MSG.NEXT.",
+    ),
+    (TALOS, &["$JS.ACK.CORTEX_HANDOFFS.handoffs-talos.>", "$JS.ACK.*.*.CORTEX_HANDOFFS.handoffs-talos.>"], ACKNOWLEDGE),
+    (
+        INFRASTRUCTURE,
+        &["$JS.ACK.CORTEX_HANDOFFS.handoffs-infrastructure.>", "$JS.ACK.*.*.CORTEX_HANDOFFS.handoffs-infrastructure.>"],
+        ACKNOWLEDGE,
+    ),
+    (TALOS, &["_INBOX.talos.>"], "subscribe _INBOX.talos."),
+    (INFRASTRUCTURE, &["cortex.cmd.infrastructure.>"], "subscribe cortex.cmd.infrastructure."),
+];
+
+/// One after the other, each in the middle of a deployment of its own.
+#[test]
+fn rights_to_fetch_acknowledge_and_subscribe_taken_away_are_named_and_work_goes_on_when_they_are_back() {
+    let scenario = Scenario::start(&WorldOptions::default());
+    let config = scenario.world.nats.setup().config.clone();
+    let all = fs::read_to_string(&config).unwrap();
+    for ((of, rights, trouble), number) in RIGHTS.into_iter().zip(1..) {
+        let without = rights.iter().fold(all.clone(), |text, right| {
+            let quoted = format!("\"{right}\"");
+            assert!(text.contains(&quoted), "{right} is there");
+            text.replace(&quoted, "\"cortex.nobody\"")
+        });
+        // Whatever it is sent a contractor may answer once within a minute, and an acknowledgement is an answer.
+        let without = match trouble {
+            ACKNOWLEDGE => without.replace("\"expires\": \"1m\"", "\"expires\": \"1ns\""),
+            _ => without,
+        };
+        println!("taken away: {rights:?}");
+        let name = format!("edge-{number}");
+        let body = json!({ "request_type": "provision_cluster", "cluster_name": name, "pattern": "single" });
+        let flow = scenario.submit("provision_cluster", &body).unwrap();
+        fs::write(&config, without).unwrap();
+        scenario.world.nats.reload().unwrap();
+        wait_for_trouble(&scenario, of, trouble);
+        fs::write(&config, &all).unwrap();
+        scenario.world.nats.reload().unwrap();
+        let made = scenario.follow(flow).unwrap();
+        assert_eq!(made.state, "succeeded", "{rights:?}: {}", told(&made));
+        assert_eq!(scenario.machines(), number, "{rights:?}: one machine per node");
+        wait_until_healthy(&scenario, of);
+        for party in [Party::Infrastructure, Party::Talos] {
+            let listed = scenario.operator.command::<Value>(party, "outbox.retry", json!({}));
+            scenario
+                .runtime
+                .block_on(listed)
+                .unwrap_or_else(|error| panic!("{rights:?}: {party} does not hear: {error}"));
+        }
+    }
+    let runs = scenario.runs();
+    for playbook in ["provision-vms", "bootstrap-cluster", "register-monitoring"] {
+        let succeeded = runs.iter().filter(|run| run.ends_with(&format!(": {playbook} succeeded"))).count();
+        assert_eq!((succeeded, runs.len()), (RIGHTS.len(), 3 * RIGHTS.len()), "{runs:#?}");
+    }
 }
 
 #[test]

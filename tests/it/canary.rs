@@ -1,6 +1,6 @@
 //! No secret in anything that the system wrote or said: known secrets are looked for everywhere.
 
-mod needles;
+pub(crate) mod needles;
 
 use std::{
     collections::BTreeSet,

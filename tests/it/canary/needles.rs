@@ -12,14 +12,14 @@ const RSA_PRIVATE: [usize; 3] = [12, 16, 20];
 
 /// Secrets by name, in every form in which they could be written.
 #[derive(Default)]
-pub(super) struct Needles {
+pub(crate) struct Needles {
     names: Vec<String>,
     forms: Vec<Vec<u8>>,
 }
 
 impl Needles {
     /// A secret: as it is, in hexadecimal digits, and inside of anything that was encoded in base64.
-    pub(super) fn add(&mut self, name: &str, secret: &[u8]) {
+    pub(crate) fn add(&mut self, name: &str, secret: &[u8]) {
         assert!(secret.len() >= SHORTEST, "{name} is too short to be looked for");
         let hex = secret.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into_bytes();
         let encoded = (0..3).map(|offset| within_base64(secret, offset));
@@ -30,13 +30,13 @@ impl Needles {
     }
 
     /// A secret that is base64 itself: that text, and the bytes that it stands for.
-    pub(super) fn add_encoded(&mut self, name: &str, text: &str) {
+    pub(crate) fn add_encoded(&mut self, name: &str, text: &str) {
         self.add(name, text.as_bytes());
         self.add(name, &BASE64_STANDARD.decode(text).unwrap());
     }
 
     /// The lines of a private key's PEM text that nobody else may know, as text and as the bytes that they stand for.
-    pub(super) fn add_key(&mut self, name: &str, pem: &str) {
+    pub(crate) fn add_key(&mut self, name: &str, pem: &str) {
         let is_rsa = pem.contains("-----BEGIN RSA PRIVATE KEY-----");
         assert!(pem.contains("PRIVATE KEY-----"), "{name} is no private key");
         let lines: Vec<&str> = pem.lines().filter(|line| !line.is_empty() && !line.starts_with("-----")).collect();
@@ -50,11 +50,11 @@ impl Needles {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.names.iter().collect::<std::collections::BTreeSet<_>>().len()
     }
 
-    pub(super) fn search(&self) -> Search<'_> {
+    pub(crate) fn search(&self) -> Search<'_> {
         let literal = |form: &Vec<u8>| form.iter().map(|byte| format!(r"\x{byte:02X}")).collect::<String>();
         let patterns =
             RegexSetBuilder::new(self.forms.iter().map(literal)).unicode(false).size_limit(256 << 20).build();
@@ -63,14 +63,14 @@ impl Needles {
 }
 
 /// A search for all of them at once.
-pub(super) struct Search<'n> {
+pub(crate) struct Search<'n> {
     needles: &'n Needles,
     patterns: RegexSet,
 }
 
 impl Search<'_> {
     /// The names of the secrets that stand there.
-    pub(super) fn found(&self, text: &[u8]) -> Vec<&str> {
+    pub(crate) fn found(&self, text: &[u8]) -> Vec<&str> {
         let mut names: Vec<&str> = self.patterns.matches(text).iter().map(|at| &*self.needles.names[at]).collect();
         names.dedup();
         names
