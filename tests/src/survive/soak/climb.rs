@@ -47,7 +47,7 @@ pub(super) fn judge(samples: &[Sample]) -> anyhow::Result<Vec<Climb>> {
         climbs.push(of(format!("{name}: open file descriptors"), 0.5, &|sample| sample.daemons[at].descriptors));
         climbs.push(of(format!("{name}: store in bytes"), 1_048_576.0, &|sample| sample.daemons[at].store));
     }
-    climbs.push(of("streams in bytes".to_owned(), 131_072.0, &|sample| sample.streams));
+    climbs.push(of("streams in bytes".to_owned(), 1_048_576.0, &|sample| sample.streams));
     Ok(climbs)
 }
 
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn what_climbs_is_named_and_what_jumps_or_trembles_is_not() {
         // It trembles, and jumped once.
-        let calm = |at: u64| 50_000 + at % 7 * 100 + if at > 40 { 3_000 } else { 0 };
+        let calm = |at: u64| 50_000 + at % 7 * 100 + if at > 40 { 1_000 } else { 0 };
         assert_eq!(steep(&lives(|at| (calm(at), 40 + at % 3, 1 << 20))), Vec::<String>::new());
         let memory = ["infrastructure: resident memory in KiB", "talos: resident memory in KiB"];
         assert_eq!(steep(&lives(|at| (calm(at) + at * 20, 40, 1 << 20))), memory, "20 KiB a life");
