@@ -1,6 +1,5 @@
 //! `cortexctl deadletter list|show|retry`
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bus::{Recorded, TailError, TailFrom, streams};
 use clap::Subcommand;
 use messages::{event::DeadLetter, query::Accepted, subject::Subject};
