@@ -164,7 +164,9 @@ mod tests {
         let telling =
             tokio::spawn(tell_heads(store.clone(), Herald::new(Party::Talos, flows), Party::Talos, stop.clone()));
         for days in 1..=3 {
+            let give_up = std::time::Instant::now() + Duration::from_secs(60);
             while told(&store).len() < days {
+                assert!(std::time::Instant::now() < give_up, "{days} days, and {:?} was told", told(&store));
                 tokio::task::yield_now().await;
             }
             for _ in 0..30 {

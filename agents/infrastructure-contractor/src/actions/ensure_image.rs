@@ -157,6 +157,11 @@ impl EnsureImage {
         let recorded = recorded.filter(|sum| !sum.hashed_from.as_deref().is_some_and(is_open));
         let is_given = given.is_some();
         let known = given.or(recorded);
+        let url = self.url(image);
+        if known.is_none() && is_open(&url) {
+            let text = format!("{url} is not encrypted: a hash of what comes from there would prove nothing");
+            return Err(StepError::fail(text).with_hint(PIN_IT));
+        }
         if !(there && known.is_some())
             && let Err(error) = self.register(image).await
         {
@@ -169,15 +174,10 @@ impl EnsureImage {
         if let Some(known) = known {
             return Ok((known, Effects::default()));
         }
-        let url = self.url(image);
         let row = |sha256: &String| Checksum { sha256: sha256.clone(), hashed_from: Some(url.clone()) };
         let mut hashed = self.hashed.lock().await;
         if let Some(sha256) = hashed.get(image) {
             return Ok((row(sha256), Effects::default()));
-        }
-        if is_open(&url) {
-            let text = format!("{url} is not encrypted: a hash of what comes from there would prove nothing");
-            return Err(StepError::fail(text).with_hint(PIN_IT));
         }
         cx.progress(format!("hashing {url}"));
         let sha256 = fetch::sha256(images, &self.deps.allowed, &url)

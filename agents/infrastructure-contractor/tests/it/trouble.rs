@@ -323,6 +323,20 @@ async fn a_file_that_is_not_the_image_is_not_booted() {
     assert_clean(&world);
 }
 
+/// Its hash would be taken from the line that it comes over.
+#[tokio::test]
+async fn an_image_that_nobody_pinned_is_not_taken_from_another_machine_unencrypted() {
+    let open = |sections: &mut Sections| sections.images.factory = "http://192.0.2.1:8080".to_owned();
+    let world = World::start_with(218, |_| {}, open).await;
+    let report = world.run("provision-vms", Uuid::new_v4(), request(0)).await;
+    assert_eq!(report.status, Status::Undone, "{report:#?}");
+    let failure = report.failure.unwrap().error;
+    assert!(failure.message.contains("http://192.0.2.1:8080/image/"), "{}", failure.message);
+    assert!(failure.message.contains("is not encrypted"), "{}", failure.message);
+    assert!(failure.hint.unwrap().contains("images.checksums"));
+    assert_clean(&world);
+}
+
 #[tokio::test]
 async fn two_flows_at_once_never_share_anything() {
     let world = World::start(250, |_| {}).await;
