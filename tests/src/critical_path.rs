@@ -10,7 +10,9 @@
 //!
 //! The longest chain of such delays is the critical path. Nothing else makes one delay wait for another: an orchestrator
 //! that makes one machine after the other takes longer, and its critical path is the same. So does one that waits for all
-//! machines where one would do. What was going on already when it became necessary counts from then on.
+//! machines where one would do. What was going on already when it became necessary counts from then on; so does the pause
+//! before a look that found what it looked for. What the order on one machine cannot show is an orchestrator that has the same
+//! machine do things one after the other which it could do at once.
 
 use simulators::delays::Delay;
 
