@@ -1,9 +1,9 @@
 //! Many single-node clusters asked for at once, without simulated delays: seconds, memory and CPU time of each process.
 //!
 //! `FLEET` says how many with service-account keys of ECDSA on P-256, default `100,1000`; `RSA_FLEET` how many with RSA-4096
-//! keys, the default of a cluster, default `100`. One of those takes about a second of CPU, so talos-contractor's pool is filled with
-//! as many before the clock starts, which is measured by itself; it is not filled again meanwhile. Where `perf` is installed,
-//! it samples the processes (see [`profile`](crate::profile)).
+//! keys, the default of a cluster, default `100`. One of those takes about a second of CPU, so talos-contractor's pool is
+//! filled with as many before the clock starts, which is measured by itself; it is not filled again meanwhile. Where `perf` is
+//! installed, it samples the processes (see [`profile`](crate::profile)).
 
 use std::{
     collections::BTreeSet,
