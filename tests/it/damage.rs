@@ -40,6 +40,18 @@ fn a_run_that_cannot_be_read_is_named_wherever_one_looks() {
     let verified: Value = ask(&scenario, "store.verify", json!({}));
     let problems = verified["problems"].to_string();
     assert!(problems.contains(&format!("journal/{run}/")), "{problems}");
+
+    // What cannot be answered without a damaged row is refused, with what to do.
+    scenario.world.infrastructure.kill();
+    damage(&scenario.world.folder.join("infrastructure-store/data-1"), "inventory/cluster/edge");
+    scenario.world.infrastructure.start(false).unwrap();
+    scenario.world.wait_ready().unwrap();
+    let list = scenario.operator.query::<Value>(Party::Infrastructure, "clusters.list", json!({}));
+    let refused = scenario.runtime.block_on(list).unwrap_err();
+    let cortexctl::client::Error::Refused(refusal) = refused else { panic!("{refused}") };
+    assert!(refusal.message.contains("inventory/cluster/edge"), "{refusal:?}");
+    let hint = refusal.hint.unwrap_or_default();
+    assert!(hint.contains("`cortexctl store import --folder STORE.PATH --replace FILE`"), "{hint}");
 }
 
 fn ask<T: serde::de::DeserializeOwned>(scenario: &Scenario, name: &str, arguments: Value) -> T {
