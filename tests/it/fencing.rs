@@ -4,7 +4,7 @@
 use tests::survive::fencing;
 
 /// Random histories; `cargo survive -- --fencing 1000` plays more.
-const HISTORIES: u64 = 16;
+const HISTORIES: u64 = 32;
 
 #[test]
 fn no_vm_of_a_stranger_is_touched_whatever_it_takes_over() {
@@ -13,5 +13,6 @@ fn no_vm_of_a_stranger_is_touched_whatever_it_takes_over() {
         panic!("seed {}: {}\n    {}", failing.seed, failing.complaints.join("\n    "), failing.story);
     }
     let refused = tried.reasons.get("was not touched").copied().unwrap_or_default();
-    assert!(tried.deeds > 50 && refused > 0, "strangers were in our way: {tried:?}");
+    // Some two deeds of a history have an effect: the others come when there is nothing to do them to.
+    assert!(tried.deeds > 50 && refused > 10, "strangers were in our way: {tried:?}");
 }

@@ -292,7 +292,13 @@ impl CreateVm {
                 let vm = blueprint::vm(&self.0.sections, &making.machine, volume);
                 self.0.proxmox.create_vm(&host, &vm).await.map_err(|error| self.unmade(&error))?
             }
-            (None, Some(template)) => self.ask_for_clone(cx, making, (image, template)).await?,
+            (None, Some(template)) => {
+                // Two tasks of which one is late would make one VM, and after its end another.
+                if making.progress.is_unanswered() {
+                    self.ended_task(cx, &making.machine, images).await.map_err(Unmade::Step)?;
+                }
+                self.ask_for_clone(cx, making, (image, template)).await?
+            }
             (None, None) => return Err(Unmade::Step(StepError::fail("the image has neither volume nor template"))),
         };
         making.progress.task = Some(upid.clone());

@@ -288,6 +288,7 @@ impl<'f> Play<'f> {
         else {
             let request = json!({
                 "request_type": "provision_cluster", "cluster_name": "prod", "control_plane_nodes": 1, "worker_nodes": 1,
+                "storage_backend": "local-path",
             });
             return Ok((playbook == "provision-vms" && cluster.is_none()).then_some(request));
         };
