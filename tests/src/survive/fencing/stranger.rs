@@ -119,9 +119,9 @@ impl Stranger {
         }
     }
 
-    /// Hears every call: one that works on what is held is remembered, whatever becomes of it. A digest keeps a change from
-    /// a VM that another one has taken the place of since it was looked at; here nobody comes between look and call, so whoever
-    /// relies on it has not looked.
+    /// Hears every call: one that would change what is held is remembered, whatever becomes of it. A change of a configuration
+    /// counts although its digest may stop it: nobody comes between a look of ours and the call that follows it, so whoever
+    /// needs the digest here has not looked.
     pub(super) fn hears(&mut self, heard: &Heard<'_>) {
         let Some(held) = vmid_in(heard.path).and_then(|vmid| self.held.get(&vmid)) else { return };
         let is_copied = matches!(held.whose, Whose::Operator) && heard.path.ends_with("/clone");
@@ -259,7 +259,7 @@ impl Stranger {
         if !proxmox.edit_vm(vmid, change) {
             return false;
         }
-        let is_half_cloned = before.config.get("description").is_some_and(|text| text.contains("cortex-clone:"));
+        let is_half_cloned = !before.config.contains_key("ipconfig0");
         let breaks = match is_half_cloned {
             true => part.breaks_the_proof_of_a_half_clone(),
             false => part.breaks_the_proof(),
