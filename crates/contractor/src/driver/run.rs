@@ -137,7 +137,7 @@ impl RunTask {
 
     /// Does everything that the engine says should be going on and is not.
     async fn advance(&mut self) -> Result<(), Stop> {
-        loop {
+        'again: loop {
             let now = self.now();
             let next = self.state.next(now);
             self.wake = next.wake;
@@ -149,7 +149,12 @@ impl RunTask {
                         for failure in unsent {
                             error!(%failure, "a message about the run's end could not be made");
                         }
-                        return self.finish(Event::Finished { outcome, at: now }, &emissions).await;
+                        self.finish(Event::Finished { outcome, at: now }, &emissions).await?;
+                        if self.state.status().is_terminal() {
+                            return Ok(());
+                        }
+                        // What it had to tell was refused, so it ends otherwise.
+                        continue 'again;
                     }
                     _ if !self.has_locks() => {}
                     Effect::Record(events) => entries.extend(events),

@@ -148,7 +148,9 @@ impl Decide<'_> {
             Policy::Rollback if is_cleared(&self.state.root) => {
                 self.finish(if cancelled { Outcome::Cancelled } else { Outcome::Undone });
             }
-            Policy::Rollback => self.backward(&self.state.root, ""),
+            Policy::Rollback => {
+                self.backward(&self.state.root, "");
+            }
         }
     }
 
@@ -248,11 +250,13 @@ impl Decide<'_> {
         }
     }
 
-    /// Steps that nothing depends on any more are undone.
-    fn backward(&mut self, scope: &Scope, prefix: &str) {
+    /// Steps that nothing depends on any more are undone. Whether something goes on: where an undo has failed for good,
+    /// nothing does any more, and others take its place.
+    fn backward(&mut self, scope: &Scope, prefix: &str) -> bool {
         if self.state.events >= MAX_EVENTS {
-            return;
+            return false;
         }
+        let mut goes_on = false;
         let cleared = |at: &usize| is_step_cleared(&scope.definition.links[*at], &scope.steps[*at]);
         for (step, link, state) in scope.parts() {
             if !link.dependents.iter().all(cleared) {
@@ -264,28 +268,32 @@ impl Decide<'_> {
                 if slots == 0 {
                     break;
                 }
-                slots -= usize::from(instance.progress != Progress::UndoFailed);
-                self.take_back((step, link), instance, &path);
+                let is_at_it = self.take_back((step, link), instance, &path);
+                slots -= usize::from(is_at_it);
+                goes_on |= is_at_it;
             }
         }
+        goes_on
     }
 
-    fn take_back(&mut self, (step, link): (&Step, &Link), instance: &Instance, path: &str) {
+    fn take_back(&mut self, (step, link): (&Step, &Link), instance: &Instance, path: &str) -> bool {
         let path = path::instance(path, instance.key.as_deref());
         let contract = match (&link.work, &instance.called) {
             (Work::Action(contract), _) => contract,
             (Work::Call(_), Some(called)) => return self.backward(called, &format!("{path}.")),
-            (Work::Call(_), None) => return,
+            (Work::Call(_), None) => return false,
         };
         let (attempt, how) = match &instance.progress {
             Progress::Undoing => (instance.undo_attempt, How::Resumed),
             Progress::UndoWaiting { until } if self.is_due(*until) => (instance.undo_attempt, How::Again),
             Progress::UndoRetrying { until } if self.is_due(*until) => (instance.undo_attempt + 1, How::Fresh),
-            Progress::UndoWaiting { .. } | Progress::UndoRetrying { .. } | Progress::UndoFailed => return,
+            Progress::UndoWaiting { .. } | Progress::UndoRetrying { .. } => return true,
+            Progress::UndoFailed => return false,
             _ => (1, How::Fresh),
         };
         let attempt = self.attempt(contract, step, (instance, attempt, path), how);
         self.next.effects.push(Effect::Undo(attempt));
+        true
     }
 
     fn start(&mut self, contract: &Contract, step: &Step, at: (&Instance, u32, String), how: How) {
