@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{machine_event, machines, still_there};
 use crate::{
-    inventory::{VmState, vm_key},
+    inventory::{Vm, VmState, vm_key},
     reservation,
 };
 
@@ -37,7 +37,7 @@ pub(super) struct Output {
 
 impl Action for RecordNodes {
     const NAME: &'static str = "infrastructure.record_nodes";
-    const UNDO: Undo = Undo::Nothing;
+    const UNDO: Undo = Undo::Yes;
     type Input = Input;
     type Output = Output;
 
@@ -60,4 +60,19 @@ impl Action for RecordNodes {
         }
         Ok(Done::with_effects(Output { nodes: own.len() }, effects))
     }
+
+    /// What is still there of them has a Talos API that answers, as before.
+    async fn undo(&self, cx: &StepContext, input: &Input, _output: Option<&Output>) -> Result<Effects, StepError> {
+        let own = machines(&cx.store, &input.cluster)?.into_iter();
+        let own = own.filter(|vm| vm.machine.cluster_uid == input.cluster_uid);
+        let inventory = unjoined(own.filter(|vm| input.node_uids.contains(&vm.machine.node_uid)));
+        Ok(Effects { inventory, ..Effects::default() })
+    }
+}
+
+/// Machines that are no nodes any more.
+pub(super) fn unjoined(machines: impl Iterator<Item = Vm>) -> Vec<InventoryChange> {
+    let joined = machines.filter(|vm| vm.state == VmState::Joined);
+    let answering = joined.map(|vm| Vm { state: VmState::Answering, ..vm });
+    answering.map(|vm| InventoryChange::put(vm_key(vm.machine.node_uid), reservation::json(&vm))).collect()
 }

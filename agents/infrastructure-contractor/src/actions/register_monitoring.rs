@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::InventoryChange;
 
-use super::{cluster, machines, references, still_there};
+use super::{cluster, machines, record_nodes::unjoined, references, still_there};
 use crate::{
     Deps,
     inventory::{ClusterState, MachineRef, Ready, VmState, cluster_key, vm_key},
@@ -36,6 +36,9 @@ pub(super) struct Output {
     /// The file that Prometheus reads, if one is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     file: Option<String>,
+    /// Whether the cluster was active before.
+    #[serde(default)]
+    was_active: bool,
 }
 
 impl Action for RegisterMonitoring {
@@ -47,12 +50,15 @@ impl Action for RegisterMonitoring {
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
         let ready = &input.ready;
         let Some(mut found) = still_there(&cx.store, &ready.cluster_name, ready.cluster_uid)? else {
-            let nothing = Output { cluster: ready.cluster_name.clone(), machines: Vec::new(), file: None };
+            // Of a cluster that is gone: another of its name, if there is one, is none of its business, an undo included.
+            let cluster = ready.cluster_name.clone();
+            let nothing = Output { cluster, machines: Vec::new(), file: None, was_active: true };
             return Ok(Done::new(nothing));
         };
         if found.value.state == ClusterState::Leaving {
             return Err(StepError::fail(format!("cluster {} is being taken away", ready.cluster_name)));
         }
+        let was_active = found.value.state == ClusterState::Active;
         found.value.state = ClusterState::Active;
         found.value.ready = Some(Ready {
             at: Timestamp::now(),
@@ -84,25 +90,30 @@ impl Action for RegisterMonitoring {
             cluster: ready.cluster_name.clone(),
             machines: references(own.iter().map(|vm| &vm.machine)),
             file: folder.map(|folder| monitoring::file(folder, &ready.cluster_name).display().to_string()),
+            was_active,
         };
         Ok(Done::with_effects(output, effects))
     }
 
-    async fn undo(&self, cx: &StepContext, input: &Input, _output: Option<&Output>) -> Result<Effects, StepError> {
+    /// What made it active is taken back; what said so of one that was active already changed nothing.
+    async fn undo(&self, cx: &StepContext, input: &Input, output: Option<&Output>) -> Result<Effects, StepError> {
         let name = &input.ready.cluster_name;
+        let found = cluster(&cx.store, name)?.filter(|found| found.value.state == ClusterState::Active);
+        let made_active = output.is_some_and(|output| !output.was_active);
+        if found.is_some() && !made_active {
+            return Ok(Effects::default());
+        }
         if let Some(folder) = &self.0.sections.monitoring.folder {
             monitoring::remove(folder, name).map_err(|error| {
                 StepError::retry(format!("cannot remove the file below {}: {error}", folder.display()))
             })?;
         }
-        let Some(mut found) = cluster(&cx.store, name)?.filter(|found| found.value.state == ClusterState::Active)
-        else {
-            return Ok(Effects::default());
-        };
+        let Some(mut found) = found else { return Ok(Effects::default()) };
         found.value.state = ClusterState::Provisioning;
         found.value.ready = None;
-        let change = InventoryChange::update(cluster_key(name), found.revision, reservation::json(&found.value));
-        Ok(Effects { inventory: vec![change], ..Effects::default() })
+        let mut inventory = unjoined(machines(&cx.store, name)?.into_iter());
+        inventory.push(InventoryChange::update(cluster_key(name), found.revision, reservation::json(&found.value)));
+        Ok(Effects { inventory, ..Effects::default() })
     }
 
     async fn preview(&self, _cx: &PreviewContext, input: &Value) -> Result<Vec<Change>, StepError> {
