@@ -13,37 +13,53 @@ const RANDOM: u64 = 5;
 /// Every so many steps and commits are put to the test; `cargo survive -- --deeds` takes all.
 const EVERY: usize = 12;
 
+/// Another one each time, so that in the end all of what is sampled is tried; `SURVIVE_SEED` takes the same again.
+fn seed() -> u64 {
+    let asked = std::env::var("SURVIVE_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = asked.unwrap_or_else(|| rand::random_range(1..1_000_000));
+    println!("SURVIVE_SEED={seed}");
+    seed
+}
+
+/// The playbooks that ship.
+fn shipped() -> BTreeSet<String> {
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../playbooks")).unwrap();
+    let files = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    files.filter_map(|name| Some(name.strip_suffix(".yaml")?.to_owned())).collect()
+}
+
 #[test]
 fn every_playbook_survives_every_failure() {
+    let seed = seed();
     let subjects = Subject::every().unwrap();
     assert_eq!(trial::unreached(&subjects).unwrap(), BTreeSet::new(), "every step is put to the test");
     let mut told = Vec::new();
     let mut cases = 0;
     for subject in &subjects {
-        let tried = trial::of(subject, 0..RANDOM).unwrap();
+        let tried = trial::of(subject, seed..seed + RANDOM).unwrap();
+        println!("{}: {} cases, {:.1} s", tried.title, tried.cases(), tried.took.as_secs_f64());
         cases += tried.cases();
         let failures = tried.failures.iter();
         told.extend(failures.map(|it| format!("{} ({}): {}\n    {}", tried.title, it.group, it.reason, it.story)));
     }
-    assert!(told.is_empty(), "{} of {cases} cases:\n{}", told.len(), told.join("\n"));
+    println!("{cases} cases");
+    assert!(told.is_empty(), "SURVIVE_SEED={seed}: {} of {cases} cases:\n{}", told.len(), told.join("\n"));
 }
 
 /// Every file of `playbooks/`, with inputs made from its schema; `deeds` plans and runs them with the real actions.
 #[test]
 fn every_shipped_playbook_is_planned_and_its_plan_tells_of_every_step_that_runs() {
     let subjects = Subject::shipped().unwrap();
-    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../playbooks")).unwrap();
-    let files: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
-    let shipped: BTreeSet<&str> = files.iter().filter_map(|name| name.strip_suffix(".yaml")).collect();
-    let planned: BTreeSet<&str> = subjects.iter().map(|subject| &*subject.playbook).collect();
-    assert_eq!(planned, shipped);
+    let planned: BTreeSet<_> = subjects.iter().map(|subject| subject.playbook.clone()).collect();
+    assert_eq!(planned, shipped());
     let wrong: Vec<_> = subjects.iter().flat_map(|subject| plans::wrong(subject).unwrap()).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
 fn runs_survive_whatever_happens_in_whatever_order() {
-    machine::play_all(1, 100).unwrap_or_else(|story| panic!("{story}"));
+    let seed = seed();
+    machine::play_all(seed, 100).unwrap_or_else(|story| panic!("SURVIVE_SEED={seed}: {story}"));
 }
 
 #[test]
@@ -69,10 +85,23 @@ fn every_shipped_playbook_has_recorded_journals() {
 }
 
 #[test]
-fn recorded_journals_of_every_version_still_replay() {
+fn recorded_journals_of_every_version_still_replay_and_hold_every_kind_of_entry() {
     let subjects = Subject::shipped().unwrap();
     let specs: Vec<_> = subjects.into_iter().flat_map(|subject| subject.specs).collect();
+    let mut kinds = BTreeSet::new();
     for file in std::fs::read_dir(recorded::folder()).unwrap() {
-        recorded::replay(&file.unwrap().path(), &specs).unwrap_or_else(|error| panic!("{error:#}"));
+        let replayed = recorded::replay(&file.unwrap().path(), &specs);
+        kinds.extend(replayed.unwrap_or_else(|error| panic!("{error:#}")));
     }
+    assert_eq!(kinds, BTreeSet::from(recorded::KINDS));
+}
+
+#[test]
+fn a_run_goes_on_from_every_entry_of_a_recorded_journal() {
+    let mut count = 0;
+    for subject in Subject::shipped().unwrap() {
+        count += recorded::go_on(&recorded::folder(), &subject, 1).unwrap_or_else(|error| panic!("{error:#}"));
+    }
+    println!("{count} beginnings");
+    assert!(count > 0);
 }

@@ -17,6 +17,7 @@ pub mod gate;
 pub mod journal;
 mod judge;
 pub mod machine;
+mod path;
 pub mod plans;
 pub mod play;
 pub mod recorded;
@@ -49,10 +50,14 @@ pub struct Scenario {
     pub redelivers: bool,
     /// Whether an operator mends the world of a stuck run and resumes it.
     pub mends: bool,
-    /// Whether another run is started once this one needs an operator; it must go well.
+    /// Whether another run is started with it, and one more once it needs an operator; both must go well.
     pub bystander: bool,
+    /// Whether the messages that it hands over when it succeeds are refused.
+    pub refuses: bool,
     /// How it must end, where that is known.
     pub expected: Option<Status>,
+    /// Whether all of it is known to come to pass: it was made for this playbook, and not by chance.
+    pub made: bool,
 }
 
 /// Attempts of one step instance that do not go well.
@@ -120,6 +125,8 @@ impl fmt::Display for Scenario {
         parts.extend(self.commands.iter().map(|(commit, command)| format!("{command:?} at commit {commit}")));
         parts.extend(self.redelivers.then(|| "redelivered".to_owned()));
         parts.extend(self.mends.then(|| "mended once stuck".to_owned()));
+        parts.extend(self.bystander.then(|| "another run beside it".to_owned()));
+        parts.extend(self.refuses.then(|| "what it hands over is refused".to_owned()));
         f.write_str(if parts.is_empty() { "nothing goes wrong" } else { "" })?;
         f.write_str(&parts.join(", "))
     }
@@ -152,5 +159,6 @@ fn shorter(scenario: &Scenario) -> Vec<Scenario> {
     found.extend(scenario.redelivers.then(|| with(&|it| it.redelivers = false)));
     found.extend(scenario.mends.then(|| with(&|it| it.mends = false)));
     found.extend(scenario.bystander.then(|| with(&|it| it.bystander = false)));
+    found.extend(scenario.refuses.then(|| with(&|it| it.refuses = false)));
     found
 }

@@ -20,9 +20,9 @@ use tests::survive::{
 /// Runs every playbook through every failure that a machine can think of.
 #[derive(Parser)]
 struct Options {
-    /// The first seed of the random cases.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    /// The first seed of what is random, by chance if not said; it is printed.
+    #[arg(long)]
+    seed: Option<u64>,
     /// How many random cases for each playbook, 200 if not said; with `--real` how many rounds, 10 if not said.
     #[arg(long)]
     cases: Option<u64>,
@@ -61,7 +61,9 @@ struct Options {
 fn main() -> ExitCode {
     let options = Options::parse();
     let mut out = io::stdout().lock();
-    match run(&options, &mut out) {
+    // With a few digits, as somebody may have to type it.
+    let seed = options.seed.unwrap_or_else(|| rand::random_range(1..1_000_000));
+    match run(&options, seed, &mut out) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -72,31 +74,33 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<bool> {
+fn run(options: &Options, seed: u64, out: &mut dyn Write) -> anyhow::Result<bool> {
     if options.record {
         return record(&recorded::folder(), out);
-    }
-    if options.real {
-        return kill(options, out);
-    }
-    if options.deeds {
-        return live(options, out);
     }
     if options.sabotage {
         return sabotage(out);
     }
+    writeln!(out, "--seed {seed}")?;
+    out.flush()?;
+    if options.real {
+        return kill(options, seed, out);
+    }
+    if options.deeds {
+        return live(options, seed, out);
+    }
     if let Some(histories) = options.fencing {
-        return fence(options.seed, histories, out);
+        return fence(seed, histories, out);
     }
     if let Some(minutes) = options.soak {
-        return soak(options, minutes, out);
+        return soak(seed, minutes, options.json.as_deref(), out);
     }
     let subjects: Vec<_> =
         Subject::every()?.into_iter().filter(|subject| subject.playbook.contains(&options.playbook)).collect();
     anyhow::ensure!(!subjects.is_empty(), "no playbook has `{}` in its name", options.playbook);
     let (mut cases, started, mut failures) = (0, Instant::now(), 0);
     for subject in &subjects {
-        let tried = trial::of(subject, options.seed..options.seed.saturating_add(options.cases.unwrap_or(200)));
+        let tried = trial::of(subject, seed..seed.saturating_add(options.cases.unwrap_or(200)));
         let tried = tried.map_err(anyhow::Error::msg)?;
         tell(&tried, out)?;
         cases += tried.cases();
@@ -109,7 +113,7 @@ fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<bool> {
     let stories = u32::try_from(options.cases.unwrap_or(200)).unwrap_or(u32::MAX).saturating_mul(10);
     if options.playbook.is_empty() {
         let began = Instant::now();
-        if let Err(story) = machine::play_all(options.seed, stories) {
+        if let Err(story) = machine::play_all(seed, stories) {
             writeln!(out, "FAILED state machine: {story}")?;
             failures += 1;
         }
@@ -136,19 +140,19 @@ fn tell(tried: &Tried, out: &mut dyn Write) -> io::Result<()> {
 }
 
 /// Real daemons, killed.
-fn kill(options: &Options, out: &mut dyn Write) -> anyhow::Result<bool> {
+fn kill(options: &Options, seed: u64, out: &mut dyn Write) -> anyhow::Result<bool> {
     let rounds = options.cases.unwrap_or(10);
     let starts = options.starts.unwrap_or(rounds * 40);
     let (mut kills, mut kills_at_start, started) = (0, 0, Instant::now());
     let mut told = Ok(());
-    let survived = rounds::play(rounds::Options { seed: options.seed, rounds, starts }, &mut |round| {
+    let survived = rounds::play(rounds::Options { seed, rounds, starts }, &mut |round| {
         kills += round.kills;
         kills_at_start += round.kills_at_start;
         told = told_round(round, out);
     });
     told?;
     if let Err(error) = &survived {
-        writeln!(out, "FAILED with --seed {}: {error:#}", options.seed)?;
+        writeln!(out, "FAILED with --seed {seed}: {error:#}")?;
     }
     let seconds = started.elapsed().as_secs_f64();
     writeln!(out, "{kills} kills at work, {kills_at_start} in the first 20 ms after a start, in {seconds:.1} s")?;
@@ -163,10 +167,10 @@ fn told_round(round: &rounds::Round, out: &mut dyn Write) -> io::Result<()> {
 }
 
 /// The real actions against the lab.
-fn live(options: &Options, out: &mut dyn Write) -> anyhow::Result<bool> {
+fn live(options: &Options, seed: u64, out: &mut dyn Write) -> anyhow::Result<bool> {
     let (mut runs, started, mut failures) = (0, Instant::now(), 0);
     let mut told = Ok(());
-    deeds::live(deeds::Options { every: options.every, seed: options.seed }, &mut |tried| {
+    deeds::live(deeds::Options { every: options.every, seed }, &mut |tried| {
         runs += tried.runs;
         failures += tried.failures.len();
         told = told_deeds(tried, out);
@@ -177,7 +181,7 @@ fn live(options: &Options, out: &mut dyn Write) -> anyhow::Result<bool> {
 }
 
 fn told_deeds(tried: &deeds::Tried, out: &mut dyn Write) -> io::Result<()> {
-    let deeds::Tried { playbook, steps, runs, failures, took } = tried;
+    let deeds::Tried { playbook, steps, runs, failures, took, .. } = tried;
     failures.iter().try_for_each(|failure| writeln!(out, "FAILED {playbook}: {failure}"))?;
     writeln!(out, "{playbook}: {steps} steps, {runs} runs, {:.1} s", took.as_secs_f64())?;
     out.flush()
@@ -215,9 +219,8 @@ fn fence(seed: u64, histories: u64, out: &mut dyn Write) -> anyhow::Result<bool>
 }
 
 /// Lives, for a while.
-fn soak(options: &Options, minutes: u64, out: &mut dyn Write) -> anyhow::Result<bool> {
+fn soak(seed: u64, minutes: u64, json: Option<&Path>, out: &mut dyn Write) -> anyhow::Result<bool> {
     const MIB: f64 = 1024.0 * 1024.0;
-    let seed = options.seed;
     let mut told = writeln!(out, " lives  seconds  rss MiB      fds      store MiB     streams MiB  harm");
     let mut samples = Vec::new();
     let survived = soak::play(seed, Duration::from_secs(minutes * 60), &mut |sample| {
@@ -255,7 +258,7 @@ fn soak(options: &Options, minutes: u64, out: &mut dyn Write) -> anyhow::Result<
     }
     let met = samples.iter().filter(|sample| sample.met).count();
     writeln!(out, "{} lives with --seed {seed}, {met} of them with a fault that met something", samples.len())?;
-    if let Some(file) = &options.json {
+    if let Some(file) = json {
         let text = json!({ "seed": seed, "minutes": minutes, "climbs": climbs, "samples": samples });
         std::fs::write(file, text.to_string()).with_context(|| format!("{} cannot be written", file.display()))?;
     }

@@ -8,7 +8,7 @@ use engine::{
 };
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
-use super::{Crash, Ending, Fault, FaultKind, Scenario, Subject, play};
+use super::{Crash, Ending, Fault, FaultKind, Scenario, Subject, path::all_needs, play};
 
 /// A scenario with what it is for.
 #[derive(Clone, Debug)]
@@ -31,70 +31,123 @@ const PASSING: [FaultKind; 6] = [
 
 /// Every scenario that follows from the playbook's steps; `untroubled` is its run in which nothing goes wrong.
 pub fn all(subject: &Subject, untroubled: &Ending) -> Result<Vec<Case>, String> {
-    let mut cases = Vec::new();
-    let mut add = |group, scenario| cases.push(Case { group, scenario });
-    let succeeded = Some(Status::Succeeded);
-    let quiet = Scenario::default;
     let steps = steps(subject, untroubled);
-    let repeated = Scenario { faults: twice(&steps, false), redelivers: true, expected: succeeded, ..quiet() };
-    add("every action twice", repeated);
-    for (step, _) in &steps {
-        let failed = fails(subject, step);
-        for kind in [FaultKind::Fail, FaultKind::FailLate] {
-            let faults = vec![fault(step, false, kind)];
-            add("failure at each step", Scenario { faults, expected: failed, ..quiet() });
-            let mut faults = self::twice(&steps, true);
-            faults.push(fault(step, false, kind));
-            add("failure at each step, every undo twice", Scenario { faults, expected: failed, ..quiet() });
-        }
-        for kind in PASSING.into_iter().chain([FaultKind::Panic]) {
-            let faults = vec![fault(step, false, kind)];
-            add("passing fault at each step", Scenario { faults, expected: succeeded, ..quiet() });
-        }
+    let mut cases = stops(subject, untroubled, &steps);
+    if !subject.differs_in_failure {
+        cases.extend(passes(untroubled, &steps));
     }
-    for (commit, durable) in commits(untroubled) {
-        let crashes = vec![Crash { commit, durable }];
-        let scenario = Scenario { crashes, expected: succeeded, redelivers: true, ..quiet() };
-        add("crash at each journal write", scenario);
-    }
-    for commit in 1..=untroubled.commits {
-        for command in [Command::Cancel, Command::Undo] {
-            add("cancel and undo at each journal write", Scenario { commands: vec![(commit, command)], ..quiet() });
-        }
-    }
-    for (step, _) in &steps {
-        // Who cancels does not wait for an attempt that hears nothing.
-        let faults = vec![fault(step, false, FaultKind::Hang)];
-        let commands = vec![(commit_of(untroubled, step), Command::Cancel)];
-        add("cancel while each step hangs", Scenario { faults, commands, ..quiet() });
-    }
-    if let Some((last, _)) = steps.last().filter(|(last, _)| fails(subject, last) == Some(Status::Undone)) {
-        cases.extend(rollbacks(subject, &steps, last)?);
+    if let Some(beginning) = Beginning::of(subject, untroubled, &steps) {
+        cases.extend(rollbacks(subject, &beginning)?);
     }
     Ok(cases)
 }
 
-/// What can go wrong while the failure of `last` is rolled back.
-fn rollbacks(subject: &Subject, steps: &[(String, Undo)], last: &str) -> Result<Vec<Case>, String> {
+/// What goes by: the run succeeds as if nothing had been.
+fn passes(untroubled: &Ending, steps: &[(String, Undo)]) -> Vec<Case> {
     let mut cases = Vec::new();
-    let failing = Scenario { faults: vec![fault(last, false, FaultKind::Fail)], ..Scenario::default() };
-    let undone = Some(Status::Undone);
-    for (step, _) in steps.iter().filter(|(_, undo)| *undo == Undo::Yes) {
-        for (mends, expected) in [(false, Some(Status::Stuck)), (true, undone)] {
-            let faults = vec![failing.faults[0].clone(), fault(step, true, FaultKind::Fail)];
-            let scenario = Scenario { faults, mends, bystander: true, expected, ..Scenario::default() };
+    let mut add = |group, scenario| cases.push(Case { group, scenario });
+    let succeeds = || Scenario { expected: Some(Status::Succeeded), ..made() };
+    let faults = twice(steps, false);
+    add("every action twice", Scenario { faults, redelivers: true, ..succeeds() });
+    for (step, _) in steps {
+        for kind in PASSING.into_iter().chain([FaultKind::Panic]) {
+            let faults = vec![fault(step, false, kind)];
+            add("passing fault at each step", Scenario { faults, ..succeeds() });
+        }
+    }
+    for crash in crashes(1..=untroubled.commits) {
+        let scenario = Scenario { crashes: vec![crash], redelivers: true, ..succeeds() };
+        add("crash at each journal write", scenario);
+    }
+    cases
+}
+
+/// What stops the run: a step that fails for good, or somebody who asks for it.
+fn stops(subject: &Subject, untroubled: &Ending, steps: &[(String, Undo)]) -> Vec<Case> {
+    let mut cases = Vec::new();
+    let mut add = |group, scenario| cases.push(Case { group, scenario });
+    for (step, _) in steps {
+        let fails = || Scenario { expected: fails(subject, step), ..made() };
+        for kind in [FaultKind::Fail, FaultKind::FailLate] {
+            let failing = fault(step, false, kind);
+            add("failure at each step", Scenario { faults: vec![failing.clone()], ..fails() });
+            if fails().expected.is_none_or(|end| end == Status::Undone) {
+                let faults = twice(steps, true).into_iter().chain([failing]).collect();
+                add("failure at each step, every undo twice", Scenario { faults, ..fails() });
+            }
+        }
+    }
+    for commit in 1..=untroubled.commits {
+        for command in [Command::Cancel, Command::Undo] {
+            add("cancel and undo at each journal write", Scenario { commands: vec![(commit, command)], ..made() });
+        }
+    }
+    for (step, _) in steps {
+        // Who cancels does not wait for an attempt that hears nothing.
+        let faults = vec![fault(step, false, FaultKind::Hang)];
+        let commands = vec![(commit_of(untroubled, step), Command::Cancel)];
+        add("cancel while each step hangs", Scenario { faults, commands, ..made() });
+    }
+    if !untroubled.sent.is_empty() {
+        let expected = Some(if is_final(subject) { Status::Paused } else { by_policy(subject.policy()) });
+        add("what it hands over is refused", Scenario { refuses: true, expected, ..made() });
+    }
+    cases
+}
+
+/// How a run begins that is taken back.
+struct Beginning {
+    scenario: Scenario,
+    /// From this commit on it is.
+    from: u64,
+    /// What there is to undo then.
+    undos: Vec<String>,
+}
+
+impl Beginning {
+    /// Its last step fails; or somebody asks for it, once all is done or before the first thing is that cannot be taken
+    /// back. None where that is the first thing it does.
+    fn of(subject: &Subject, untroubled: &Ending, steps: &[(String, Undo)]) -> Option<Self> {
+        let starts: Vec<_> = steps.iter().map(|(step, undo)| (step, *undo, commit_of(untroubled, step))).collect();
+        let (last, ..) = starts.last()?;
+        let (scenario, from) = if fails(subject, last) == Some(Status::Undone) {
+            (Scenario { faults: vec![fault(last, false, FaultKind::Fail)], ..made() }, untroubled.commits)
+        } else {
+            let is_final = |undo| undo == Undo::Irreversible;
+            let end = starts.iter().filter(|(_, undo, _)| is_final(*undo)).map(|(.., commit)| *commit).min();
+            let commit = match end {
+                Some(end) => starts.iter().map(|(.., commit)| *commit).filter(|commit| *commit < end).max()?,
+                None => untroubled.commits,
+            };
+            (Scenario { commands: vec![(commit, Command::Undo)], ..made() }, commit)
+        };
+        let undos = starts.iter().filter(|(_, undo, commit)| *undo == Undo::Yes && *commit <= from);
+        Some(Self { undos: undos.map(|(step, ..)| (*step).clone()).collect(), scenario, from })
+    }
+}
+
+/// What can go wrong while a run is taken back.
+fn rollbacks(subject: &Subject, beginning: &Beginning) -> Result<Vec<Case>, String> {
+    let mut cases = Vec::new();
+    let with = |more: Fault| {
+        let faults = beginning.scenario.faults.iter().cloned().chain([more]).collect();
+        Scenario { faults, expected: Some(Status::Undone), ..beginning.scenario.clone() }
+    };
+    for step in &beginning.undos {
+        for (mends, expected) in [(false, Status::Stuck), (true, Status::Undone)] {
+            let failing = with(fault(step, true, FaultKind::Fail));
+            let scenario = Scenario { mends, bystander: true, expected: Some(expected), ..failing };
             cases.push(Case { group: "an undo fails: stuck, then mended", scenario });
         }
         for kind in PASSING.into_iter().chain([FaultKind::Panic]) {
-            let faults = vec![failing.faults[0].clone(), fault(step, true, kind)];
-            let scenario = Scenario { faults, expected: undone, ..Scenario::default() };
-            cases.push(Case { group: "passing fault at each undo", scenario });
+            cases.push(Case { group: "passing fault at each undo", scenario: with(fault(step, true, kind)) });
         }
     }
-    let ending = play(subject, &failing)?;
-    for (commit, durable) in commits(&ending) {
-        let crashes = vec![Crash { commit, durable }];
-        let scenario = Scenario { crashes, expected: undone, ..failing.clone() };
+    let ending = play(subject, &beginning.scenario)?;
+    // Of what was before the order, other cases tell.
+    let first = if beginning.scenario.commands.is_empty() { 1 } else { beginning.from + 1 };
+    for crash in crashes(first..=ending.commits) {
+        let scenario = Scenario { crashes: vec![crash], expected: Some(Status::Undone), ..beginning.scenario.clone() };
         cases.push(Case { group: "crash at each write of a rollback", scenario });
     }
     Ok(cases)
@@ -149,38 +202,44 @@ fn twice(steps: &[(String, Undo)], undo: bool) -> Vec<Fault> {
     steps.map(|(step, _)| fault(step, undo, FaultKind::LostReply)).collect()
 }
 
-/// The entry that says that the step is about to act.
+/// The commit after which the step acts.
 fn commit_of(untroubled: &Ending, step: &str) -> u64 {
-    let is_start = |event: &serde_json::Value| event["event"] == "started" && event["step"] == step;
-    untroubled.journal.iter().position(is_start).map_or(1, |at| at as u64 + 1)
+    untroubled.started.get(step).copied().unwrap_or(1)
 }
 
-fn commits(ending: &Ending) -> impl Iterator<Item = (u64, bool)> {
-    (1..=ending.commits).flat_map(|commit| [(commit, false), (commit, true)])
+fn crashes(commits: std::ops::RangeInclusive<u64>) -> impl Iterator<Item = Crash> {
+    commits.flat_map(|commit| [false, true].map(|durable| Crash { commit, durable }))
+}
+
+/// A scenario that was made for the playbook, in which nothing goes wrong yet.
+fn made() -> Scenario {
+    Scenario { made: true, ..Scenario::default() }
+}
+
+fn by_policy(policy: Policy) -> Status {
+    match policy {
+        Policy::Rollback => Status::Undone,
+        Policy::Keep => Status::Kept,
+        Policy::Pause => Status::Paused,
+    }
+}
+
+/// Whether something in it cannot be taken back.
+pub(super) fn is_final(subject: &Subject) -> bool {
+    subject.definition().playbook.commit_point.is_some() || subject.definition().is_irreversible()
 }
 
 /// How a run ends in which the step fails for good; none where that depends on who is faster.
 fn fails(subject: &Subject, step: &str) -> Option<Status> {
     let definition = subject.definition();
     let id = step.split(['[', '.']).next().unwrap_or(step);
-    let by_policy = match subject.policy() {
-        Policy::Rollback => Status::Undone,
-        Policy::Keep => Status::Kept,
-        Policy::Pause => Status::Paused,
-    };
+    let by_policy = by_policy(subject.policy());
     let place = |name: &str| definition.playbook.steps.iter().position(|step| step.id.value == name);
     let Some(point) = definition.playbook.commit_point.as_ref().and_then(|point| place(&point.value)) else {
         return Some(by_policy);
     };
     let at = place(id)?;
-    let needs = |from: usize, to: usize| {
-        let (mut seen, mut next) = (vec![false; definition.links.len()], vec![from]);
-        while let Some(step) = next.pop() {
-            seen[step] = true;
-            next.extend(definition.links[step].needs.iter().filter(|need| !seen[**need]));
-        }
-        seen[to]
-    };
+    let needs = |from: usize, to: usize| all_needs(&definition.links, from)[to];
     match (needs(at, point), needs(point, at)) {
         (true, _) => Some(Status::Paused),
         (false, true) => Some(by_policy),

@@ -1,7 +1,7 @@
 //! A journal in memory that survives the process, as a disk does, and kills it at chosen commits.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
 };
 
@@ -38,7 +38,13 @@ struct Disk {
     inventory: BTreeMap<String, u64>,
     inbox: BTreeMap<(String, String), Uuid>,
     outgoing: Vec<Outgoing>,
+    /// Commits of any run.
+    revision: u64,
+    /// Runs whose commits do not count.
+    beside: BTreeSet<Uuid>,
     commits: u64,
+    /// The commit in which each step instance of a run was started first.
+    started: BTreeMap<(Uuid, String), u64>,
     crashes: Vec<Crash>,
     progress: watch::Sender<Progress>,
 }
@@ -46,7 +52,7 @@ struct Disk {
 /// How far the journal is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Commits that are durable, over all lives.
+    /// Commits that are durable, over all lives; those of runs beside the one under test do not count.
     pub commits: u64,
     /// Lives that ended.
     pub deaths: u64,
@@ -64,6 +70,20 @@ impl MemoryJournal {
         Self { disk: Arc::new(Mutex::new(disk)) }
     }
 
+    /// The same, in which the commits of these runs are not counted, whatever else happens beside them.
+    #[must_use]
+    pub fn beside(self, runs: impl IntoIterator<Item = Uuid>) -> Self {
+        self.disk().beside.extend(runs);
+        self
+    }
+
+    /// Puts a run into it as another program left it: how its row reads, its entries, and the texts that it goes by.
+    pub fn hold(&self, run: Uuid, summary: RunSummary, events: Vec<Value>, texts: BTreeMap<String, String>) {
+        let mut disk = self.disk();
+        disk.runs.insert(run, Run { summary, events });
+        disk.definitions.extend(texts);
+    }
+
     /// Follows it.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.disk().progress.subscribe()
@@ -74,9 +94,20 @@ impl MemoryJournal {
         self.disk().outgoing.clone()
     }
 
-    /// How many runs there are besides `other`.
-    pub fn runs_but(&self, other: Uuid) -> usize {
-        self.disk().runs.keys().filter(|run| **run != other).count()
+    /// How many runs there are; those beside the one under test do not count.
+    pub fn runs(&self) -> usize {
+        let disk = self.disk();
+        disk.runs.keys().filter(|run| !disk.beside.contains(run)).count()
+    }
+
+    /// The commit in which each step instance of a run was started first. One commit may start several.
+    pub fn started(&self, run: Uuid) -> BTreeMap<String, u64> {
+        let disk = self.disk();
+        disk.started
+            .iter()
+            .filter(|((of, _), _)| *of == run)
+            .map(|((_, step), commit)| (step.clone(), *commit))
+            .collect()
     }
 
     /// What the inventory has below `prefix`, without the prefix.
@@ -93,15 +124,16 @@ impl MemoryJournal {
     /// Takes the commit; none when the process dies of it.
     fn take(&self, commit: Commit) -> Option<Result<Committed, CommitError>> {
         let mut disk = self.disk();
-        let number = disk.commits + 1;
-        let crash = disk.crashes.iter().position(|crash| crash.commit == number);
+        let counts = commit.run.as_ref().is_none_or(|append| !disk.beside.contains(&append.run));
+        let number = disk.commits + u64::from(counts);
+        let crash = disk.crashes.iter().position(|crash| counts && crash.commit == number);
         let crash = crash.map(|at| disk.crashes.remove(at));
         if crash.is_some_and(|crash| !crash.durable) {
             disk.die();
             return None;
         }
         let result = disk.apply(commit, number);
-        if result.is_ok() {
+        if result.is_ok() && counts {
             disk.commits = number;
             disk.progress.send_modify(|progress| progress.commits = number);
         }
@@ -122,8 +154,10 @@ impl Disk {
         self.progress.send_modify(|progress| progress.deaths += 1);
     }
 
-    fn apply(&mut self, commit: Commit, revision: u64) -> Result<Committed, CommitError> {
+    fn apply(&mut self, commit: Commit, number: u64) -> Result<Committed, CommitError> {
         self.check(&commit)?;
+        self.revision += 1;
+        let revision = self.revision;
         let run = commit.run.as_ref().map(|append| append.run);
         let mut run_seq = None;
         if let Some(append) = commit.run
@@ -132,6 +166,10 @@ impl Disk {
             let run =
                 self.runs.entry(append.run).or_insert_with(|| Run { summary: summary.clone(), events: Vec::new() });
             run.summary = summary;
+            for event in append.events.iter().filter(|event| event["event"] == "started") {
+                let step = event["step"].as_str().unwrap_or_default().to_owned();
+                self.started.entry((append.run, step)).or_insert(number);
+            }
             run.events.extend(append.events);
             run_seq = Some(run.events.len() as u64);
         }

@@ -8,7 +8,7 @@ use engine::{
     run::Command,
 };
 
-use super::{Ending, Scenario, Subject};
+use super::{Ending, FaultKind, Scenario, Subject, cases::is_final, path};
 
 /// Whether the ending is one that the scenario allows; `untroubled` is that of a run in which nothing goes wrong.
 pub fn judge(subject: &Subject, scenario: &Scenario, ending: &Ending, untroubled: &Ending) -> Result<(), String> {
@@ -28,9 +28,10 @@ pub fn judge(subject: &Subject, scenario: &Scenario, ending: &Ending, untroubled
     if ending.runs != 1 {
         return Err(format!("{} runs of one message", ending.runs));
     }
-    if ending.bystander.is_some_and(|status| status != Status::Succeeded) {
-        return Err(format!("the run beside it ends {:?}", ending.bystander));
+    if let Some(status) = ending.bystanders.iter().find(|status| **status != Status::Succeeded) {
+        return Err(format!("a run beside it ends {status:?}"));
     }
+    comes_to_pass(scenario, ending)?;
     // What failed late and was left as it is, is known to nobody; that is what `keep` and `pause` are about.
     let is_settled = matches!(status, Status::Succeeded | Status::Undone);
     if is_settled && ending.known != ending.objects {
@@ -38,6 +39,35 @@ pub fn judge(subject: &Subject, scenario: &Scenario, ending: &Ending, untroubled
     }
     obeys(subject, scenario, ending)?;
     leaves(subject, scenario, ending, untroubled)
+}
+
+/// Whether what the scenario says did happen; a case in which it does not shows nothing.
+fn comes_to_pass(scenario: &Scenario, ending: &Ending) -> Result<(), String> {
+    let asked = |at: &usize| ending.asked.contains(at);
+    let due = |commit: u64| scenario.made || commit <= ending.commits;
+    let mut commands = scenario.commands.iter().enumerate();
+    if let Some((_, (commit, command))) = commands.find(|(at, (commit, _))| due(*commit) && !asked(at)) {
+        return Err(format!("nobody asks to {command:?} at commit {commit} of {}", ending.commits));
+    }
+    if !scenario.made {
+        return Ok(());
+    }
+    let (lives, crashes) = (ending.lives, scenario.crashes.len());
+    if lives != 1 + crashes {
+        return Err(format!("{crashes} deaths, but {lives} lives"));
+    }
+    if scenario.bystander && ending.bystanders.len() != 2 {
+        return Err(format!("{} runs beside it instead of 2", ending.bystanders.len()));
+    }
+    // Not every undo that is to be repeated is of a step that was reached.
+    if let Some(fault) = ending.spared.iter().find(|fault| !fault.undo) {
+        return Err(format!("{} is not {:?}", fault.step, fault.kind));
+    }
+    let hangs = scenario.faults.iter().any(|fault| fault.kind == FaultKind::Hang && !fault.undo);
+    if hangs && !scenario.commands.is_empty() && ending.while_hanging.is_empty() {
+        return Err("nothing hung when it was told to stop".to_owned());
+    }
+    Ok(())
 }
 
 /// Whether what is left is what may be.
@@ -54,25 +84,34 @@ fn leaves(subject: &Subject, scenario: &Scenario, ending: &Ending, untroubled: &
         {
             Err(format!("is cancelled and leaves {:?}", ending.objects))
         }
-        Status::Stuck => is_stuck_well(scenario, ending),
+        Status::Stuck => is_stuck_well(subject, scenario, ending),
         _ => Ok(()),
     }
 }
 
 /// A stuck run names the undo that failed, and nothing is left but that and what it stood on.
-fn is_stuck_well(scenario: &Scenario, ending: &Ending) -> Result<(), String> {
+fn is_stuck_well(subject: &Subject, scenario: &Scenario, ending: &Ending) -> Result<(), String> {
     let failing: Vec<_> = scenario.faults.iter().filter(|fault| fault.undo).collect();
     let named: Vec<_> = ending.report.steps.iter().filter(|step| step.status == StepStatus::UndoFailed).collect();
     if failing.is_empty() {
         return Err("is stuck for no reason".to_owned());
     }
-    if named.iter().all(|step| step.reason.is_none()) {
-        return Err("is stuck and does not say where and why".to_owned());
+    if named.is_empty() {
+        return Err("is stuck and does not say where".to_owned());
+    }
+    if let Some(silent) = named.iter().find(|step| step.reason.is_none()) {
+        return Err(format!("is stuck at {} and does not say why", silent.step));
     }
     if let Some(innocent) = named.iter().find(|step| failing.iter().all(|fault| fault.step != step.step)) {
         return Err(format!("is stuck at {}, whose undo goes well", innocent.step));
     }
-    Ok(())
+    let may_stay = |object: &String| {
+        named.iter().any(|step| step.step == *object || path::is_needed(subject.definition(), &step.step, object))
+    };
+    match ending.objects.iter().find(|object| !may_stay(object)) {
+        Some(object) => Err(format!("is stuck and leaves {object}, which nothing that failed stands on")),
+        None => Ok(()),
+    }
 }
 
 /// Whether a lone command did what it is for; it is accepted unless it comes too late.
@@ -90,15 +129,12 @@ fn obeys(subject: &Subject, scenario: &Scenario, ending: &Ending) -> Result<(), 
     };
     let allowed = match (ending.accepted.contains(&0), command) {
         (_, Command::Resume) => return Ok(()),
+        // Whenever it comes: what is done can be taken back. One that comes after the last commit was not asked.
+        (_, Command::Undo) if ending.asked.contains(&0) && !is_final(subject) => ending.status == Status::Undone,
         (false, _) => ending.status == Status::Succeeded,
         (true, _) => ending.status == by_policy || is_final(subject) && ending.status == Status::Paused,
     };
     if allowed { Ok(()) } else { Err(format!("ends {:?} although it was told {command:?}", ending.status)) }
-}
-
-/// Whether something in it cannot be taken back.
-fn is_final(subject: &Subject) -> bool {
-    subject.definition().playbook.commit_point.is_some() || subject.definition().is_irreversible()
 }
 
 fn difference(expected: &BTreeSet<String>, found: &BTreeSet<String>) -> String {

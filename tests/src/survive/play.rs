@@ -1,7 +1,7 @@
 //! Plays a scenario on the real driver: as many lives as it has crashes, on one disk and in one world.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -19,12 +19,12 @@ use engine::{
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use store::{Commit, InboxKey, Lane, Outgoing};
+use store::{Commit, InboxKey, Lane, Outgoing, RunSummary};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    Scenario, Subject,
+    Fault, Scenario, Subject,
     journal::MemoryJournal,
     sabotage,
     subject::BYSTANDER,
@@ -36,6 +36,8 @@ use super::{
 const EVER: Duration = Duration::from_secs(30 * 24 * 3600);
 /// No scenario has more lives.
 const MAX_LIVES: usize = 64;
+/// Runs that may be started beside the one under test.
+const BESIDE: usize = 2;
 
 /// How it went.
 #[derive(Clone, Debug)]
@@ -58,12 +60,20 @@ pub struct Ending {
     pub known: BTreeSet<String>,
     /// Promises of the driver that were broken.
     pub broken: Vec<String>,
-    /// Commands that were accepted, by their place in the scenario.
+    /// Commands that were asked, by their place in the scenario.
+    pub asked: BTreeSet<usize>,
+    /// Those of them that were accepted.
     pub accepted: BTreeSet<usize>,
-    /// How the run that was started beside a stuck one ended.
-    pub bystander: Option<Status>,
+    /// Those of them that were accepted while an attempt was at work that never ends.
+    pub while_hanging: BTreeSet<usize>,
+    /// Faults of the scenario that never came to pass.
+    pub spared: Vec<Fault>,
+    /// How the runs beside it ended: the one that was started with it, and the one once it needed an operator.
+    pub bystanders: Vec<Status>,
     /// Commits made.
     pub commits: u64,
+    /// The commit in which each step instance was started first. One commit may start several.
+    pub started: BTreeMap<String, u64>,
     /// How often the process started.
     pub lives: usize,
     /// The run's journal.
@@ -80,38 +90,33 @@ impl Ending {
 
 /// Plays it; an error says how it broke off.
 pub fn play(subject: &Subject, scenario: &Scenario) -> Result<Ending, String> {
+    Stage::new(subject, scenario).play()
+}
+
+/// A run as another program left it.
+#[derive(Clone, Debug)]
+pub struct Left {
+    /// How its row reads.
+    pub summary: RunSummary,
+    /// Its journal so far.
+    pub events: Vec<Value>,
+    /// The texts that it goes by, by hash.
+    pub texts: BTreeMap<String, String>,
+    /// What it has made.
+    pub objects: BTreeSet<String>,
+}
+
+/// Plays a run of the subject's playbook on to its end, from where another program left it.
+///
+/// # Errors
+/// How it broke off.
+pub fn play_on(subject: &Subject, scenario: &Scenario, left: Left) -> Result<Ending, String> {
     let mut stage = Stage::new(subject, scenario);
-    let (journal, world, witness) = (stage.journal.clone(), stage.world.clone(), stage.witness.clone());
-    for lives in 1..=MAX_LIVES {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-        let runtime = runtime.map_err(|error| error.to_string())?;
-        // Dropping the runtime is the death of the process: every task is gone where it stood.
-        let report = runtime.block_on(async {
-            let life = tokio::time::timeout(EVER, stage.live()).await;
-            life.map_err(|_| "the run hangs".to_owned())?
-        })?;
-        if let Some(report) = report {
-            let (run, neighbour) = (stage.run(), stage.neighbour());
-            let outgoing = journal.outgoing();
-            return Ok(Ending {
-                status: report.status,
-                report,
-                objects: world.objects().into_iter().filter(|object| !is_of_bystander(object)).collect(),
-                known: journal.keys("object/").into_iter().filter(|object| !is_of_bystander(object)).collect(),
-                broken: witness.broken(),
-                accepted: stage.accepted,
-                bystander: stage.bystander,
-                messages: outgoing.iter().map(|it| (it.subject.clone(), it.body.clone())).collect(),
-                sent: outgoing.into_iter().map(|it| it.id).collect(),
-                handed: stage.handed.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-                runs: journal.runs_but(neighbour),
-                commits: journal.progress().borrow().commits,
-                lives,
-                journal: journal.events(run).map_err(|error| error.to_string())?,
-            });
-        }
-    }
-    Err(format!("still not ended after {MAX_LIVES} lives"))
+    let run = stage.run();
+    stage.world.place(run, left.objects);
+    stage.journal.hold(run, left.summary, left.events, left.texts);
+    stage.acknowledged = true;
+    stage.play()
 }
 
 /// The plan of its run, as the driver makes it before anything is done.
@@ -127,11 +132,6 @@ pub fn plan(subject: &Subject) -> Result<Plan, String> {
     planned.map_err(|error| format!("{}: {error}", subject.title()))
 }
 
-fn is_of_bystander(object: &str) -> bool {
-    // Its steps have names that no other playbook has.
-    matches!(object, "stand_by_one" | "stand_by_two")
-}
-
 struct Stage<'s> {
     subject: &'s Subject,
     scenario: &'s Scenario,
@@ -145,13 +145,21 @@ struct Stage<'s> {
     asked: BTreeSet<usize>,
     /// Commands that were accepted.
     accepted: BTreeSet<usize>,
+    /// Commands that were accepted while an attempt was at work that never ends.
+    while_hanging: BTreeSet<usize>,
     handed: Arc<Mutex<BTreeSet<String>>>,
-    bystander: Option<Status>,
+    /// Runs beside the one under test that were started.
+    beside: usize,
+    bystanders: Vec<Status>,
 }
+
+/// The flow of the run under test.
+const FLOW: Uuid = Uuid::from_u128(1);
 
 impl<'s> Stage<'s> {
     fn new(subject: &'s Subject, scenario: &'s Scenario) -> Self {
-        let journal = MemoryJournal::new(&scenario.crashes);
+        let beside = (0..BESIDE).map(neighbour);
+        let journal = MemoryJournal::new(&scenario.crashes).beside(beside);
         Self {
             subject,
             scenario,
@@ -162,9 +170,54 @@ impl<'s> Stage<'s> {
             acknowledged: false,
             asked: BTreeSet::new(),
             accepted: BTreeSet::new(),
+            while_hanging: BTreeSet::new(),
             handed: Arc::default(),
-            bystander: None,
+            beside: 0,
+            bystanders: Vec::new(),
         }
+    }
+
+    fn play(mut self) -> Result<Ending, String> {
+        for lives in 1..=MAX_LIVES {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+            let runtime = runtime.map_err(|error| error.to_string())?;
+            // Dropping the runtime is the death of the process: every task is gone where it stood.
+            let report = runtime.block_on(async {
+                let life = tokio::time::timeout(EVER, self.live()).await;
+                life.map_err(|_| "the run hangs".to_owned())?
+            })?;
+            drop(runtime);
+            if let Some(report) = report {
+                return self.ending(report, lives);
+            }
+        }
+        Err(format!("still not ended after {MAX_LIVES} lives"))
+    }
+
+    fn ending(self, report: Report, lives: usize) -> Result<Ending, String> {
+        let run = self.run();
+        let outgoing = self.journal.outgoing();
+        let spared = self.scenario.faults.iter().filter(|fault| !self.world.has_befallen(fault));
+        Ok(Ending {
+            status: report.status,
+            report,
+            objects: self.world.objects(run),
+            known: self.journal.keys(&format!("object/{run}/")).into_iter().collect(),
+            broken: self.witness.broken(),
+            spared: spared.cloned().collect(),
+            asked: self.asked,
+            accepted: self.accepted,
+            while_hanging: self.while_hanging,
+            bystanders: self.bystanders,
+            messages: outgoing.iter().map(|it| (it.subject.clone(), it.body.clone())).collect(),
+            sent: outgoing.into_iter().map(|it| it.id).collect(),
+            handed: self.handed.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            runs: self.journal.runs(),
+            commits: self.journal.progress().borrow().commits,
+            started: self.journal.started(run),
+            lives,
+            journal: self.journal.events(run).map_err(|error| error.to_string())?,
+        })
     }
 
     /// One life of the process; none when it died.
@@ -184,34 +237,29 @@ impl<'s> Stage<'s> {
 
     async fn work(&mut self) -> Result<Report, String> {
         let driver = Driver::start(self.parts()).await.map_err(|error| error.to_string())?;
-        let (run, flow) = (self.run(), Uuid::from_u128(1));
+        let run = self.run();
         if !self.acknowledged || self.scenario.redelivers {
-            driver.submit(self.new_run(run, flow)).await.map_err(|error| error.to_string())?;
+            driver.submit(self.new_run(run, FLOW)).await.map_err(|error| error.to_string())?;
             self.acknowledged = true;
+        }
+        if self.scenario.bystander && self.beside == 0 {
+            self.stand_by(&driver).await?;
         }
         let mut progress = self.journal.progress();
         loop {
             let commits = progress.borrow_and_update().commits;
-            let mut due = self.scenario.commands.iter().enumerate();
-            let due = due.find(|(at, (when, _))| *when <= commits && !self.asked.contains(at));
-            if let Some((at, (_, command))) = due {
-                // A refusal is an answer.
-                let is_accepted = match command {
-                    Command::Cancel => driver.cancel(flow, "test").await.is_ok(),
-                    Command::Undo => driver.request_undo(flow, "test").await.is_ok(),
-                    Command::Resume => driver.resume(run, "test").await.is_ok(),
-                };
-                self.asked.insert(at);
-                self.accepted.extend(is_accepted.then_some(at));
+            if self.ask_what_is_due(&driver, commits).await {
                 continue;
             }
             tokio::select! {
-                () = driver.idle() => {}
+                biased;
+                // Whoever asks after the last commit asks a run that has just ended: before anybody looks at its end.
                 _ = progress.changed() => continue,
+                () = driver.idle() => {}
             }
             let report = driver.report(run).map_err(|error| error.to_string())?.ok_or("the run is gone")?;
-            if report.status.needs_operator() && self.scenario.bystander && self.bystander.is_none() {
-                self.bystander = Some(self.stand_by(&driver).await?);
+            if report.status.needs_operator() && self.scenario.bystander && self.beside < BESIDE {
+                self.stand_by(&driver).await?;
                 continue;
             }
             if report.status == Status::Stuck && self.scenario.mends {
@@ -222,24 +270,42 @@ impl<'s> Stage<'s> {
             if let Some((run, reason)) = driver.unreadable().into_iter().next() {
                 return Err(format!("run {run} cannot go on: {reason}"));
             }
+            self.bystanders = (0..self.beside).map(|at| status(&driver, neighbour(at))).collect::<Result<_, _>>()?;
             return Ok(report);
         }
     }
 
-    /// Another run of the contractor, from its start to its end.
-    async fn stand_by(&self, driver: &Driver) -> Result<Status, String> {
-        let run = self.neighbour();
-        let inbox = Some(InboxKey { source: "/test".to_owned(), id: "2".to_owned() });
+    /// Asks for the first thing that is due and was not asked for; false when there is none.
+    async fn ask_what_is_due(&mut self, driver: &Driver, commits: u64) -> bool {
+        let mut due = self.scenario.commands.iter().enumerate();
+        let due = due.find(|(at, (when, _))| *when <= commits && !self.asked.contains(at));
+        let Some((at, (_, command))) = due else { return false };
+        // A refusal is an answer.
+        let is_accepted = match command {
+            Command::Cancel => driver.cancel(FLOW, "test").await.is_ok(),
+            Command::Undo => driver.request_undo(FLOW, "test").await.is_ok(),
+            Command::Resume => driver.resume(self.run(), "test").await.is_ok(),
+        };
+        self.asked.insert(at);
+        self.accepted.extend(is_accepted.then_some(at));
+        self.while_hanging.extend((is_accepted && self.world.hangs()).then_some(at));
+        true
+    }
+
+    /// Starts another run of the contractor.
+    async fn stand_by(&mut self, driver: &Driver) -> Result<(), String> {
+        let run = neighbour(self.beside);
+        let id = (2 + self.beside).to_string();
+        let inbox = Some(InboxKey { source: "/test".to_owned(), id });
         let new = NewRun {
             playbook: BYSTANDER.to_owned(),
             input: Value::Null,
             with: Commit { inbox, ..Commit::default() },
-            ..self.new_run(run, Uuid::from_u128(2))
+            ..self.new_run(run, run)
         };
         driver.submit(new).await.map_err(|error| error.to_string())?;
-        driver.idle().await;
-        let report = driver.report(run).map_err(|error| error.to_string())?;
-        report.map(|report| report.status).ok_or_else(|| "the other run is gone".to_owned())
+        self.beside += 1;
+        Ok(())
     }
 
     fn parts(&self) -> Parts {
@@ -259,16 +325,12 @@ impl<'s> Stage<'s> {
             actions,
             playbooks: self.subject.library.clone(),
             clock: Arc::new(PausedClock::new(self.now.clone())),
-            hooks: Arc::new(Messages(self.handed.clone())),
+            hooks: Arc::new(Messages { handed: self.handed.clone(), refuses: self.scenario.refuses }),
         }
     }
 
     fn run(&self) -> Uuid {
         run_id("/test", "1", &self.subject.playbook)
-    }
-
-    fn neighbour(&self) -> Uuid {
-        run_id("/test", "2", BYSTANDER)
     }
 
     fn new_run(&self, run: Uuid, flow: Uuid) -> NewRun {
@@ -288,6 +350,16 @@ impl<'s> Stage<'s> {
             },
         }
     }
+}
+
+/// A run beside the one under test.
+fn neighbour(at: usize) -> Uuid {
+    run_id("/test", &(2 + at).to_string(), BYSTANDER)
+}
+
+fn status(driver: &Driver, run: Uuid) -> Result<Status, String> {
+    let report = driver.report(run).map_err(|error| error.to_string())?;
+    report.map(|report| report.status).ok_or_else(|| format!("run {run} is gone"))
 }
 
 /// Wall-clock time that goes with tokio's paused time and on through all lives.
@@ -319,7 +391,11 @@ impl Clock for PausedClock {
 
 /// Every message goes out as it is, and its id is remembered.
 #[derive(Default)]
-pub(super) struct Messages(Arc<Mutex<BTreeSet<String>>>);
+pub(super) struct Messages {
+    handed: Arc<Mutex<BTreeSet<String>>>,
+    /// Whether what a run hands over when it succeeds is refused.
+    refuses: bool,
+}
 
 impl Hooks for Messages {
     fn outgoing(&self, happened: &Happened<'_>) -> Result<Vec<Outgoing>, Failure> {
@@ -333,7 +409,10 @@ impl Hooks for Messages {
             headers: std::collections::BTreeMap::new(),
             body: emission.body.to_string(),
         };
-        let mut handed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.refuses && happened.after.status == Status::Succeeded && !happened.emissions.is_empty() {
+            return Err(Failure::new("what it hands over does not fit its schema"));
+        }
+        let mut handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
         handed.extend(happened.emissions.iter().map(|emission| emission.id.to_string()));
         Ok(happened.emissions.iter().map(message).collect())
     }

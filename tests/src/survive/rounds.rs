@@ -21,7 +21,8 @@ use uuid::Uuid;
 
 use crate::{
     demo,
-    world::{World, WorldOptions, consented},
+    process::Process,
+    world::{World, WorldOptions, consented, tail},
 };
 
 /// No flow of a round takes longer, however often its contractors die.
@@ -70,7 +71,7 @@ pub fn play(options: Options, tell: &mut dyn FnMut(&Round)) -> anyhow::Result<()
     let mut stage = Stage { world, runtime, operator, random, round: Round::default() };
     let told = stage.play(options, tell);
     let logs = told.is_err().then(|| [stage.world.infrastructure.log(), stage.world.talos.log()]);
-    told.with_context(|| logs.map(|logs| logs.map(|log| crate::world::tail(&log)).join("\n")).unwrap_or_default())
+    told.with_context(|| logs.map(|logs| logs.map(|log| tail(&log)).join("\n")).unwrap_or_default())
 }
 
 struct Stage {
@@ -151,12 +152,12 @@ impl Stage {
 
     fn kill(&mut self, talos: bool) -> anyhow::Result<()> {
         let victim = if talos { &mut self.world.talos } else { &mut self.world.infrastructure };
-        victim.kill();
+        kill(victim)?;
         self.round.kills += 1;
         victim.start(false)?;
         while self.random.random_bool(0.4) {
             std::thread::sleep(START.mul_f64(self.random.random()));
-            victim.kill();
+            kill(victim)?;
             self.round.kills_at_start += 1;
             victim.start(false)?;
         }
@@ -167,10 +168,10 @@ impl Stage {
     fn starts(&mut self, kills: u64) -> anyhow::Result<()> {
         for number in 1..=kills {
             let victim = if number % 2 == 0 { &mut self.world.talos } else { &mut self.world.infrastructure };
-            victim.kill();
+            kill(victim)?;
             victim.start(false)?;
             std::thread::sleep(START.mul_f64(self.random.random()));
-            victim.kill();
+            kill(victim)?;
             self.round.kills_at_start += 1;
             victim.start(false)?;
             if number % 20 == 0 {
@@ -228,4 +229,13 @@ impl Stage {
     fn snapshot(&self) -> anyhow::Result<Value> {
         self.runtime.block_on(self.world.snapshot())
     }
+}
+
+/// Kills a daemon. One that has ended by itself would be started again as if it had been killed.
+fn kill(victim: &mut Process) -> anyhow::Result<()> {
+    if let Some(status) = victim.ended() {
+        bail!("{} has ended by itself with {status}: {}", victim.name(), tail(&victim.log()));
+    }
+    victim.kill();
+    Ok(())
 }

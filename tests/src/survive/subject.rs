@@ -28,6 +28,8 @@ pub struct Subject {
     pub playbook: String,
     /// What is special about its input and outputs; empty for the plain ones.
     pub variant: &'static str,
+    /// Whether it differs from the plain one in what follows a failure, and in nothing else.
+    pub differs_in_failure: bool,
     /// What its run is given.
     pub input: Value,
     /// Laid over the made-up outputs of its actions.
@@ -101,6 +103,7 @@ impl Subject {
             Self {
                 playbook: definition.playbook.name.value.clone(),
                 variant: variant.name,
+                differs_in_failure: variant.differs_in_failure,
                 input,
                 outputs: variant.outputs.into_iter().collect(),
                 specs: specs.clone(),

@@ -112,8 +112,7 @@ fn try_one(subject: &Subject, case: &Case, untroubled: &Ending) -> Option<Failur
     };
     let reason = check(&case.scenario).err()?;
     // A made case is as short as it gets; what is expected of it is not expected of its parts.
-    let is_made = case.scenario.expected.is_some();
-    let shortest = shrink(&case.scenario, &|scenario| !is_made && check(scenario).is_err());
+    let shortest = shrink(&case.scenario, &|scenario| !case.scenario.made && check(scenario).is_err());
     let reason = check(&shortest).err().unwrap_or(reason);
     Some(Failure { group: case.group, reason, story: shortest.to_string() })
 }

@@ -12,7 +12,10 @@ use engine::{
 };
 use serde_json::Value;
 
-use super::journal::MemoryJournal;
+use super::{
+    journal::MemoryJournal,
+    path::{Level, is_below, levels, split},
+};
 
 /// Notes every promise that is broken.
 #[derive(Clone)]
@@ -83,7 +86,7 @@ impl Witness {
         if is_finished(events) {
             broken.push(format!("{} acts after the run's end", told(cx, undo)));
         }
-        if let Some((prefix, definition, at)) = locate(&self.definition, &cx.step) {
+        if let Some(Level { prefix, definition, at }) = levels(&self.definition, &cx.step).pop() {
             let link = &definition.links[at];
             let path = |place: &usize| format!("{prefix}{}", definition.playbook.steps[*place].id.value);
             if undo {
@@ -139,10 +142,9 @@ fn is_done(events: &[Value], path: &str) -> bool {
 /// Whether something is left in the world of a step that can be undone.
 fn is_left(work: &Work, path: &str, objects: &BTreeSet<String>) -> bool {
     let is_taken_back = |contract: &engine::library::Contract| contract.undo == Undo::Yes;
-    let is_below =
-        |object: &String| object.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['[', '.']));
+    let is_below = |object: &&String| is_below(object, path);
     match work {
-        Work::Action(contract) => is_taken_back(contract) && objects.iter().any(is_below),
+        Work::Action(contract) => is_taken_back(contract) && objects.iter().any(|object| is_below(&object)),
         Work::Call(definition) => definition.playbook.steps.iter().zip(&definition.links).any(|(step, link)| {
             let of_step = |object: &String| {
                 let (_, last) = split(object);
@@ -154,51 +156,11 @@ fn is_left(work: &Work, path: &str, objects: &BTreeSet<String>) -> bool {
     }
 }
 
-/// The playbook, its prefix and the place of the step that `path` ends at.
-fn locate<'d>(root: &'d Arc<Definition>, path: &str) -> Option<(String, &'d Arc<Definition>, usize)> {
-    let (mut definition, mut prefix, mut rest) = (root, String::new(), path);
-    loop {
-        let end = rest.find(['[', '.']).unwrap_or(rest.len());
-        let at = definition.playbook.steps.iter().position(|step| step.id.value == rest[..end])?;
-        let after = match rest[end..].strip_prefix('[') {
-            Some(after) => after.find(']').map_or("", |close| &after[close + 1..]),
-            None => &rest[end..],
-        };
-        let Some(below) = after.strip_prefix('.') else { return Some((prefix, definition, at)) };
-        let Work::Call(called) = &definition.links[at].work else { return None };
-        (definition, rest) = (called, below);
-        prefix = path[..path.len() - below.len()].to_owned();
-    }
-}
-
-/// What a path is of: everything before its last step, and that step's id.
-fn split(path: &str) -> (&str, &str) {
-    let mut start = 0;
-    let mut is_key = false;
-    for (at, char) in path.char_indices() {
-        match char {
-            '[' => is_key = true,
-            ']' => is_key = false,
-            '.' if !is_key => start = at + 1,
-            _ => {}
-        }
-    }
-    let last = &path[start..];
-    (&path[..start], &last[..last.find('[').unwrap_or(last.len())])
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn a_path_is_split_at_its_last_step_even_when_keys_hold_dots() {
-        assert_eq!(split("make.create[a.b]"), ("make.", "create"));
-        assert_eq!(split("node[10.0.0.1].drain"), ("node[10.0.0.1].", "drain"));
-        assert_eq!(split("apply"), ("", "apply"));
-    }
 
     #[test]
     fn a_step_is_done_when_every_instance_is() {

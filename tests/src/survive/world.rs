@@ -11,6 +11,7 @@ use engine::catalog::{ActionSpec, Undo};
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use store::InventoryChange;
+use uuid::Uuid;
 
 use super::{Fault, FaultKind, example, sabotage::Bug, variants, witness::Witness};
 
@@ -22,11 +23,28 @@ pub struct World {
 
 #[derive(Default)]
 struct Inner {
-    objects: BTreeSet<String>,
+    /// By the run that made them.
+    objects: BTreeSet<(Uuid, String)>,
     /// Attempts that will not go well, by step instance, `undo ` before it for its undo.
     faults: BTreeMap<String, Vec<(FaultKind, u32)>>,
+    /// What did not go well at least once, by the same names.
+    befallen: BTreeSet<String>,
+    /// Attempts at work that never end.
+    hanging: BTreeSet<String>,
     /// The attempt that made each object.
-    makers: BTreeMap<String, u32>,
+    makers: BTreeMap<(Uuid, String), u32>,
+}
+
+/// An attempt that never ends; the process's death ends it.
+struct Hanging {
+    world: World,
+    step: String,
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        self.world.inner().hanging.remove(&self.step);
+    }
 }
 
 impl World {
@@ -39,9 +57,24 @@ impl World {
         Self { inner: Arc::new(Mutex::new(Inner { faults: by_step, ..Inner::default() })) }
     }
 
-    /// What there is now.
-    pub fn objects(&self) -> BTreeSet<String> {
-        self.inner().objects.clone()
+    /// What there is now of a run.
+    pub fn objects(&self, run: Uuid) -> BTreeSet<String> {
+        self.inner().objects.iter().filter(|(of, _)| *of == run).map(|(_, step)| step.clone()).collect()
+    }
+
+    /// Puts into it what a run has made.
+    pub fn place(&self, run: Uuid, steps: impl IntoIterator<Item = String>) {
+        self.inner().objects.extend(steps.into_iter().map(|step| (run, step)));
+    }
+
+    /// Whether this fault has come to pass, once at least.
+    pub fn has_befallen(&self, fault: &Fault) -> bool {
+        self.inner().befallen.contains(&name(&fault.step, fault.undo))
+    }
+
+    /// Whether an attempt is at work that never ends.
+    pub fn hangs(&self) -> bool {
+        !self.inner().hanging.is_empty()
     }
 
     /// The operator mends what made undos fail.
@@ -56,7 +89,8 @@ impl World {
     /// What goes wrong with the attempt, if anything; a permanent failure stays.
     fn fault(&self, step: &str, undo: bool) -> Option<FaultKind> {
         let mut inner = self.inner();
-        let faults = inner.faults.get_mut(&name(step, undo))?;
+        let name = name(step, undo);
+        let faults = inner.faults.get_mut(&name)?;
         let (kind, times) = faults.first_mut()?;
         let kind = *kind;
         if !kind.is_permanent() {
@@ -65,20 +99,32 @@ impl World {
                 faults.remove(0);
             }
         }
+        inner.befallen.insert(name);
         Some(kind)
     }
 
-    /// Makes the object of a step; says so when the same attempt has made it before, for it should have looked.
-    fn make(&self, step: &str, attempt: u32) -> bool {
-        let mut inner = self.inner();
-        let maker = inner.makers.insert(step.to_owned(), attempt);
-        inner.objects.insert(step.to_owned()) || maker != Some(attempt)
+    fn hang(&self, step: &str) -> Hanging {
+        self.inner().hanging.insert(step.to_owned());
+        Hanging { world: self.clone(), step: step.to_owned() }
     }
 
-    fn take_away(&self, step: &str) {
+    /// Makes the object of a step; says so when the same attempt has made it before, for it should have looked.
+    fn make(&self, cx: &StepContext) -> bool {
         let mut inner = self.inner();
-        inner.objects.remove(step);
-        inner.makers.remove(step);
+        let object = (cx.run, cx.step.clone());
+        let maker = inner.makers.insert(object.clone(), cx.attempt);
+        inner.objects.insert(object) || maker != Some(cx.attempt)
+    }
+
+    fn take_away(&self, cx: &StepContext) {
+        let mut inner = self.inner();
+        let object = (cx.run, cx.step.clone());
+        inner.objects.remove(&object);
+        inner.makers.remove(&object);
+    }
+
+    fn has(&self, cx: &StepContext) -> bool {
+        self.inner().objects.contains(&(cx.run, cx.step.clone()))
     }
 }
 
@@ -124,14 +170,14 @@ impl Fake {
     /// What the action does to the world; not idempotent, so that whoever repeats it blindly is found out.
     fn change(&self, cx: &StepContext, undo: bool) {
         if undo {
-            self.world.take_away(&cx.step);
-        } else if self.spec.undo != Undo::Nothing && !self.world.make(&cx.step, cx.attempt) {
+            self.world.take_away(cx);
+        } else if self.spec.undo != Undo::Nothing && !self.world.make(cx) {
             self.witness.accuse(format!("step {}, attempt {}, is repeated without a look", cx.step, cx.attempt));
         }
     }
 
     fn key(&self, cx: &StepContext) -> String {
-        format!("{}/{}", if self.spec.undo == Undo::Nothing { "seen" } else { "object" }, cx.step)
+        format!("{}/{}/{}", if self.spec.undo == Undo::Nothing { "seen" } else { "object" }, cx.run, cx.step)
     }
 
     fn done(&self, cx: &StepContext, fault: Option<FaultKind>) -> Done<Value> {
@@ -148,6 +194,7 @@ impl Fake {
 
     async fn act(&self, cx: &StepContext) -> Result<Done<Value>, StepError> {
         let fault = self.world.fault(&cx.step, false);
+        let _hanging = (fault == Some(FaultKind::Hang)).then(|| self.world.hang(&cx.step));
         // Long enough for others to be at work at the same time.
         tokio::time::sleep(Duration::from_millis(30)).await;
         self.suffer(cx, fault, false).await?;
@@ -160,13 +207,13 @@ impl Fake {
 impl AnyAction for Fake {
     fn run<'a>(&'a self, cx: &'a StepContext, input: &'a Value) -> BoxFuture<'a, Result<Done<Value>, StepError>> {
         Box::pin(async move {
-            let _at_work = self.witness.enter(cx, false, input, &self.world.objects());
+            let _at_work = self.witness.enter(cx, false, input, &self.world.objects(cx.run));
             self.act(cx).await
         })
     }
 
     fn find<'a>(&'a self, cx: &'a StepContext, _: &'a Value) -> BoxFuture<'a, Result<Option<Done<Value>>, StepError>> {
-        let sees = self.bug != Some(Bug::NeverLooks) && self.world.objects().contains(&cx.step);
+        let sees = self.bug != Some(Bug::NeverLooks) && self.world.has(cx);
         Box::pin(async move { Ok(sees.then(|| self.done(cx, None))) })
     }
 
@@ -177,11 +224,11 @@ impl AnyAction for Fake {
         _: Option<&'a Value>,
     ) -> BoxFuture<'a, Result<Effects, StepError>> {
         Box::pin(async move {
-            let _at_work = self.witness.enter(cx, true, input, &self.world.objects());
+            let _at_work = self.witness.enter(cx, true, input, &self.world.objects(cx.run));
             let fault = self.world.fault(&cx.step, true);
             tokio::time::sleep(Duration::from_millis(30)).await;
             self.suffer(cx, fault, true).await?;
-            if self.bug == Some(Bug::UndoesOnce) && !self.world.objects().contains(&cx.step) {
+            if self.bug == Some(Bug::UndoesOnce) && !self.world.has(cx) {
                 return Err(StepError::fail("there is nothing to undo"));
             }
             if self.bug != Some(Bug::UndoesNothing) {
