@@ -186,7 +186,8 @@ fn refused(scenario: &Scenario) {
         let mut letters = scenario.operator.bus().tail(streams::DEADLETTER, TailFrom::Now, &[]).await.unwrap();
         let message = Outgoing {
             subject: subject.to_owned(),
-            headers: [("Nats-Msg-Id", Uuid::now_v7().to_string()), ("note", CLUSTER.to_owned())]
+            // A dead letter tells of headers, not of bodies.
+            headers: [("Nats-Msg-Id", Uuid::now_v7().to_string()), ("cortex-causation-id", CLUSTER.to_owned())]
                 .map(|(name, value)| (name.to_owned(), value))
                 .into(),
             body: body.to_string().into_bytes().into(),
