@@ -189,7 +189,7 @@ fn an_operator_makes_looks_at_scales_and_takes_away_a_cluster() {
     let exported = run(&["store", "export", "--folder", &folder, &export, "-o", "json"]).json();
     let again = |file: &str| run(&["store", "export", "--folder", &folder, file]);
     again(&export).ended(1).warns(&["something is there"]);
-    again(&format!("{folder}/data-1/snap.8")).ended(1).warns(&["in the folder of the store"]);
+    again(&format!("{folder}/new")).ended(1).warns(&["in the folder of the store"]);
     let copy = scenario.world.folder.join("copy").display().to_string();
     assert_eq!(run(&["store", "import", "--folder", &copy, &export, "-o", "json"]).json(), exported);
     run(&["store", "import", "--folder", &copy, &export]).ended(1).warns(&["holds a store already", "--replace FILE"]);
@@ -215,7 +215,7 @@ fn exports(scenario: &Scenario, run: &dyn Fn(&[&str]) -> Told) {
     let before = files.each_ref().map(|file| std::fs::read(file).unwrap());
     for (file, reason) in [
         (at("infrastructure.age"), "something is there"),
-        (at("infrastructure-store/format.json"), "something is there"),
+        (at("infrastructure-store/format.json"), "in the folder of the store"),
         (at("link"), "something is there"),
         (at("infrastructure-store/export"), "in the folder of the store"),
         (at("no/such/folder/export"), "does not exist on this machine"),
