@@ -12,6 +12,8 @@ use tests::survive::{
 const RANDOM: u64 = 5;
 /// Every so many steps and commits are put to the test; `cargo survive -- --deeds` takes all.
 const EVERY: usize = 12;
+/// Runs go on from every so many entries of recorded journals.
+const EVERY_ENTRY: usize = 3;
 
 /// With the same seed each time, so that a change is judged by what it changes; `SURVIVE_SEED` takes another, and
 /// `cargo survive` another each time.
@@ -29,6 +31,7 @@ fn shipped() -> BTreeSet<String> {
 #[test]
 fn every_playbook_survives_every_failure() {
     let seed = seed();
+    println!("SURVIVE_SEED={seed}");
     let subjects = Subject::every().unwrap();
     assert_eq!(trial::unreached(&subjects).unwrap(), BTreeSet::new(), "every step is put to the test");
     let mut told = Vec::new();
@@ -57,6 +60,7 @@ fn every_shipped_playbook_is_planned_and_its_plan_tells_of_every_step_that_runs(
 #[test]
 fn runs_survive_whatever_happens_in_whatever_order() {
     let seed = seed();
+    println!("SURVIVE_SEED={seed}");
     machine::play_all(seed, 100).unwrap_or_else(|story| panic!("SURVIVE_SEED={seed}: {story}"));
 }
 
@@ -68,12 +72,19 @@ fn a_contractor_with_a_bug_does_not_survive() {
 
 #[test]
 fn the_real_actions_leave_nothing_behind_that_was_taken_back() {
-    let mut told = Vec::new();
-    let life = deeds::live(deeds::Options { every: EVERY, seed: 1 }, &mut |tried| {
+    let seed = seed();
+    println!("SURVIVE_SEED={seed}");
+    let (mut told, mut played, mut runs) = (Vec::new(), BTreeSet::new(), 0);
+    let life = deeds::live(deeds::Options { every: EVERY, seed }, &mut |tried| {
+        println!("{}: {} runs, {:.1} s", tried.playbook, tried.runs, tried.took.as_secs_f64());
         told.extend(tried.failures.iter().map(|failure| format!("{}: {failure}", tried.playbook)));
+        played.extend(tried.called.iter().cloned().chain([tried.playbook.clone()]));
+        runs += tried.runs;
     });
-    assert!(told.is_empty(), "{}", told.join("\n"));
-    life.unwrap();
+    println!("{runs} runs");
+    assert!(told.is_empty(), "SURVIVE_SEED={seed}: {}", told.join("\n"));
+    life.unwrap_or_else(|error| panic!("SURVIVE_SEED={seed}: {error:#}"));
+    assert_eq!(played, shipped(), "every playbook is played with its real actions");
 }
 
 #[test]
@@ -95,10 +106,13 @@ fn recorded_journals_of_every_version_still_replay_and_hold_every_kind_of_entry(
 }
 
 #[test]
-fn a_run_goes_on_from_every_entry_of_a_recorded_journal() {
-    let mut count = 0;
+fn runs_go_on_from_entries_of_recorded_journals() {
+    let seed = seed();
+    println!("SURVIVE_SEED={seed}");
+    let (mut count, first) = (0, 1 + usize::try_from(seed).unwrap() % EVERY_ENTRY);
     for subject in Subject::shipped().unwrap() {
-        count += recorded::go_on(&recorded::folder(), &subject, 1).unwrap_or_else(|error| panic!("{error:#}"));
+        let gone_on = recorded::go_on(&recorded::folder(), &subject, (first, EVERY_ENTRY));
+        count += gone_on.unwrap_or_else(|error| panic!("SURVIVE_SEED={seed}: {error:#}"));
     }
     println!("{count} beginnings");
     assert!(count > 0);

@@ -1,33 +1,47 @@
 //! The real actions against the lab, through the life of a cluster: nothing that was taken back may have left a trace.
 //!
 //! Before a playbook does its part of the life, it is put through every harm: each of its steps fails for good *after*
-//! it has acted, is cancelled while it acts, and its process dies at a commit. After each the datacenter, both inventories and
-//! the cluster's nodes must be as before. Then it runs with every action and undo done twice, and must succeed. Its plan,
-//! made before all that, changes nothing and tells of every step that then runs.
+//! it has acted, is cancelled while it acts, and its process dies at a commit. After each, hypervisors, nodes, clusters and
+//! both inventories must be as before, and with every action done twice they must be as after the run in which nothing
+//! goes wrong. A playbook whose deeds cannot be taken back is put through one kind of harm in each life. Its plan, made
+//! before all that, changes nothing and tells of every step that then runs.
 
 pub mod datacenter;
+pub mod death;
+mod firm;
+pub mod footprint;
+mod risky;
 pub mod side;
 pub mod trouble;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
-use datacenter::{Datacenter, expect};
+use datacenter::Datacenter;
 use engine::{
     plan::Plan,
-    report::{Report, Status, StepStatus},
+    report::{Report, StepStatus},
 };
+use firm::{Harm, Stays};
+use footprint::Footprint;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, runtime::wait::await_condition};
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Value, json};
 use side::Side;
+use talos_contractor::manifest;
 
 use super::plans;
 
 /// How much of it is tried.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Every so many steps and commits are put to the test; 1 takes all.
+    /// Every so many steps and commits are put to the test. 1 takes all, and one life for each kind of harm.
     pub every: usize,
-    /// Where counting begins, so that other seeds take others.
+    /// Of what is left to chance: which ones, and which kind of harm where there is one life.
     pub seed: u64,
 }
 
@@ -36,6 +50,8 @@ pub struct Options {
 pub struct Tried {
     /// The playbook.
     pub playbook: String,
+    /// Those that it has called.
+    pub called: BTreeSet<String>,
     /// Its step instances.
     pub steps: usize,
     /// How many runs.
@@ -53,46 +69,49 @@ enum Party {
     Talos,
 }
 
+/// A playbook with its input.
+#[derive(Clone, Copy)]
+struct Deed<'d> {
+    party: Party,
+    playbook: &'d str,
+    input: &'d Value,
+}
+
 struct Life<'t> {
     datacenter: Datacenter,
     options: Options,
+    random: StdRng,
+    /// What befalls playbooks that cannot be taken back.
+    harm: Harm,
+    /// Whether the others are put through every harm; a later life only needs what they do.
+    is_first: bool,
     tell: &'t mut dyn FnMut(&Tried),
 }
 
-/// A cluster is made, grows, shrinks and goes; each playbook's part of it is put through every harm first.
+/// More than any of the nodes has.
+const GREEDY: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: { name: greedy, namespace: default }
+spec:
+  containers: [{ name: one, image: "registry.example/one:1", resources: { requests: { cpu: "64" } } }]
+"#;
+
+/// A cluster is made, grows, shrinks and goes; each playbook's part of it is put through harm first.
 ///
 /// # Errors
 /// If the life itself does not go on. What the harms bring to light is in what is told.
 pub fn live(options: Options, tell: &mut dyn FnMut(&Tried)) -> anyhow::Result<()> {
-    let mut life = Life { datacenter: Datacenter::start()?, options, tell };
-    let begin = life.datacenter.footprint()?;
-    let request = json!({
-        "request_type": "provision_cluster", "cluster_name": "prod", "pattern": "edge", "worker_nodes": 1,
-        "service_account_key": "ecdsa-p256",
-    });
-    let made = life.risky(Party::Infrastructure, "provision-vms", &request, "vm_provisioned")?;
-    let ready = life.risky(Party::Talos, "bootstrap-cluster", &made, "cluster_ready")?;
-    life.firm(Party::Infrastructure, "register-monitoring", &ready)?;
-    life.firm(Party::Talos, "check-clusters", &json!({}))?;
-
-    let up = json!({ "cluster_name": "prod", "pool": "worker", "count": 2 });
-    let made = life.risky(Party::Infrastructure, "scale-pool", &up, "vm_provisioned")?;
-    let joined = life.risky(Party::Talos, "join-nodes", &made, "nodes_ready")?;
-    life.firm(Party::Infrastructure, "record-nodes", &joined)?;
-
-    let down = json!({ "cluster_name": "prod", "pool": "worker", "count": 1 });
-    let asked = life.risky(Party::Infrastructure, "scale-pool", &down, "scale_request")?;
-    life.firm(Party::Talos, "remove-nodes", &asked)?;
-    let removed = life.datacenter.talos.last("node_removed")?;
-    life.firm(Party::Infrastructure, "release-vms", &removed)?;
-
-    let gone = json!({ "cluster_name": "prod" });
-    let asked = life.risky(Party::Infrastructure, "decommission-cluster", &gone, "decommission_request")?;
-    life.firm(Party::Talos, "forget-cluster", &asked)?;
-    let removed = life.datacenter.talos.last("cluster_removed")?;
-    life.firm(Party::Infrastructure, "destroy-cluster", &removed)?;
-    let left = begin.difference(&life.datacenter.footprint()?);
-    anyhow::ensure!(left.is_none(), "the life of a cluster leaves something: {}", left.unwrap_or_default());
+    let mut random = StdRng::seed_from_u64(options.seed);
+    let harms: Vec<_> = match options.every {
+        0 | 1 => Harm::ALL.to_vec(),
+        _ => Harm::ALL.choose(&mut random).copied().into_iter().collect(),
+    };
+    for (at, harm) in harms.into_iter().enumerate() {
+        let random = StdRng::seed_from_u64(random.random());
+        let datacenter = Datacenter::start()?;
+        Life { datacenter, options, random, harm, is_first: at == 0, tell: &mut *tell }.pass()?;
+    }
     Ok(())
 }
 
@@ -101,7 +120,77 @@ fn untold(plan: &Plan, report: &Report) -> Vec<String> {
     plans::untold(plan, report).into_iter().map(|step| format!("the plan says nothing of step {step}")).collect()
 }
 
+fn done(report: &Report) -> BTreeSet<String> {
+    let done = report.steps.iter().filter(|step| step.status == StepStatus::Succeeded);
+    done.map(|step| step.step.clone()).collect()
+}
+
 impl Life<'_> {
+    fn pass(&mut self) -> anyhow::Result<()> {
+        use Party::{Infrastructure, Talos};
+        let begin = self.datacenter.calm()?;
+        let request = json!({
+            "request_type": "provision_cluster", "cluster_name": "prod", "pattern": "edge", "worker_nodes": 1,
+            "service_account_key": "ecdsa-p256",
+        });
+        let made = self.risky((Infrastructure, "provision-vms"), &request, "vm_provisioned")?;
+        let ready = self.risky((Talos, "bootstrap-cluster"), &made, "cluster_ready")?;
+        self.firm((Infrastructure, "register-monitoring"), &ready, Stays::Nothing)?;
+        let prod = json!({ "cluster": "prod" });
+        for playbook in ["install-cni-cilium", "install-storage-local-path", "install-storage-longhorn"] {
+            self.firm((Talos, playbook), &prod, Stays::All)?;
+        }
+        self.firm((Talos, "check-clusters"), &json!({}), Stays::Nothing)?;
+
+        let up = self.pressure()?;
+        let made = self.risky((Infrastructure, "scale-pool"), &up, "vm_provisioned")?;
+        let joined = self.risky((Talos, "join-nodes"), &made, "nodes_ready")?;
+        self.firm((Infrastructure, "record-nodes"), &joined, Stays::Nothing)?;
+
+        let down = json!({ "cluster_name": "prod", "pool": "worker", "count": 1 });
+        let asked = self.risky((Infrastructure, "scale-pool"), &down, "scale_request")?;
+        self.firm((Talos, "remove-nodes"), &asked, Stays::Nothing)?;
+        let removed = self.datacenter.talos.last("node_removed")?;
+        self.firm((Infrastructure, "release-vms"), &removed, Stays::Nothing)?;
+
+        let gone = json!({ "cluster_name": "prod" });
+        let asked = self.risky((Infrastructure, "decommission-cluster"), &gone, "decommission_request")?;
+        self.firm((Talos, "forget-cluster"), &asked, Stays::Nothing)?;
+        let removed = self.datacenter.talos.last("cluster_removed")?;
+        self.firm((Infrastructure, "destroy-cluster"), &removed, Stays::Nothing)?;
+        let end = self.datacenter.calm()?;
+        let hosts = end.images().collect();
+        let left = begin.with_images_of(&end, &hosts)?.difference(&end);
+        anyhow::ensure!(left.is_none(), "the life of a cluster leaves something: {}", left.unwrap_or_default());
+        Ok(())
+    }
+
+    /// A pod finds no room, and more is asked for; it is gone then.
+    fn pressure(&mut self) -> anyhow::Result<Value> {
+        let client = self.datacenter.client("prod")?;
+        let pods = Api::<Pod>::namespaced(client.clone(), "default");
+        let refused = |pod: Option<&Pod>| {
+            let conditions = pod.and_then(|pod| pod.status.as_ref()).and_then(|status| status.conditions.as_ref());
+            conditions.into_iter().flatten().any(|is| is.reason.as_deref() == Some("Unschedulable"))
+        };
+        self.datacenter.talos.block_on(async {
+            manifest::apply(&client, &manifest::objects(GREEDY)?).await?;
+            await_condition(pods, "greedy", refused).await.context("the pod finds room")
+        })??;
+        let pool =
+            |pool: &str, role: &str| json!({ "pool": pool, "role": role, "count": 1, "machines": 1, "generation": 1 });
+        let pools = [pool("cp", "controlplane"), pool("worker", "worker")];
+        let input = json!({ "cluster_name": "prod", "pools": pools });
+        self.firm((Party::Talos, "scale-on-pressure"), &input, Stays::Nothing)?;
+        // Another client: the process that the first one was of has died since.
+        let pods = Api::<Pod>::namespaced(self.datacenter.client("prod")?, "default");
+        self.datacenter.talos.block_on(pods.delete("greedy", &Default::default()))??;
+        let mut asked = self.datacenter.talos.last("scale_request")?;
+        // It is another with each change that is taken back, and a request that names an earlier one comes too late.
+        asked.as_object_mut().and_then(|asked| asked.remove("generation")).context("it names the pool's generation")?;
+        Ok(asked)
+    }
+
     fn side(&self, party: Party) -> &Side {
         match party {
             Party::Infrastructure => &self.datacenter.infrastructure,
@@ -116,116 +205,49 @@ impl Life<'_> {
         }
     }
 
-    /// A playbook that rolls back: every harm to every step, then its part of the life. Returns what it hands over.
-    fn risky(&mut self, party: Party, playbook: &str, input: &Value, emits: &str) -> anyhow::Result<Value> {
-        let began = Instant::now();
-        let before = self.datacenter.footprint()?;
-        let plan = self.plan(party, playbook, input)?;
-        let first = self.side(party).run(playbook, input)?;
-        expect(&first, Status::Succeeded).with_context(|| format!("{playbook}, untroubled"))?;
-        let machines = self.datacenter.machines();
-        let undone = self.side(party).undo(&first)?;
-        let mut tried = Tried {
-            playbook: playbook.to_owned(),
-            steps: first.steps.iter().filter(|step| step.status == StepStatus::Succeeded).count(),
-            runs: 1,
-            failures: untold(&plan, &first),
-            took: Duration::ZERO,
-        };
-        let mut note = |life: &Self, what: String, report: anyhow::Result<Report>, status| {
-            tried.runs += 1;
-            let told = report.and_then(|report| expect(&report, status));
-            let left = life.datacenter.footprint().map(|now| before.difference(&now));
-            match (told, left) {
-                (Err(error), _) | (Ok(()), Err(error)) => tried.failures.push(format!("{what}: {error:#}")),
-                (Ok(()), Ok(Some(left))) => tried.failures.push(format!("{what}: {left}")),
-                (Ok(()), Ok(None)) => {}
-            }
-        };
-        note(self, "undone after its end".to_owned(), Ok(undone), Status::Undone);
-        let steps = first.steps.iter().filter(|step| step.status == StepStatus::Succeeded);
-        for step in self.sample(steps.map(|step| step.step.clone()).collect()) {
-            self.side(party).trouble.fail(&step);
-            let report = self.side(party).run(playbook, input);
-            self.side(party).trouble.clear();
-            note(self, format!("{step} fails, every undo twice"), report, Status::Undone);
-            let report = self.side(party).run_and_cancel(playbook, input, &step);
-            note(self, format!("cancelled at {step}"), report, Status::Cancelled);
-        }
-        for commit in self.sample((1..first.events).collect()) {
-            let report = self.side_mut(party).run_through_death(playbook, input, commit);
-            let report = report.and_then(|report| {
-                expect(&report, Status::Succeeded)?;
-                let found = self.datacenter.machines();
-                anyhow::ensure!(found == machines, "machines are {found:?} instead of {machines:?}");
-                self.side(party).undo(&report)
-            });
-            note(self, format!("dies after commit {commit}, then undone"), report, Status::Undone);
-        }
-        let (report, found) = self.twice(party, playbook, input)?;
-        if let Err(error) = expect(&report, Status::Succeeded) {
-            tried.failures.push(format!("every action twice: {error:#}"));
-        } else if found != machines {
-            tried.failures.push(format!("every action twice: machines are {found:?} instead of {machines:?}"));
-        }
-        tried.took = began.elapsed();
-        (self.tell)(&tried);
-        anyhow::ensure!(report.status == Status::Succeeded, "{playbook} does not come to its end");
-        self.side(party).last(emits)
-    }
-
     /// What it would do; finding that out changes nothing.
-    fn plan(&self, party: Party, playbook: &str, input: &Value) -> anyhow::Result<Plan> {
-        let before = self.datacenter.footprint()?;
-        let plan = self.side(party).plan(playbook, input)?;
-        let changed = before.difference(&self.datacenter.footprint()?);
-        anyhow::ensure!(changed.is_none(), "the plan of {playbook} changed {}", changed.unwrap_or_default());
+    fn plan(&self, deed: Deed<'_>, before: &Footprint) -> anyhow::Result<Plan> {
+        let plan = self.side(deed.party).plan(deed.playbook, deed.input)?;
+        let changed = self.datacenter.differs(&|now| before.difference(now))?;
+        anyhow::ensure!(changed.is_none(), "the plan of {} changed {}", deed.playbook, changed.unwrap_or_default());
         Ok(plan)
     }
 
-    /// Every action and undo runs twice; returns the machines that there are then.
-    fn twice(&self, party: Party, playbook: &str, input: &Value) -> anyhow::Result<(Report, Vec<String>)> {
-        self.side(party).trouble.repeat_all();
-        let report = self.side(party).run(playbook, input);
-        self.side(party).trouble.clear();
-        Ok((report?, self.datacenter.machines()))
-    }
-
-    /// A playbook that stops where it fails: every step fails once after it has acted, and goes on when told to.
-    fn firm(&mut self, party: Party, playbook: &str, input: &Value) -> anyhow::Result<()> {
-        let began = Instant::now();
-        let plan = self.plan(party, playbook, input)?;
-        let side = self.side(party);
-        side.trouble.fail_each_once();
-        side.trouble.repeat_all();
-        let (mut report, mut runs) = (side.run(playbook, input)?, 1);
-        while report.status == Status::Paused {
-            report = side.resume(&report)?;
-            runs += 1;
-        }
+    /// Takes back a run, every undo twice.
+    fn take_back(&self, deed: Deed<'_>, report: &Report) -> anyhow::Result<Report> {
+        let side = self.side(deed.party);
+        side.trouble.undo_twice();
+        let undone = side.undo(report);
         side.trouble.clear();
-        // One that keeps what it did is not resumed; its trigger comes again.
-        if report.status == Status::Kept {
-            report = side.run(playbook, input)?;
-            runs += 1;
-        }
-        let failed = expect(&report, Status::Succeeded).err().map(|error| format!("{error:#}"));
-        let is_over = failed.is_some();
-        let tried = Tried {
-            playbook: playbook.to_owned(),
-            steps: report.steps.len(),
-            runs,
-            failures: failed.into_iter().chain(untold(&plan, &report)).collect(),
-            took: began.elapsed(),
-        };
-        (self.tell)(&tried);
-        anyhow::ensure!(!is_over, "{playbook} does not come to its end");
-        Ok(())
+        undone
     }
 
-    fn sample<T>(&self, all: Vec<T>) -> Vec<T> {
+    /// Every so many of them, beginning somewhere.
+    fn sample<T>(&mut self, all: Vec<T>) -> Vec<T> {
         let every = self.options.every.max(1);
-        let skip = usize::try_from(self.options.seed).unwrap_or(0) % every;
+        let skip = self.random.random_range(0..every);
         all.into_iter().skip(skip).step_by(every).collect()
+    }
+}
+
+impl Tried {
+    fn of(playbook: &str) -> Self {
+        let (playbook, called, failures) = (playbook.to_owned(), BTreeSet::new(), Vec::new());
+        Self { playbook, called, steps: 0, runs: 0, failures, took: Duration::ZERO }
+    }
+
+    /// What is wrong with one run, if something is.
+    fn note(&mut self, what: &str, found: anyhow::Result<Option<String>>) {
+        self.runs += 1;
+        match found {
+            Ok(None) => {}
+            Ok(Some(left)) => self.failures.push(format!("{what}: {left}")),
+            Err(error) => self.failures.push(format!("{what}: {error:#}")),
+        }
+    }
+
+    fn ended(mut self, began: Instant, tell: &mut dyn FnMut(&Self)) {
+        self.took = began.elapsed();
+        tell(&self);
     }
 }

@@ -181,20 +181,21 @@ impl Story {
     }
 }
 
-/// Lets this program go on from every `every`th beginning of the journals of a subject's playbook, of all its versions.
+/// Lets this program go on from beginnings of the journals of a subject's playbook, of all its versions: the one with
+/// `first` entries, and each that has `every` more.
 /// Nothing goes wrong any more: what was on its way to its end comes to the one that was recorded, all else succeeds.
 /// Returns how many it went on from.
 ///
 /// # Errors
 /// If one comes to another end, or leaves another world.
-pub fn go_on(folder: &Path, subject: &Subject, every: usize) -> anyhow::Result<usize> {
+pub fn go_on(folder: &Path, subject: &Subject, (first, every): (usize, usize)) -> anyhow::Result<usize> {
     let mut count = 0;
     for version in 1..=subject.definition().playbook.version {
         let (texts, stories) = read(&folder.join(name(subject, version)))?;
         let definition = restore(&texts, &subject.specs)?;
         for story in stories.iter().filter(|story| story.is_of(subject)) {
             let events = story.entries()?;
-            for length in (1..events.len()).step_by(every.max(1)) {
+            for length in (first..events.len()).step_by(every) {
                 let state = RunState::replay(definition.clone(), &events[..length])?;
                 let told = || format!("{}, v{version}, {}, on from entry {length}", subject.title(), story.name);
                 go_on_from(subject, &state, story).with_context(told)?;

@@ -66,7 +66,9 @@ impl ProtectVm {
         if ours.config.is_protected() == protected {
             return Ok(());
         }
-        let params = Params::default().with_flag("protection", protected);
+        let params = Params::default();
+        // It is made without the key.
+        let params = if protected { params.with_flag("protection", true) } else { params.with("delete", "protection") };
         let (client, digest) = (&self.0.proxmox, ours.config.digest());
         let set = client.set_vm_config(&ours.host, VmId(machine.vmid), &params, digest).await;
         set.map_err(|error| failure::of(&error))

@@ -19,6 +19,7 @@ mod selectors;
 mod settings;
 mod storage;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -110,6 +111,11 @@ impl ControlPlane {
     /// All objects of a plural resource, of one namespace or of all.
     pub fn list(&self, resource: &str, namespace: Option<&str>) -> Vec<Arc<Value>> {
         self.cluster.store.list(resource, namespace)
+    }
+
+    /// All objects by plural resource, as the API would show them.
+    pub fn objects(&self) -> BTreeMap<String, Vec<Arc<Value>>> {
+        self.cluster.store.all()
     }
 
     /// Wakes with every write, for waiting until an object is as wanted.

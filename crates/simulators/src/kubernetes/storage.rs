@@ -221,6 +221,12 @@ impl Store {
         }
     }
 
+    /// Every object by resource, sorted by namespace and name.
+    pub(crate) fn all(&self) -> BTreeMap<String, Vec<Arc<Value>>> {
+        let state = self.lock();
+        state.tables.iter().map(|(name, table)| (name.to_string(), table.values().cloned().collect())).collect()
+    }
+
     /// Everything in the store as bytes.
     pub(crate) fn snapshot(&self) -> Vec<u8> {
         let state = self.lock();

@@ -34,6 +34,7 @@ pub struct Lab {
     user: ApiUser,
     proxmox: Arc<Proxmox>,
     mirror: Arc<Mirror>,
+    guests: Arc<Guests>,
     control: control::Control,
 }
 
@@ -64,8 +65,9 @@ impl Lab {
         let cluster = options.cluster(address, user.clone());
         let proxmox = Arc::new(Proxmox::start(cluster, machines.clone() as Arc<dyn Machines>, pace, faults).await?);
         let listen = at(2, options.control_port);
-        let control = control::Control::start(listen, proxmox.clone(), machines, mirror.clone(), user.clone()).await?;
-        Ok(Self { subnet, user, proxmox, mirror, control })
+        let control =
+            control::Control::start(listen, proxmox.clone(), machines.clone(), mirror.clone(), user.clone()).await?;
+        Ok(Self { subnet, user, proxmox, mirror, guests: machines, control })
     }
 
     /// `127.N.0.0/16`; addresses from `127.N.1.0` on are free for nodes.
@@ -76,6 +78,11 @@ impl Lab {
     /// The hypervisor, with its knobs.
     pub fn proxmox(&self) -> &Proxmox {
         &self.proxmox
+    }
+
+    /// What runs in the VMs.
+    pub fn guests(&self) -> &Guests {
+        &self.guests
     }
 
     /// Images and add-ons.

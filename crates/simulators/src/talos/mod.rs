@@ -29,6 +29,7 @@ mod roles;
 mod sequence;
 mod serve;
 mod services;
+mod snapshot;
 mod tls;
 mod world;
 
@@ -46,6 +47,7 @@ use self::disk::SystemDisk;
 use self::node::{Boot, Stage, stage_name};
 use self::release::Release;
 use self::sequence::{Action, End};
+pub use self::snapshot::{ClusterSnapshot, NodeSnapshot, Snapshot};
 pub use self::world::Options;
 use self::world::World;
 use crate::machine::{Guest, ImageRef, Machine, Machines, Power, PowerListener, PowerOff};

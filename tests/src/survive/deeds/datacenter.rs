@@ -1,28 +1,33 @@
 //! The lab in this process, and both contractors' real actions on it.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use engine::report::Status;
-use k8s_openapi::api::core::v1::Node;
-use kube::{Api, api::ListParams};
-use serde_json::{Value, json};
-use simulators::{
-    lab::{Lab, LabOptions},
-    proxmox::Snapshot,
-};
+use kube::Client;
+use serde_json::Value;
+use simulators::lab::{Lab, LabOptions};
 use talos::api::AllowedTargets;
 use talos_contractor::{
-    inventory::{self, ClusterState},
-    kubernetes,
+    inventory, kubernetes,
     reach::Deps,
     settings::{AddonSettings, Manifest, TalosSettings},
 };
 
-use super::side::{self, Side};
+use super::{
+    footprint::Footprint,
+    side::{self, Side},
+};
 
 /// How many times as fast as real hardware.
 const SPEED: f64 = 200.0;
+/// Nodes that are reset and controllers of clusters come to rest within this time.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How often they are looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A datacenter with its contractors.
 pub struct Datacenter {
@@ -33,18 +38,7 @@ pub struct Datacenter {
     deps: Deps,
     lab: Lab,
     _runtime: tokio::runtime::Runtime,
-    _folder: tempfile::TempDir,
-}
-
-/// Everything that a leak would show in.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Footprint {
-    /// VMs with their disks, addresses, tags and configuration; volumes, pools.
-    datacenter: Snapshot,
-    /// Keys of both inventories, names of secrets.
-    beliefs: Vec<String>,
-    /// Kubernetes nodes with their labels and whether they take pods.
-    nodes: Vec<String>,
+    folder: tempfile::TempDir,
 }
 
 impl Datacenter {
@@ -65,58 +59,65 @@ impl Datacenter {
         let actions = talos_contractor::actions::actions(&deps);
         let store = side::store(folder.path(), "talos")?;
         let talos = Side::start(store, &actions, &talos_contractor::playbooks::playbooks())?;
-        Ok(Self { infrastructure, talos, deps, lab, _runtime: runtime, _folder: folder })
+        Ok(Self { infrastructure, talos, deps, lab, _runtime: runtime, folder })
     }
 
-    /// What there is now, shared images left out.
+    /// What there is now.
     ///
     /// # Errors
-    /// If a store or a Kubernetes API does not answer.
+    /// If a store or a file cannot be read.
     pub fn footprint(&self) -> anyhow::Result<Footprint> {
-        let mut datacenter = self.lab.proxmox().snapshot();
-        for volumes in datacenter.volumes.values_mut() {
-            volumes.retain(|volume| !volume.contains(":import/"));
+        let mut found = Footprint::of(&self.lab, &self.folder.path().join("prometheus"))?;
+        found.believe("infrastructure", self.infrastructure.beliefs()?);
+        found.believe("talos", self.talos.beliefs()?);
+        Ok(found)
+    }
+
+    /// The same once nothing moves any more: nodes are up, and controllers have done what they do.
+    ///
+    /// # Errors
+    /// See [`footprint`](Self::footprint); or if something moves on and on.
+    pub fn calm(&self) -> anyhow::Result<Footprint> {
+        let began = Instant::now();
+        let mut last = self.footprint()?;
+        loop {
+            std::thread::sleep(LOOK * 2);
+            let now = self.footprint()?;
+            match last.difference(&now) {
+                None if now.is_at_rest() => return Ok(now),
+                moves => anyhow::ensure!(began.elapsed() < PATIENCE, "it does not come to rest: {moves:?}"),
+            }
+            last = now;
         }
-        datacenter.volumes.retain(|_, volumes| !volumes.is_empty());
-        let mut beliefs = self.infrastructure.beliefs()?;
-        beliefs.extend(self.talos.beliefs()?);
-        Ok(Footprint { datacenter, beliefs, nodes: self.nodes()? })
     }
 
-    /// Names of the VMs that exist.
-    pub fn machines(&self) -> Vec<String> {
-        self.lab.proxmox().snapshot().vms.into_values().filter_map(|vm| vm.name).collect()
+    /// What `differs` says of what there is, unless it comes to say nothing soon.
+    ///
+    /// # Errors
+    /// See [`footprint`](Self::footprint).
+    pub fn differs(&self, differs: &dyn Fn(&Footprint) -> Option<String>) -> anyhow::Result<Option<String>> {
+        let began = Instant::now();
+        loop {
+            let found = differs(&self.footprint()?);
+            if found.is_none() || began.elapsed() > PATIENCE {
+                return Ok(found);
+            }
+            std::thread::sleep(LOOK);
+        }
     }
 
-    fn nodes(&self) -> anyhow::Result<Vec<String>> {
+    /// A client of the cluster's Kubernetes API, as talos-contractor itself has it.
+    ///
+    /// # Errors
+    /// If there is no such cluster, or it does not answer.
+    pub fn client(&self, cluster: &str) -> anyhow::Result<Client> {
         let reader = self.talos.store.reader();
-        let cluster = inventory::cluster(&reader, &"prod".parse()?)?;
-        let Some(cluster) = cluster.filter(|cluster| cluster.value.state == ClusterState::Active) else {
-            return Ok(Vec::new());
-        };
-        self.talos.block_on(async {
-            let client = kubernetes::connect(&self.deps, &reader, &cluster.value).await?;
-            let nodes = Api::<Node>::all(client).list(&ListParams::default()).await?;
-            let told = |node: Node| {
-                let takes_pods = node.spec.and_then(|spec| spec.unschedulable) != Some(true);
-                json!([node.metadata.name, node.metadata.labels, takes_pods]).to_string()
-            };
-            Ok(nodes.items.into_iter().map(told).collect())
-        })?
+        let cluster = inventory::cluster(&reader, &cluster.parse()?)?.context("the cluster is known")?;
+        Ok(self.talos.block_on(kubernetes::connect(&self.deps, &reader, &cluster.value))??)
     }
 }
 
-impl Footprint {
-    /// What differs, for people; none when nothing does.
-    pub fn difference(&self, now: &Self) -> Option<String> {
-        let json = |it: &Self| json!({ "datacenter": it.datacenter, "beliefs": it.beliefs, "nodes": it.nodes });
-        let mut found = Vec::new();
-        compare("", &json(self), &json(now), &mut found);
-        (!found.is_empty()).then(|| found.join("; "))
-    }
-}
-
-/// What differs between two values, by path.
+/// What differs between two values, by path. The order of lists does not count.
 pub(in crate::survive) fn compare(path: &str, before: &Value, now: &Value, found: &mut Vec<String>) {
     match (before, now) {
         (Value::Object(old), Value::Object(new)) => {
@@ -126,12 +127,25 @@ pub(in crate::survive) fn compare(path: &str, before: &Value, now: &Value, found
             }
         }
         (Value::Array(old), Value::Array(new)) => {
-            found.extend(old.iter().filter(|it| !new.contains(it)).map(|it| format!("{path} lost {it}")));
-            found.extend(new.iter().filter(|it| !old.contains(it)).map(|it| format!("{path} has also {it}")));
+            found.extend(surplus(old, new).map(|it| format!("{path} lost {it}")));
+            found.extend(surplus(new, old).map(|it| format!("{path} has also {it}")));
         }
         (old, new) if old != new => found.push(format!("{path} was {old} and is {new}")),
         _ => {}
     }
+}
+
+/// What is in `some` more often than in `others`.
+fn surplus<'v>(some: &'v [Value], others: &[Value]) -> impl Iterator<Item = &'v Value> {
+    let mut left: Vec<&Value> = others.iter().collect();
+    let is_surplus = |value: &&Value| match left.iter().position(|other| *other == *value) {
+        Some(at) => {
+            left.swap_remove(at);
+            false
+        }
+        None => true,
+    };
+    some.iter().filter(is_surplus).collect::<Vec<_>>().into_iter()
 }
 
 /// Whether the run ended as it should.

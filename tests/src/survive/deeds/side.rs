@@ -1,33 +1,34 @@
 //! One contractor's side: its real actions on a real store, with a process of its own that can die.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context, bail};
 use contractor::{
     action::Actions,
-    driver::{Clock, Driver, Happened, Hooks, Journal, NewRun, Parts, SystemClock},
+    driver::{Clock, Driver, Happened, Hooks, NewRun, Parts, SystemClock},
     runtime::message_schema,
 };
 use engine::{
     event::Failure,
     library::{Library, World as Checked},
     plan::Plan,
-    report::{Report, Status},
+    report::{Report, Status, StepStatus},
 };
-use futures::future::BoxFuture;
 use serde_json::Value;
-use store::{Commit, CommitError, Committed, Outgoing, ReadError, Reader, RunQuery, RunRow, Store};
-use tokio::{runtime::Runtime, sync::Notify};
+use store::{Commit, Outgoing, Store};
+use tokio::runtime::Runtime;
 use uuid::Uuid;
 
-use super::trouble::Trouble;
+use super::{
+    super::path::levels,
+    death::{Death, Hour, Mortal},
+    trouble::Trouble,
+};
 
 /// No run of a small cluster takes longer.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -47,13 +48,6 @@ pub struct Side {
 }
 
 type Emitted = Arc<Mutex<Vec<(String, Value)>>>;
-
-/// When the process dies: at the commit that makes this zero.
-#[derive(Default)]
-struct Death {
-    commits_left: AtomicU64,
-    died: Notify,
-}
 
 impl Side {
     /// A contractor with these actions and playbooks.
@@ -106,28 +100,40 @@ impl Side {
         self.rest(run)
     }
 
-    /// The same, with the process dying at the commit of that number.
+    /// The same, with the process dying at that hour; whether it did.
     ///
     /// # Errors
     /// See [`run`](Self::run).
-    pub fn run_through_death(&mut self, playbook: &str, input: &Value, commit: u64) -> anyhow::Result<Report> {
-        let run = self.submit(playbook, input)?;
-        self.death.commits_left.store(commit, Ordering::SeqCst);
-        let death = self.death.clone();
+    pub fn run_through_death(
+        &mut self,
+        playbook: &str,
+        input: &Value,
+        hour: impl Into<Hour>,
+    ) -> anyhow::Result<(Report, bool)> {
+        self.death.come_at(Some(hour.into()));
+        let (mut buried, run) = (self.death.count(), self.submit(playbook, input));
+        let before = buried;
+        while run.is_ok() && self.dies(buried)? {
+            buried += 1;
+            self.die();
+            self.live()?;
+        }
+        self.death.come_at(None);
+        Ok((self.rest(run?)?, buried > before))
+    }
+
+    /// Whether it dies once more before it comes to rest.
+    fn dies(&self, buried: u64) -> anyhow::Result<bool> {
         let (runtime, driver) = self.life.as_ref().context("it lives")?;
-        runtime.block_on(async {
-            let idle = async {
-                driver.idle().await;
-            };
+        let end = async {
             tokio::select! {
-                () = death.died.notified() => {}
-                () = idle => {}
+                biased;
+                () = self.death.follows(buried) => true,
+                () = driver.idle() => false,
             }
-        });
-        death.commits_left.store(0, Ordering::SeqCst);
-        self.die();
-        self.live()?;
-        self.rest(run)
+        };
+        // What does not come to rest is complained of by whoever waits for that.
+        Ok(runtime.block_on(async { tokio::time::timeout(PATIENCE, end).await }).unwrap_or_default())
     }
 
     /// The same, cancelled while the step is at work.
@@ -138,13 +144,55 @@ impl Side {
         self.trouble.watch(step);
         let run = self.submit(playbook, input)?;
         let (runtime, driver) = self.life.as_ref().context("it lives")?;
-        runtime.block_on(async {
-            tokio::time::timeout(PATIENCE, self.trouble.reached()).await.context("the step does not start")?;
-            driver.cancel(run, "test").await.context("it cannot be cancelled")
-        })?;
-        let report = self.rest(run);
+        let cancelled = match self.is_reached()? {
+            true => runtime.block_on(driver.cancel(run, "test")).map(drop).context("it cannot be cancelled"),
+            false => Err(anyhow::anyhow!("the step does not start")),
+        };
+        let report = cancelled.and_then(|()| self.rest(run));
         self.trouble.clear();
         report
+    }
+
+    /// Whether a watched step comes to be at work before all is at rest.
+    fn is_reached(&self) -> anyhow::Result<bool> {
+        let (runtime, driver) = self.life.as_ref().context("it lives")?;
+        let reached = async {
+            tokio::select! {
+                biased;
+                () = self.trouble.reached() => true,
+                () = driver.idle() => false,
+            }
+        };
+        Ok(runtime.block_on(async { tokio::time::timeout(PATIENCE, reached).await })?)
+    }
+
+    /// The same, cancelled while the first attempt of each step is at work; it goes on each time, or another run does where
+    /// it has ended. Returns how the last one looks, and which steps were cancelled.
+    ///
+    /// # Errors
+    /// See [`run`](Self::run).
+    pub fn run_and_cancel_each(&self, playbook: &str, input: &Value) -> anyhow::Result<(Report, BTreeSet<String>)> {
+        self.trouble.watch_each();
+        let ended = self.cancel_each(playbook, input);
+        let watched = self.trouble.watched();
+        self.trouble.clear();
+        Ok((ended?, watched))
+    }
+
+    fn cancel_each(&self, playbook: &str, input: &Value) -> anyhow::Result<Report> {
+        let (runtime, driver) = self.life.as_ref().context("it lives")?;
+        let mut run = self.submit(playbook, input)?;
+        loop {
+            if self.is_reached()? {
+                runtime.block_on(driver.cancel(run, "test")).context("it cannot be cancelled")?;
+            }
+            let report = self.rest(run)?;
+            match report.status {
+                Status::Paused => runtime.block_on(driver.resume(run, "test"))?,
+                Status::Cancelled => run = self.submit(playbook, input)?,
+                _ => return Ok(report),
+            }
+        }
     }
 
     /// Takes back a run that succeeded.
@@ -177,15 +225,33 @@ impl Side {
         found.map(|(_, body)| body.clone()).with_context(|| format!("no {name} was emitted"))
     }
 
-    /// Everything that it believes of its world, by key; checksums of shared images are left out.
+    /// Everything that it believes of its world, by key; secrets by name, without what is in them.
     ///
     /// # Errors
     /// If the store cannot be read.
-    pub fn beliefs(&self) -> anyhow::Result<Vec<String>> {
+    pub fn beliefs(&self) -> anyhow::Result<BTreeMap<String, Value>> {
         let reader = self.store.reader();
-        let keys = reader.keys("")?.into_iter().map(|(key, _)| key).filter(|key| !key.starts_with("image/"));
-        let secrets = reader.secret_names("")?.into_iter().map(|(name, _)| format!("secret {name}"));
-        Ok(keys.chain(secrets).collect())
+        let values = reader.scan("")?.into_iter().map(|entry| (entry.key, entry.value));
+        let secrets = reader.secret_names("")?.into_iter().map(|(name, _)| (format!("secret {name}"), Value::Null));
+        Ok(values.chain(secrets).collect())
+    }
+
+    /// Whether something in the playbook cannot be taken back.
+    pub fn is_irreversible(&self, playbook: &str) -> bool {
+        self.library.get(playbook).is_some_and(|definition| definition.is_irreversible())
+    }
+
+    /// The playbooks that a run has called.
+    pub fn called(&self, report: &Report) -> BTreeSet<String> {
+        let Some(definition) = self.library.get(&report.playbook) else { return BTreeSet::new() };
+        let done = report.steps.iter().filter(|step| step.status == StepStatus::Succeeded);
+        let levels = done.flat_map(|step| levels(definition, &step.step).into_iter().skip(1));
+        levels.map(|level| level.definition.playbook.name.value.clone()).collect()
+    }
+
+    /// What its runs have written, commit by commit: kinds of entries with their steps. It is forgotten then.
+    pub fn commits(&self) -> Vec<Vec<String>> {
+        self.death.commits()
     }
 
     /// Runs something on the contractor's own threads.
@@ -197,7 +263,7 @@ impl Side {
     fn live(&mut self) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let parts = Parts {
-            journal: Arc::new(Mortal { store: self.store.clone(), death: self.death.clone() }),
+            journal: Arc::new(Mortal::new(self.store.clone(), self.death.clone())),
             actions: self.actions.clone(),
             playbooks: self.library.clone(),
             clock: self.clock.clone(),
@@ -253,58 +319,14 @@ impl Drop for Side {
     }
 }
 
-/// The store, until the process dies at a commit: that commit is durable, and nobody hears of it.
-struct Mortal {
-    store: Store,
-    death: Arc<Death>,
-}
-
-impl Journal for Mortal {
-    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Committed, CommitError>> {
-        Box::pin(async move {
-            let count = |left: u64| left.checked_sub(1);
-            let before = self.death.commits_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, count);
-            let committed = self.store.commit(commit).await;
-            if before == Ok(1) {
-                self.death.died.notify_one();
-                return std::future::pending().await;
-            }
-            committed
-        })
-    }
-
-    fn events(&self, run: Uuid) -> Result<Vec<Value>, ReadError> {
-        Journal::events(&self.store, run)
-    }
-
-    fn row(&self, run: Uuid) -> Result<Option<RunRow>, ReadError> {
-        Journal::row(&self.store, run)
-    }
-
-    fn rows(&self, query: &RunQuery) -> Result<Vec<RunRow>, ReadError> {
-        Journal::rows(&self.store, query)
-    }
-
-    fn definition(&self, hash: &str) -> Result<Option<String>, ReadError> {
-        Journal::definition(&self.store, hash)
-    }
-
-    fn reader(&self) -> Reader {
-        Journal::reader(&self.store)
-    }
-}
-
-/// Keeps what playbooks emit; makes no messages.
+/// Keeps what playbooks emit, as a process that dies of that commit tells nobody; makes no messages.
 struct Recorder(Emitted);
 
 impl Hooks for Recorder {
-    fn outgoing(&self, _: &Happened<'_>) -> Result<Vec<Outgoing>, Failure> {
-        Ok(Vec::new())
-    }
-
-    fn committed(&self, happened: &Happened<'_>) {
+    fn outgoing(&self, happened: &Happened<'_>) -> Result<Vec<Outgoing>, Failure> {
         let emissions = happened.emissions.iter().map(|emission| (emission.name.clone(), emission.body.clone()));
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(emissions);
+        Ok(Vec::new())
     }
 }
 

@@ -9,14 +9,14 @@ use contractor::action::{Actions, AnyAction, Change, Done, Effects, PreviewConte
 use engine::catalog::Catalog;
 use futures::future::BoxFuture;
 use serde_json::Value;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 /// What happens to the actions of a contractor; a cheap clone.
 #[derive(Clone, Default)]
 pub struct Trouble {
     plan: Arc<Mutex<Plan>>,
-    /// Told when the step to be cancelled is at work.
-    at_work: Arc<Notify>,
+    /// Attempts that wait to be cancelled.
+    held: Arc<watch::Sender<usize>>,
 }
 
 #[derive(Default)]
@@ -26,8 +26,29 @@ struct Plan {
     repeated: BTreeSet<String>,
     undo_twice: bool,
     failing: BTreeSet<String>,
+    /// Steps that have failed, where each does once.
     failing_once: Option<BTreeSet<String>>,
-    cancelled: Option<String>,
+    watched: Watched,
+}
+
+/// Whose attempts begin only when they are cancelled.
+#[derive(Default)]
+enum Watched {
+    #[default]
+    Nobody,
+    /// This step's.
+    Step(String),
+    /// The first of every step but these, which have had theirs.
+    EachBut(BTreeSet<String>),
+}
+
+/// An attempt that waits to be cancelled.
+struct Held<'t>(&'t Trouble);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.held.send_modify(|held| *held -= 1);
+    }
 }
 
 impl Trouble {
@@ -49,14 +70,38 @@ impl Trouble {
         self.plan().failing_once = Some(BTreeSet::new());
     }
 
-    /// [`reached`](Self::reached) returns when this step is at work.
-    pub fn watch(&self, step: &str) {
-        self.plan().cancelled = Some(step.to_owned());
+    /// Every undo runs twice.
+    pub fn undo_twice(&self) {
+        self.plan().undo_twice = true;
     }
 
-    /// Waits for the watched step to be at work.
+    /// Which steps have failed since [`fail_each_once`](Self::fail_each_once).
+    pub fn failed(&self) -> BTreeSet<String> {
+        self.plan().failing_once.clone().unwrap_or_default()
+    }
+
+    /// The step's attempts begin only when they are cancelled; [`reached`](Self::reached) returns while one waits for it.
+    pub fn watch(&self, step: &str) {
+        self.plan().watched = Watched::Step(step.to_owned());
+    }
+
+    /// The same for the first attempt of every step.
+    pub fn watch_each(&self) {
+        self.plan().watched = Watched::EachBut(BTreeSet::new());
+    }
+
+    /// Which steps have been reached since [`watch_each`](Self::watch_each).
+    pub fn watched(&self) -> BTreeSet<String> {
+        match &self.plan().watched {
+            Watched::EachBut(reached) => reached.clone(),
+            Watched::Nobody | Watched::Step(_) => BTreeSet::new(),
+        }
+    }
+
+    /// Waits for a watched step to be at work.
     pub async fn reached(&self) {
-        self.at_work.notified().await;
+        // The sender lives as long as `self`.
+        let _ = self.held.subscribe().wait_for(|held| *held > 0).await;
     }
 
     /// Nothing happens any more.
@@ -90,6 +135,20 @@ impl Trouble {
         let first = plan.failing_once.as_mut().is_some_and(|failed| failed.insert(step.to_owned()));
         first || plan.failing.contains(step)
     }
+
+    /// An attempt of a watched step waits to be cancelled.
+    async fn hold(&self, cx: &StepContext) {
+        let is_watched = match &mut self.plan().watched {
+            Watched::Nobody => false,
+            Watched::Step(step) => *step == cx.step,
+            Watched::EachBut(reached) => reached.insert(cx.step.clone()),
+        };
+        if is_watched {
+            self.held.send_modify(|held| *held += 1);
+            let _held = Held(self);
+            cx.cancelled.cancelled().await;
+        }
+    }
 }
 
 struct Troubled {
@@ -100,15 +159,12 @@ struct Troubled {
 impl AnyAction for Troubled {
     fn run<'a>(&'a self, cx: &'a StepContext, input: &'a Value) -> BoxFuture<'a, Result<Done<Value>, StepError>> {
         Box::pin(async move {
-            let is_watched = self.trouble.plan().cancelled.as_deref() == Some(&*cx.step);
-            if is_watched {
-                self.trouble.at_work.notify_one();
-                // The action begins only now, as one would that does not listen.
-                cx.cancelled.cancelled().await;
-            }
+            // It begins only when it is cancelled, as one would that does not listen.
+            self.trouble.hold(cx).await;
             let mut done = self.action.run(cx, input).await?;
             if self.trouble.repeats(&cx.step) {
                 // What the first one would have committed is lost with its reply. The second may have to wait.
+                drop(done);
                 done = self.action.run(cx, input).await?;
             }
             if self.trouble.fails(&cx.step) {

@@ -255,7 +255,7 @@ impl<'f> Play<'f> {
         let before = self.machines();
         self.played.runs += 1;
         let mut report = match twist {
-            Twist::Dies(commit) => self.side.run_through_death(playbook, &input, commit)?,
+            Twist::Dies(commit) => self.side.run_through_death(playbook, &input, commit)?.0,
             Twist::Fails(step) => {
                 for name in names(step) {
                     self.side.trouble.fail(&name);

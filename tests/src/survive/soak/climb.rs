@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn what_climbs_is_named_and_what_jumps_or_trembles_is_not() {
         // It trembles, and jumped once.
-        let calm = |at: u64| 50_000 + at % 7 * 100 + if at > 40 { 1_000 } else { 0 };
+        let calm = |at: u64| 50_000 + at % 7 * 100 + if at > 36 { 3_000 } else { 0 };
         assert_eq!(steep(&lives(|at| (calm(at), 40 + at % 3, 1 << 20))), Vec::<String>::new());
         let memory = ["infrastructure: resident memory in KiB", "talos: resident memory in KiB"];
         assert_eq!(steep(&lives(|at| (calm(at) + at * 20, 40, 1 << 20))), memory, "20 KiB a life");
