@@ -48,6 +48,11 @@ pub(crate) async fn destroy(
             let reason = format!("{} still runs after it was stopped", machine.title());
             return Err(StepError::wait(reason, Duration::from_secs(2)));
         }
+        // It was not when it was looked at first; the next look lifts it.
+        Err(error) if error.kind == Kind::Protected => {
+            let reason = format!("{} was protected by somebody while it was taken away", machine.title());
+            return Err(StepError::wait(reason, Duration::from_secs(2)));
+        }
         Err(error) => return Err(failed(error)),
     }
     match fence::look(deps, machine).await.map_err(failed)? {
