@@ -43,8 +43,28 @@ struct Inner {
     addons: AddonSettings,
     allowed: AllowedTargets,
     connector: Connector,
+    credentials: Mutex<Known>,
+}
+
+/// Credentials that were issued.
+#[derive(Default)]
+struct Known {
     /// By cluster, generation of its secrets, and role.
-    credentials: Mutex<HashMap<(String, u64, Role), Issued>>,
+    issued: HashMap<(ClusterName, u64, Role), Issued>,
+    /// So many make a look for those of clusters that are gone worth it.
+    looked_at: usize,
+}
+
+impl Known {
+    /// Drops what is about to end, and from time to time what belongs to no cluster any more.
+    fn tidy(&mut self, store: &Reader, now: Timestamp) {
+        let age = |issued: Timestamp| now.duration_since(issued).unsigned_abs();
+        self.issued.retain(|_, (issued, _)| age(*issued) + CREDENTIAL_MARGIN < CREDENTIAL_LIFETIME);
+        if self.issued.len() > 2 * self.looked_at + 16 {
+            self.issued.retain(|(cluster, ..), _| !matches!(inventory::cluster(store, cluster), Ok(None)));
+            self.looked_at = self.issued.len();
+        }
+    }
 }
 
 impl Deps {
@@ -96,19 +116,16 @@ impl Deps {
     /// Credentials of the Talos API for a piece of work; short-lived and kept in memory only.
     pub fn credentials(&self, store: &Reader, cluster: &ClusterName, role: Role) -> Result<Credentials, StepError> {
         let (generation, bundle) = bundle(store, cluster)?;
-        let key = (cluster.to_string(), generation, role);
+        let key = (cluster.clone(), generation, role);
         let now = Timestamp::now();
         let mut known = self.inner.credentials.lock().unwrap_or_else(PoisonError::into_inner);
-        // Keys of clusters that are gone go, too.
-        known.retain(|_, (issued, _)| {
-            now.duration_since(*issued).unsigned_abs() + CREDENTIAL_MARGIN < CREDENTIAL_LIFETIME
-        });
-        if let Some((_, credentials)) = known.get(&key) {
+        known.tidy(store, now);
+        if let Some((_, credentials)) = known.issued.get(&key) {
             return Ok(credentials.clone());
         }
         let credentials = Credentials::issue(&bundle.os, &Roles::from(role), CREDENTIAL_LIFETIME, now)
             .map_err(|error| unusable("the cluster's Talos authority", &error))?;
-        known.insert(key, (now, credentials.clone()));
+        known.issued.insert(key, (now, credentials.clone()));
         Ok(credentials)
     }
 }
