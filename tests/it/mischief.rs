@@ -188,7 +188,7 @@ fn wait_for_rest(scenario: &Scenario) {
 /// over yet is taken back instead.
 #[test]
 fn a_failure_that_is_told_before_its_machines_were_handed_over_takes_them_back() {
-    let faults = vec!["pve task qmstart **x*=delay:3000".to_owned()];
+    let faults = vec!["pve task qmstart **x*=hold".to_owned()];
     let mut scenario = Scenario::start(&WorldOptions { faults, ..WorldOptions::default() });
     let before = scenario.snapshot();
     let flow = edge(&scenario);
@@ -202,6 +202,12 @@ fn a_failure_that_is_told_before_its_machines_were_handed_over_takes_them_back()
     scenario.send(&failed.signed(&key_of(&scenario, Identity::Talos)));
     let early = scenario.intercept(INFRASTRUCTURE, "cluster_failed", flow);
     scenario.give(INFRASTRUCTURE, &[&early, &early]);
+    scenario.until("the failure is taken", || {
+        let consumer = scenario.consumer(INFRASTRUCTURE);
+        let taken = consumer["num_pending"] == 0 && consumer["num_ack_pending"] == 0;
+        taken.then_some(()).ok_or_else(|| consumer.to_string())
+    });
+    scenario.lift();
     expect(&scenario, flow, "failed", "apply: told too early");
     assert_eq!(demo::leftovers(&before, &scenario.snapshot()), Vec::<String>::new());
     expect_runs(&scenario, &[("infrastructure: provision-vms undone", 1)]);
