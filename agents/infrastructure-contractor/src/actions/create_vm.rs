@@ -188,7 +188,7 @@ impl Action for CreateVm {
         let nonce = progress.nonce.filter(|_| output.is_none());
         match self.look(&machine, nonce).await? {
             // We never asked for a VM, and what stands there is not ours.
-            Found::Foreign { .. } if !asked => {}
+            Found::Foreign { .. } if !asked && !self.was_made(cx, &machine, &input.images).await? => {}
             Found::Hidden => match self.ended_task(cx, &machine, &input.images).await? {
                 OwnTask::None if !asked => {}
                 _ => teardown::destroy(&self.0, cx, &machine, nonce).await?,

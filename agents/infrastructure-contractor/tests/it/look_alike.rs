@@ -53,6 +53,15 @@ fn config(world: &World, vmid: u32) -> BTreeMap<String, String> {
     world.proxmox.snapshot().vms[&vmid].config.clone()
 }
 
+/// Somebody puts back what tells whose the first machine's VM is.
+async fn restore(world: &World, host: &str, before: &BTreeMap<String, String>) {
+    let mut params = Params::default();
+    for name in ["name", "description", "tags", "smbios1", "net0"] {
+        params.push(name, &before[name]);
+    }
+    world.root().set_vm_config(host, VmId(FIRST), &params, None).await.unwrap();
+}
+
 /// Somebody changes the VM while its making is interrupted; then it goes on.
 async fn changed_meanwhile(net: u8, reply_lost: bool, change: Params, words: &[&str]) {
     let (world, run) = interrupted(net, reply_lost).await;
@@ -72,11 +81,7 @@ async fn changed_meanwhile(net: u8, reply_lost: bool, change: Params, words: &[&
     assert_eq!(config(&world, FIRST), changed, "it was not touched");
     assert!(world.keys("quarantine/").contains(&format!("quarantine/vmid/{FIRST}")));
 
-    let mut restore = Params::default();
-    for name in ["name", "description", "tags", "smbios1", "net0"] {
-        restore.push(name, &before[name]);
-    }
-    world.root().set_vm_config(&host, VmId(FIRST), &restore, None).await.unwrap();
+    restore(&world, &host, &before).await;
     world.driver.resume(run, "test").await.unwrap();
     let report = world.wait(run, |report| report.status == Status::Undone).await;
     assert_eq!(report.status, Status::Undone);
@@ -107,6 +112,29 @@ async fn a_vm_that_only_its_name_tells_gets_no_second_one_beside_it() {
 async fn a_vm_that_only_its_mac_tells_gets_no_second_one_beside_it() {
     let change = Params::default().with("delete", "tags,description,smbios1").with("name", "renamed");
     changed_meanwhile(234, false, change, &["carries MAC of prod-cp-1"]).await;
+}
+
+#[tokio::test]
+async fn a_vm_whose_reply_was_lost_and_that_nothing_tells_any_more_is_not_forgotten() {
+    let (world, run) = interrupted(218, true).await;
+    let before = config(&world, FIRST);
+    let host = world.proxmox.snapshot().vms[&FIRST].host.clone();
+    let change = Params::default()
+        .with("delete", "tags,description,smbios1")
+        .with("name", "renamed")
+        .with("net0", "virtio=BC:24:11:FF:FF:FF,bridge=vmbr0");
+    world.root().set_vm_config(&host, VmId(FIRST), &change, None).await.unwrap();
+    let changed = config(&world, FIRST);
+    world.proxmox.faults().clear();
+    let report = world.rest(run).await;
+    assert_eq!(report.status, Status::Stuck, "an operator must look: {report:#?}");
+    assert_eq!(config(&world, FIRST), changed, "it was not touched");
+    assert!(world.keys("vm/").len() == 1, "its machine is not given up");
+
+    restore(&world, &host, &before).await;
+    world.driver.resume(run, "test").await.unwrap();
+    world.wait(run, |report| report.status == Status::Undone).await;
+    assert!(world.proxmox.snapshot().vms.is_empty(), "once it is proven again it is taken back");
 }
 
 #[tokio::test]

@@ -142,7 +142,7 @@ impl Story {
                 continue;
             }
             let count = dice.random_range(0..4_usize);
-            let mut deeds: Vec<_> = (0..count).map(|_| (dice.random_range(0..50), Deed::random(&mut dice))).collect();
+            let mut deeds: Vec<_> = (0..count).map(|_| (look(&mut dice, act), Deed::random(&mut dice))).collect();
             deeds.sort_by_key(|(call, _)| *call);
             chapters.push(Chapter { act, twist: Twist::random(&mut dice, act), deeds });
         }
@@ -169,9 +169,22 @@ impl Story {
     }
 }
 
+/// When a deed is done; often just when machines that were reserved are made.
+fn look(dice: &mut StdRng, act: Act) -> u32 {
+    let among = if act.makes() && dice.random() { 10..26 } else { 0..50 };
+    dice.random_range(among)
+}
+
+impl Act {
+    /// Whether machines are made.
+    fn makes(self) -> bool {
+        matches!(self, Self::Provision | Self::Up)
+    }
+}
+
 impl Twist {
     fn random(dice: &mut StdRng, act: Act) -> Self {
-        let makes = matches!(act, Act::Provision | Act::Up);
+        let makes = act.makes();
         let step = [Step::Create, Step::Start, Step::Answer][dice.random_range(0..3)];
         let undone_too_early = act == Act::Provision && dice.random_ratio(1, 2);
         match dice.random_range(0..6) {
@@ -209,6 +222,16 @@ impl Deed {
 
 impl Guise {
     fn random(dice: &mut StdRng) -> Self {
+        // What a clone of ours shows that has no hardware yet, as far as everybody can work it out.
+        if dice.random_ratio(1, 4) {
+            return Self {
+                name: dice.random(),
+                description: true,
+                in_pool: true,
+                on: dice.random(),
+                ..Self::default()
+            };
+        }
         let mut guise = Self {
             name: dice.random(),
             tags: dice.random(),
