@@ -4,7 +4,7 @@
 use tests::survive::fencing;
 
 /// Random histories; `cargo survive -- --fencing 1000` plays more.
-const HISTORIES: u64 = 32;
+const HISTORIES: u64 = 40;
 
 #[test]
 fn no_vm_of_a_stranger_is_touched_whatever_it_takes_over() {
