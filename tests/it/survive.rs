@@ -75,7 +75,7 @@ fn the_real_actions_leave_nothing_behind_that_was_taken_back() {
     let seed = seed();
     println!("SURVIVE_SEED={seed}");
     let (mut told, mut played, mut runs) = (Vec::new(), BTreeSet::new(), 0);
-    let life = deeds::live(deeds::Options { every: EVERY, seed }, &mut |tried| {
+    let life = deeds::live(deeds::Options { every: EVERY, seed, playbook: String::new() }, &mut |tried| {
         println!("{}: {} runs, {:.1} s", tried.playbook, tried.runs, tried.took.as_secs_f64());
         told.extend(tried.failures.iter().map(|failure| format!("{}: {failure}", tried.playbook)));
         played.extend(tried.called.iter().cloned().chain([tried.playbook.clone()]));

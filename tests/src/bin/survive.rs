@@ -170,7 +170,7 @@ fn told_round(round: &rounds::Round, out: &mut dyn Write) -> io::Result<()> {
 fn live(options: &Options, seed: u64, out: &mut dyn Write) -> anyhow::Result<bool> {
     let (mut runs, started, mut failures) = (0, Instant::now(), 0);
     let mut told = Ok(());
-    deeds::live(deeds::Options { every: options.every, seed }, &mut |tried| {
+    deeds::live(deeds::Options { every: options.every, seed, playbook: options.playbook.clone() }, &mut |tried| {
         runs += tried.runs;
         failures += tried.failures.len();
         told = told_deeds(tried, out);

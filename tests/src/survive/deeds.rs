@@ -37,12 +37,14 @@ use talos_contractor::manifest;
 use super::plans;
 
 /// How much of it is tried.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Every so many steps and commits are put to the test. 1 takes all, and one life for each kind of harm.
     pub every: usize,
     /// Of what is left to chance: which ones, and which kind of harm where there is one life.
     pub seed: u64,
+    /// Only playbooks with this in their name are put to the test; the others do their part of the life.
+    pub playbook: String,
 }
 
 /// What was tried with one playbook.
@@ -83,7 +85,7 @@ struct Life<'t> {
     random: StdRng,
     /// What befalls playbooks that cannot be taken back.
     harm: Harm,
-    /// Whether the others are put through every harm; a later life only needs what they do.
+    /// Whether the others are put through every harm. A later life only needs what they do.
     is_first: bool,
     tell: &'t mut dyn FnMut(&Tried),
 }
@@ -108,7 +110,7 @@ pub fn live(options: Options, tell: &mut dyn FnMut(&Tried)) -> anyhow::Result<()
         _ => Harm::ALL.choose(&mut random).copied().into_iter().collect(),
     };
     for (at, harm) in harms.into_iter().enumerate() {
-        let random = StdRng::seed_from_u64(random.random());
+        let (random, options) = (StdRng::seed_from_u64(random.random()), options.clone());
         let datacenter = Datacenter::start()?;
         Life { datacenter, options, random, harm, is_first: at == 0, tell: &mut *tell }.pass()?;
     }
@@ -189,6 +191,11 @@ impl Life<'_> {
         // It is another with each change that is taken back, and a request that names an earlier one comes too late.
         asked.as_object_mut().and_then(|asked| asked.remove("generation")).context("it names the pool's generation")?;
         Ok(asked)
+    }
+
+    /// Whether it is put through every harm here that can be taken back.
+    fn is_tried(&self, playbook: &str) -> bool {
+        self.is_first && playbook.contains(&self.options.playbook)
     }
 
     fn side(&self, party: Party) -> &Side {

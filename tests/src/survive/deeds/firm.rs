@@ -40,7 +40,7 @@ impl Life<'_> {
         let before = self.datacenter.calm()?;
         let plan = self.plan(deed, &before)?;
         let is_final = self.side(party).is_irreversible(playbook);
-        let may_return = self.is_first && !is_final;
+        let may_return = self.is_tried(playbook) && !is_final;
         let after = if may_return { Some(self.taken_back(deed, (before, stays), &mut tried)?) } else { None };
         let report = self.harm(deed, if is_final { self.harm } else { Harm::Failure });
         let found = match (&report, &after) {

@@ -21,7 +21,7 @@ impl Life<'_> {
     ) -> anyhow::Result<Value> {
         let (began, deed) = (Instant::now(), Deed { party, playbook, input });
         let mut tried = Tried::of(playbook);
-        let after = if self.is_first { Some(self.harmed(deed, &mut tried)?) } else { None };
+        let after = if self.is_tried(playbook) { Some(self.harmed(deed, &mut tried)?) } else { None };
         let report = self.twice(deed)?;
         let found = expect(&report, Status::Succeeded).and_then(|()| match &after {
             Some(after) => self.datacenter.differs(&|now| after.difference_but_ids(now)),

@@ -31,7 +31,7 @@ use super::{
 };
 
 /// No run of a small cluster takes longer.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// One contractor.
 pub struct Side {
