@@ -229,9 +229,9 @@ fn is_copied(drive: &Drive) -> bool {
     drive.is_cloudinit() || (!drive.is_cdrom() && drive.volume().is_some())
 }
 
-/// What a clone does not take over. Unless it is given a description of its own, it has that of its source.
+/// What a clone does not take over.
 fn dropped(key: &str) -> bool {
-    matches!(key, "template" | "lock" | "name" | "snaptime" | "parent") || key.starts_with("unused")
+    matches!(key, "template" | "lock" | "name" | "description" | "snaptime" | "parent") || key.starts_with("unused")
 }
 
 /// MACs, SMBIOS uuid and generation id are always new.
