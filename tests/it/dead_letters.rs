@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bus::{Outgoing, Recorded, TailFrom, identity::Identity, streams};
 use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
-use messages::{event::DeadLetter, subject::Party};
+use messages::{envelope::Headers, event::DeadLetter, subject::Party};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 use tests::world::WorldOptions;
@@ -74,6 +74,13 @@ const LANES: [Lane; 3] = [
     },
 ];
 
+/// Of what was altered after it was signed.
+const UNSIGNED: &str = "the signature does not match subject, headers and body";
+
+fn rename(headers: &mut Headers, _: &mut Vec<u8>) {
+    headers.insert("ce-subject".into(), "another".into());
+}
+
 impl Lane {
     fn letter(&self, body: Vec<u8>) -> Letter {
         Letter { body, ..Letter::new(self.subject, self.source, &Value::Null) }
@@ -115,7 +122,13 @@ impl Lane {
             (sound().with("ce-subject", "UPPER"), "ce-subject must be a cluster name"),
             (Letter { time: Timestamp::now() - SignedDuration::from_hours(8 * 24), ..sound() }, "the message is stale"),
             (Letter { source: "/nobody".into(), ..sound() }, "no key is pinned for source /nobody"),
-            (Letter { forged: true, ..sound() }, "the signature does not match subject, headers and body"),
+            (Letter { altered: Some(|_, body| body.push(b' ')), ..sound() }, UNSIGNED),
+            (Letter { altered: Some(rename), ..sound() }, UNSIGNED),
+            (
+                Letter { source: format!("/operator/{}", "a".repeat(40_000)), ..sound() }
+                    .with("Nats-Msg-Id", format!("long-{kind}")),
+                "ce-source must be a path such as",
+            ),
             (sound().with("authorization", format!("Bearer {SECRET}")).with("ce-id", ""), "header ce-id is missing"),
         ];
         let mut messages: Vec<_> = cases.into_iter().map(|(letter, why)| (letter.signed(own), why)).collect();

@@ -1,67 +1,20 @@
-//! Bad messages are put aside with all reasons, their values masked, and hold up nothing.
+//! Messages and commands of those who may not, or no more, or again: nothing comes of them.
 
 use std::time::Duration;
 
-use bus::{Bus, Outgoing, PublishError, TailFrom, identity, identity::Identity, streams};
+use bus::{Bus, Outgoing, TailFrom, identity::Identity, streams};
 use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
-use messages::{
-    catalogue::{self, Family},
-    envelope::{Envelope, Headers},
-    event::DeadLetter,
-    query::Listing,
-    signature,
-    subject::Party,
-};
+use messages::{envelope::Headers, event::DeadLetter, query::Listing, signature, subject::Party};
 use nkeys::KeyPair;
-use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tests::world::WorldOptions;
 use uuid::Uuid;
 
-use crate::scenario::{Scenario, told};
-
-/// A value that must not come back in any word about a message that was refused.
-const SECRET: &str = "hunter2-in-the-body";
-
-/// A message on its way, which a case then spoils.
-struct Letter {
-    subject: String,
-    source: String,
-    time: Timestamp,
-    body: Vec<u8>,
-    /// Headers that are changed before the signature is made.
-    changed: Vec<(&'static str, String)>,
-    /// What is done to it after it was signed.
-    altered: Option<fn(&mut Headers, &mut Vec<u8>)>,
-}
-
-impl Letter {
-    fn new(subject: &str, source: &str, body: &Value) -> Self {
-        Self {
-            subject: subject.to_owned(),
-            source: source.to_owned(),
-            time: Timestamp::now(),
-            body: body.to_string().into_bytes(),
-            changed: Vec::new(),
-            altered: None,
-        }
-    }
-
-    fn signed(self, key: &KeyPair) -> Outgoing {
-        let name = self.subject.rsplit('.').next().unwrap();
-        let family = if self.subject.starts_with("cortex.handoff.") { Family::Handoff } else { Family::Request };
-        let kind = catalogue::find(family, name).unwrap();
-        let mut headers = Envelope::new(Uuid::now_v7(), self.source, kind, self.time).headers();
-        headers.extend(self.changed.into_iter().map(|(name, value)| (name.to_owned(), value)));
-        signature::sign(key, &self.subject, &mut headers, &self.body).unwrap();
-        let mut body = self.body;
-        if let Some(alter) = self.altered {
-            alter(&mut headers, &mut body);
-        }
-        Outgoing { subject: self.subject, headers, body: body.into() }
-    }
-}
+use crate::{
+    letter::{Letter, key_of, raw_client},
+    scenario::{Scenario, told},
+};
 
 const REQUEST: &str = "cortex.request.infrastructure.provision_cluster";
 
@@ -71,80 +24,6 @@ fn request(body: Vec<u8>) -> Letter {
 
 fn good() -> Value {
     json!({ "request_type": "provision_cluster", "cluster_name": "edge", "pattern": "single" })
-}
-
-/// Every case with a part of the reason that must be given.
-fn bad_requests() -> Vec<(Letter, &'static str)> {
-    let sound = || request(good().to_string().into_bytes());
-    let deep = [vec![b'['; 10_000], vec![b']'; 10_000]].concat();
-    let twice = format!(r#"{{"cluster_name":"a","pattern":"single","cluster_name":"{SECRET}"}}"#);
-    let unknown = json!({ "request_type": "provision_cluster", "cluster_name": "a", "pattern": SECRET, "control_plane_nodes": 2.5 });
-    vec![
-        (request(Vec::new()), "the body is empty"),
-        (request(b"{\"cluster_name\":\"\xff\xfe\"}".to_vec()), "not UTF-8 (first bad byte at offset 17)"),
-        (request(deep), "recursion limit exceeded"),
-        (request(br#"{"cluster_name":"a","control_plane_nodes":1e400}"#.to_vec()), "number out of range"),
-        (request(twice.into_bytes()), "duplicate key"),
-        (request(format!("[\"{SECRET}\"]").into_bytes()), "does not validate: 1 violation"),
-        (request(unknown.to_string().into_bytes()), "does not validate: 2 violations"),
-        (
-            Letter { changed: vec![("ce-type", "cortex.request.provision_cluster.v9".into())], ..sound() },
-            "ce-type must be cortex.request.provision_cluster.v1",
-        ),
-        (Letter { time: Timestamp::now() - SignedDuration::from_hours(8 * 24), ..sound() }, "the message is stale"),
-        (Letter { source: "/operator/ada".into(), ..sound() }, "is not pinned for this source"),
-        (
-            Letter {
-                source: format!("/operator/{}", "a".repeat(40_000)),
-                changed: vec![("Nats-Msg-Id", "long".into())],
-                ..sound()
-            },
-            "ce-source must be a path such as",
-        ),
-        (Letter { source: "/somebody".into(), ..sound() }, "no key is pinned for source /somebody"),
-        (
-            Letter { altered: Some(|_, body| body.extend_from_slice(b" ")), ..sound() },
-            "the signature does not match subject, headers and body",
-        ),
-        (
-            Letter {
-                altered: Some(|headers, _| {
-                    headers.insert("ce-subject".into(), "another".into());
-                }),
-                ..sound()
-            },
-            "the signature does not match subject, headers and body",
-        ),
-    ]
-}
-
-#[test]
-fn bad_requests_are_put_aside_with_reasons_and_the_next_good_one_is_taken() {
-    let scenario = Scenario::start(&WorldOptions::default());
-    let key = key_of(&scenario, Identity::Coordinator);
-    let flow = Uuid::now_v7();
-    let (cases, expected): (Vec<_>, Vec<_>) = bad_requests().into_iter().unzip();
-    let letters = scenario.runtime.block_on(async {
-        let coordinator = scenario.world.nats.connect(Identity::Coordinator).await.unwrap();
-        for letter in cases {
-            coordinator.publish(&letter.signed(&key)).await.unwrap();
-        }
-        let oversized = request(format!("\"{}\"", "x".repeat(200 * 1024)).into_bytes()).signed(&key);
-        let refused = coordinator.publish(&oversized).await.unwrap_err();
-        assert!(matches!(refused, PublishError::TooLarge(_)), "{refused}");
-        let mut next = request(good().to_string().into_bytes());
-        next.changed.push(("cortex-correlation-id", flow.to_string()));
-        coordinator.publish(&next.signed(&key)).await.unwrap();
-        dead_letters(scenario.operator.bus(), expected.len()).await
-    });
-    for (letter, expected) in letters.iter().zip(&expected) {
-        assert!(letter.reason.contains(expected), "`{}` does not say `{expected}`", letter.reason);
-        let told = serde_json::to_string(letter).unwrap();
-        assert!(!told.contains("hunter2"), "a value is told: {told}");
-    }
-    let made = scenario.follow(flow).unwrap();
-    assert_eq!(made.state, "succeeded", "{}", told(&made));
-    assert_eq!(scenario.machines(), 1, "only the good request was carried out");
 }
 
 #[test]
@@ -269,18 +148,6 @@ fn plain_json_is_taken_where_policy_says_so_and_answered_where_it_asks() {
     assert!(spans.iter().all(|span| span.starts_with(&format!("00-{trace}-")) && span.ends_with("-01")), "{traces:?}");
     assert_eq!(spans.len(), traces.len(), "every message is a span of its own");
     assert!(traces.len() > 20, "of both contractors: {}", traces.len());
-}
-
-async fn raw_client(scenario: &Scenario, identity: Identity) -> async_nats::Client {
-    let setup = scenario.world.nats.setup();
-    let seed = identity::read_seed(&setup.keys[&identity]).unwrap();
-    async_nats::ConnectOptions::with_nkey(seed.expose_secret().to_owned())
-        .add_root_certificates(setup.root_ca.clone())
-        .require_tls(true)
-        .custom_inbox_prefix(format!("_INBOX.{identity}"))
-        .connect(scenario.world.nats.url())
-        .await
-        .unwrap()
 }
 
 /// A command as an operator signs it, spoilt in one way each; none is carried out, and a good one only once. The audit log
@@ -457,16 +324,15 @@ fn a_stale_handoff_cannot_be_brought_again_as_a_fresh_one() {
         sequences
     });
     for (sequence, why) in sequences.into_iter().zip(["the message is stale", "no longer remembered"]) {
-        let arguments = json!({ "sequence": sequence, "published": old, "headers": letter.headers });
-        let again = scenario.operator.command::<Value>(Party::Infrastructure, "redeliver", arguments);
-        let refused = scenario.runtime.block_on(again).unwrap_err().to_string();
+        let redeliver = |arguments: Value| {
+            let again = scenario.operator.command::<Value>(Party::Infrastructure, "redeliver", arguments);
+            scenario.runtime.block_on(again).unwrap_err().to_string()
+        };
+        let refused = redeliver(json!({ "sequence": sequence }));
         assert!(refused.contains(why), "{refused} does not say `{why}`");
+        let told = redeliver(json!({ "sequence": sequence, "published": Timestamp::now() }));
+        assert_eq!(told, "argument `published` is unknown; redeliver takes sequence");
     }
-}
-
-fn key_of(scenario: &Scenario, identity: Identity) -> KeyPair {
-    let seed = identity::read_seed(&scenario.world.nats.setup().keys[&identity]).unwrap();
-    KeyPair::from_seed(seed.expose_secret()).unwrap()
 }
 
 /// The first letters that infrastructure-contractor put aside.

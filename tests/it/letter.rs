@@ -27,8 +27,8 @@ pub(crate) struct Letter {
     pub(crate) body: Vec<u8>,
     /// Headers that are other than they would be.
     pub(crate) changed: Vec<(&'static str, String)>,
-    /// Whether something is added to the body after it was signed.
-    pub(crate) forged: bool,
+    /// What is done to it after it was signed.
+    pub(crate) altered: Option<fn(&mut Headers, &mut Vec<u8>)>,
 }
 
 impl Letter {
@@ -39,7 +39,7 @@ impl Letter {
             time: Timestamp::now(),
             body: body.to_string().into_bytes(),
             changed: Vec::new(),
-            forged: false,
+            altered: None,
         }
     }
 
@@ -57,8 +57,8 @@ impl Letter {
         headers.extend(self.changed.into_iter().map(|(name, value)| (name.to_owned(), value)));
         signature::sign(key, &self.subject, &mut headers, &self.body).unwrap();
         let mut body = self.body;
-        if self.forged {
-            body.push(b' ');
+        if let Some(alter) = self.altered {
+            alter(&mut headers, &mut body);
         }
         Outgoing { subject: self.subject, headers, body: body.into() }
     }
