@@ -131,7 +131,7 @@ struct Tail {
 /// Writes all rows of `db`, which the store in `folder` has open, to `path`, which is there completely or not at all.
 pub(crate) fn export(db: &sled::Db, folder: &Folder, path: &Path) -> Result<Exported, TransferError> {
     let failed = |source| TransferError::Io { path: path.to_owned(), source };
-    let mut target = ExportFile::create(path)?;
+    let mut target = ExportFile::create(path, &folder.path)?;
     let mut out = Hashing { inner: io::BufWriter::new(target.file()), hash: Sha256::new() };
     let store_id = folder.format.store_id;
     let head = Head { cortex_store_export: folder::FORMAT, store_id, exported_at: Timestamp::now() };

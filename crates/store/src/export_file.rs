@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use uuid::Uuid;
+use tempfile::NamedTempFile;
 
 use crate::{export::TransferError, folder};
 
@@ -16,78 +16,50 @@ const TAKEN: &str =
 /// Written beside the place that it will have; gone when dropped before.
 pub(crate) struct ExportFile {
     path: PathBuf,
-    temporary: PathBuf,
-    file: fs::File,
+    temporary: NamedTempFile,
 }
 
 impl ExportFile {
-    /// Begins the file `path`. Links are followed to its folder only.
-    pub(crate) fn create(path: &Path) -> Result<Self, TransferError> {
-        let refused = |reason: String| TransferError::Target { path: path.to_owned(), reason };
+    /// Begins the file `path`, which may not lie in the folder of the store, `own`: the store could take it for its own.
+    /// Links are followed to its folder only.
+    pub(crate) fn create(path: &Path, own: &Path) -> Result<Self, TransferError> {
+        let refused = |reason: &str| TransferError::Target { path: path.to_owned(), reason: reason.to_owned() };
         let failed = |source| TransferError::Io { path: path.to_owned(), source };
-        let name = path.file_name().ok_or_else(|| refused("it names no file".to_owned()))?;
-        if path.symlink_metadata().is_ok() {
-            return Err(refused(TAKEN.to_owned()));
-        }
+        let name = path.file_name().ok_or_else(|| refused("it names no file"))?;
         let folder = folder_of(path).canonicalize().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
-                refused("its folder does not exist on this machine; make it first".to_owned())
+                refused("its folder does not exist on this machine; make it first")
             }
             _ => failed(error),
         })?;
         if !folder.is_dir() {
-            return Err(refused("its folder is none".to_owned()));
+            return Err(refused("its folder is none"));
         }
-        let temporary = folder.join(format!(".{}.partial", Uuid::now_v7()));
-        let file = create_private(&temporary).map_err(failed)?;
-        Ok(Self { path: folder.join(name), temporary, file })
+        if own.canonicalize().is_ok_and(|own| folder.starts_with(own)) {
+            return Err(refused("it would lie in the folder of the store; name another folder"));
+        }
+        if path.symlink_metadata().is_ok() {
+            return Err(refused(TAKEN));
+        }
+        let temporary = tempfile::Builder::new().prefix(".").suffix(".partial").tempfile_in(&folder).map_err(failed)?;
+        Ok(Self { path: folder.join(name), temporary })
     }
 
     /// To write into.
     pub(crate) fn file(&mut self) -> &mut fs::File {
-        &mut self.file
+        self.temporary.as_file_mut()
     }
 
     /// Makes it durable and gives it its name, unless that was taken meanwhile.
     pub(crate) fn put_in_place(self) -> Result<(), TransferError> {
         let failed = |source| TransferError::Io { path: self.path.clone(), source };
-        self.file.sync_all().map_err(failed)?;
-        match self.name() {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(TransferError::Target { path: self.path.clone(), reason: TAKEN.to_owned() });
-            }
-            named => named.map_err(failed)?,
-        }
+        self.temporary.as_file().sync_all().map_err(failed)?;
+        self.temporary.persist_noclobber(&self.path).map_err(|error| match error.error.kind() {
+            io::ErrorKind::AlreadyExists => TransferError::Target { path: self.path.clone(), reason: TAKEN.to_owned() },
+            _ => failed(error.error),
+        })?;
         folder::sync_folder(folder_of(&self.path)).map_err(failed)
     }
-
-    /// A link, unlike a renamed file, takes no other's place; where there are no links the name is taken first.
-    fn name(&self) -> io::Result<()> {
-        match fs::hard_link(&self.temporary, &self.path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                create_private(&self.path)?;
-                fs::rename(&self.temporary, &self.path)
-            }
-            linked => linked,
-        }
-    }
-}
-
-impl Drop for ExportFile {
-    fn drop(&mut self) {
-        match fs::remove_file(&self.temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%error, file = %self.temporary.display(), "what is left of an export cannot be removed");
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Whether the file `path` would lie below `folder`, wherever links lead.
-pub(crate) fn is_below(path: &Path, folder: &Path) -> bool {
-    let of = (folder_of(path).canonicalize(), folder.canonicalize());
-    matches!(&of, (Ok(path), Ok(folder)) if path.starts_with(folder))
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -95,12 +67,4 @@ fn folder_of(path: &Path) -> &Path {
         Some(folder) if folder.as_os_str() != OsStr::new("") => folder,
         _ => Path::new("."),
     }
-}
-
-fn create_private(path: &Path) -> io::Result<fs::File> {
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
 }

@@ -14,7 +14,6 @@ use crate::{
     apply::Sealed,
     commit::{Commit, CommitError, Committed, Lane},
     export::{self, Exported, TransferError},
-    export_file::is_below,
     folder::Folder,
     opening::{self, Checked, MIN_CACHE, OpenError},
     outbox,
@@ -174,12 +173,8 @@ impl Store {
         self.doubt.as_deref()
     }
 
-    /// Whether a file would lie in the store's own folder: no place for an export, which the store could take for its own.
-    pub fn is_inside(&self, file: &Path) -> bool {
-        is_below(file, &self.shared.room.path)
-    }
-
-    /// Writes everything to a new file (mode 0600) as of one moment; commits wait meanwhile. Nothing is ever overwritten.
+    /// Writes everything to a new file (mode 0600) as of one moment; commits wait meanwhile. Nothing is ever overwritten, and
+    /// the store's own folder is no place for it.
     pub async fn export(&self, file: &Path) -> Result<Exported, TransferError> {
         let file = file.to_owned();
         self.ask(|reply| Job::Export(file, reply)).await.unwrap_or(Err(TransferError::Closed))

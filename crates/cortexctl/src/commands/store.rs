@@ -106,11 +106,6 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
         }
         Command::Export { which, file } => {
             match open(&which)? {
-                Some(store) if store.is_inside(&file) => {
-                    store.close().await;
-                    let text = format!("{} would lie in the folder of the store; name another folder", file.display());
-                    return Err(Failure::Other(text));
-                }
                 Some(store) => {
                     let exported = store.export(&file).await;
                     store.close().await;

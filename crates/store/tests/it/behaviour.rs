@@ -206,7 +206,8 @@ async fn a_long_runs_archive_is_in_small_rows_and_reads_as_before() {
         (0..10).map(|_| json!((0..300).map(|_| Uuid::new_v4().to_string()).collect::<String>())).collect();
     let end = append(run, 0, events.clone(), Some(summary(flow, RunState::Succeeded)));
     store.commit(Commit { archive: vec![run], ..end }).await.unwrap();
-    let file = folder.path().join("export.jsonl");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = elsewhere.path().join("export.jsonl");
     store.export(&file).await.unwrap();
     let text = std::fs::read_to_string(&file).unwrap();
     let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

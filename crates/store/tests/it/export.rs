@@ -67,8 +67,11 @@ async fn an_export_takes_the_place_of_nothing() {
         ("dangling", "something is there"),
         ("to-the-key", "something is there"),
         ("store", "something is there"),
-        ("store/format.json", "something is there"),
-        ("store/data-1/db", "something is there"),
+        ("store/format.json", "in the folder of the store"),
+        ("store/data-1/db", "in the folder of the store"),
+        ("store/new", "in the folder of the store"),
+        ("to-the-store/new", "in the folder of the store"),
+        ("store/../store/new", "in the folder of the store"),
         ("missing/new", "does not exist"),
         ("key/new", "its folder is none"),
         ("..", "names no file"),
@@ -80,12 +83,6 @@ async fn an_export_takes_the_place_of_nothing() {
     assert_eq!((fs::read(at("key")).unwrap(), fs::read(path.join("format.json")).unwrap()), (key, format));
     assert!(!at("nowhere").exists());
 
-    for inside in ["store/new", "store/data-1/snap.8", "to-the-store/new", "store/../store/new"] {
-        assert!(store.is_inside(&at(inside)), "{inside}");
-    }
-    for outside in ["one", "store/../two", "missing/three"] {
-        assert!(!store.is_inside(&at(outside)), "{outside}");
-    }
     store.export(&at("one")).await.unwrap();
     store.export(&at("store/../two")).await.unwrap();
     let mut left: Vec<String> =
