@@ -282,7 +282,9 @@ fn look(run: &dyn Fn(&[&str]) -> Told) {
     let runs = run(&["runs", "list", "--flow", flow, "-o", "json"]).json();
     assert_eq!(runs.as_array().unwrap().len(), 3, "{runs}");
     run(&["runs", "show", runs[0]["run"].as_str().unwrap()]).ok().says(&["STEP", "ACTION"]);
-    run(&["runs", "list", "--state", "lost"]).ended(1).warns(&["state must be one of"]);
+    run(&["runs", "list", "--state", "lost"])
+        .ended(1)
+        .warns(&["argument `state`", "expected one of `pending`, `running`"]);
     run(&["playbooks", "list"]).ok().says(&["bootstrap-cluster", "handoff vm_provisioned", "scale-pool"]);
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../playbooks/");
     let (scale, add_on) = (format!("{shipped}scale-pool.yaml"), format!("{shipped}install-cni-cilium.yaml"));

@@ -32,6 +32,7 @@ mod kubectl;
 mod kubernetes_faults;
 mod letter;
 mod life;
+mod lists;
 mod mischief;
 mod network_faults;
 mod proxmox_faults;

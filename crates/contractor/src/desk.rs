@@ -73,7 +73,7 @@ pub struct Desk {
 }
 
 /// Audit records in one answer: about 100 KiB.
-const AUDIT_PAGE: u64 = 200;
+const AUDIT_PAGE: usize = 200;
 
 impl Desk {
     /// Answers until `stop`. Every question is answered in a task of its own.
@@ -131,7 +131,7 @@ impl Desk {
         let (bytes, most) = (text.len(), self.bus.max_payload());
         if bytes > most {
             let said = format!(
-                "the answer has {bytes} bytes and the bus carries {most}: ask for less, of one cluster perhaps"
+                "the answer has {bytes} bytes and the bus carries {most}: ask for less by a smaller limit, or of one cluster"
             );
             text = answer_text(&Answer::Error(Refusal::new(RefusalKind::Unavailable, said)));
         }
@@ -155,7 +155,7 @@ impl Desk {
             false => Some(self.caller_once(call, service).await?),
         };
         let (by, key) = caller.map_or_else(|| ("/anonymous".to_owned(), None), |of| (of.source, Some(of.key)));
-        let asked = Asked { arguments: arguments(call)?, by, key };
+        let asked = Asked { arguments: arguments(call, service)?, by, key };
         let own = own.iter().find(|query| query.name == name);
         let value = match (family, own) {
             ("cmd", own) => self.perform(name, asked, own).await?,
@@ -324,14 +324,12 @@ impl Desk {
             }
             "plan" => {
                 let (family, kind, body) = imagined(asked)?;
-                let flow = asked.arguments.get("flow").and_then(Value::as_str).and_then(|flow| flow.parse().ok());
-                value(&self.intake.plan(family, &kind, body, flow).await?)
+                value(&self.intake.plan(family, &kind, body, optional(asked, "flow")?).await?)
             }
             "store.verify" => value(&self.check(Reader::verify).await?),
             "audit.list" => {
-                let number = |name: &str| asked.arguments.get(name).and_then(Value::as_u64);
-                let limit = number("limit").unwrap_or(AUDIT_PAGE).min(AUDIT_PAGE);
-                let records = self.store.reader().audit(number("from").unwrap_or(1), limit as usize);
+                let limit = optional(asked, "limit")?.unwrap_or(AUDIT_PAGE).min(AUDIT_PAGE);
+                let records = self.store.reader().audit(optional(asked, "from")?.unwrap_or(1), limit);
                 value(&records.map_err(|error| unavailable(&error))?)
             }
             "audit.verify" => {
@@ -394,9 +392,6 @@ impl Desk {
                 "argument `file`: a whole path on the daemon's machine is wanted, not {file}"
             )));
         }
-        if self.store.is_inside(Path::new(file)) {
-            return Err(refused(format!("{file} would lie in the folder of the store; name another folder")));
-        }
         self.store.export(Path::new(file)).await.map_err(|error| match error {
             TransferError::Target { .. } => refused(chain(&error)),
             other => unavailable(&other),
@@ -418,11 +413,14 @@ impl Desk {
     }
 }
 
-fn arguments(call: &Call) -> Result<Value, Refusal> {
-    if call.body.is_empty() {
-        return Ok(json!({}));
-    }
-    json::parse(&call.body).map_err(|error| Refusal::new(RefusalKind::Invalid, format!("the arguments: {error}")))
+fn arguments(call: &Call, service: &Service) -> Result<Value, Refusal> {
+    let invalid = |text: String| Refusal::new(RefusalKind::Invalid, text);
+    let arguments = match call.body.is_empty() {
+        true => json!({}),
+        false => json::parse(&call.body).map_err(|error| invalid(format!("the arguments: {error}")))?,
+    };
+    service.fits(&arguments).map_err(invalid)?;
+    Ok(arguments)
 }
 
 /// The message that is asked about.
@@ -439,6 +437,14 @@ fn argument<T: DeserializeOwned>(asked: &Asked, name: &str) -> Result<T, Refusal
     let found = found.ok_or_else(|| Refusal::new(RefusalKind::Invalid, format!("argument `{name}` is missing")))?;
     serde_json::from_value(found)
         .map_err(|error| Refusal::new(RefusalKind::Invalid, format!("argument `{name}`: {error}")))
+}
+
+/// The same for one that may be left out.
+fn optional<T: DeserializeOwned>(asked: &Asked, name: &str) -> Result<Option<T>, Refusal> {
+    match asked.arguments.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(_) => argument(asked, name).map(Some),
+    }
 }
 
 fn value<T: Serialize>(view: &T) -> Result<Value, Refusal> {

@@ -1,6 +1,8 @@
 //! The queries and commands that contractors answer at once, over NATS services: a list that daemons serve by and
 //! `schemas/asyncapi.yaml` is made from.
 
+use serde_json::Value;
+
 use crate::subject::Party;
 
 /// One query or command.
@@ -46,6 +48,42 @@ impl Service {
             Some(folder) => source.starts_with(folder),
             None => source == *giver,
         })
+    }
+
+    /// Whether a question has the arguments that it may have; `null` counts as left out.
+    ///
+    /// # Errors
+    /// Which one is unknown, missing, or of another JSON type.
+    pub fn fits(&self, arguments: &Value) -> Result<(), String> {
+        let given = arguments.as_object().ok_or("the arguments must be a JSON object")?;
+        let is_known = |name: &str| self.arguments.iter().any(|argument| argument.name == name);
+        if let Some(unknown) = given.keys().find(|name| !is_known(name)) {
+            let known: Vec<_> = self.arguments.iter().map(|argument| argument.name).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(format!("argument `{unknown}` is unknown; {} takes {known}", self.name));
+        }
+        for argument in self.arguments {
+            match given.get(argument.name).filter(|value| !value.is_null()) {
+                None if argument.required => return Err(format!("argument `{}` is missing", argument.name)),
+                Some(value) if !argument.takes(value) => {
+                    return Err(format!("argument `{}` must be of type {}", argument.name, argument.kind));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Argument {
+    /// Whether it may have this value; every integer is a count or a place.
+    fn takes(&self, value: &Value) -> bool {
+        match self.kind {
+            "integer" => value.is_u64(),
+            "array" => value.is_array(),
+            "object" => value.is_object(),
+            _ => value.is_string(),
+        }
     }
 }
 
@@ -135,7 +173,12 @@ const QUERIES: &[Service] = &[
             needed("body", "object", "The message's body."),
         ],
     ),
-    query(BOTH, "flows.list", "Flows, newest first.", &[ONE_CLUSTER, LIMIT]),
+    query(
+        BOTH,
+        "flows.list",
+        "Flows, newest first; where there are more than asked for, those that are open rather than those that have ended.",
+        &[ONE_CLUSTER, LIMIT],
+    ),
     query(BOTH, "flows.show", "One flow with the contractor's runs and their steps.", &[FLOW]),
     query(TALOS, "nodes.list", "Nodes of the clusters.", &[ONE_CLUSTER, ROWS, AFTER]),
     query(INFRASTRUCTURE, "pools.list", "The pools of a cluster: wanted, present, generation.", &[CLUSTER]),
@@ -245,6 +288,8 @@ const COMMANDS: &[Service] = &[
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -267,5 +312,28 @@ mod tests {
             }
             assert!(service.may_come_from("/operator/ada"), "{}", service.name);
         }
+    }
+
+    #[test]
+    fn arguments_that_do_not_fit_are_named() {
+        let runs = find(Party::Talos, "runs.list", true).unwrap();
+        for (arguments, said) in [
+            (json!({}), Ok(())),
+            (json!({ "limit": 3, "cluster": null, "state": "stuck" }), Ok(())),
+            (json!([]), Err("the arguments must be a JSON object")),
+            (json!({ "limit": "3" }), Err("argument `limit` must be of type integer")),
+            (json!({ "limit": -3 }), Err("argument `limit` must be of type integer")),
+            (
+                json!({ "clusters": "a" }),
+                Err("argument `clusters` is unknown; runs.list takes cluster, flow, playbook, state, limit"),
+            ),
+        ] {
+            assert_eq!(runs.fits(&arguments), said.map_err(str::to_owned), "{arguments}");
+        }
+        let show = find(Party::Talos, "runs.show", true).unwrap();
+        assert_eq!(show.fits(&json!({ "run": null })), Err("argument `run` is missing".to_owned()));
+        let bare = find(Party::Talos, "store.compact", false).unwrap();
+        let said = "argument `now` is unknown; store.compact takes none";
+        assert_eq!(bare.fits(&json!({ "now": true })), Err(said.to_owned()));
     }
 }

@@ -1,22 +1,22 @@
 //! What the desk answers of flows and runs, and what it does to them.
 
-use std::collections::BTreeSet;
+use std::{cmp::Reverse, collections::BTreeSet};
 
 use messages::{
     query::{FlowView, Refusal, RefusalKind, RunView},
     subject::Party,
 };
 use serde_json::{Value, json};
-use store::{Reader, RunQuery, RunRow, RunState, Versioned};
+use store::{ReadError, Reader, RunQuery, RunRow, RunState, Versioned};
 use uuid::Uuid;
 
-use super::{Desk, missing, no_effect, value};
+use super::{Desk, missing, no_effect, optional, value};
 use crate::{
     agent::Asked,
     cancel::{self, Stopping},
     damage::{REMEDY, unavailable},
     driver::{CommandError, Driver, does_not_go_on},
-    flows::{self, FLOWS, FlowRecord, PENDING, Pending},
+    flows::{self, FLOWS, FlowRecord, PENDING, Pending, State},
     intake::chain,
     views,
 };
@@ -35,44 +35,41 @@ pub(super) struct Look {
 }
 
 /// How many are asked for.
-fn limit(asked: &Asked) -> usize {
-    let limit = asked.arguments.get("limit").and_then(Value::as_u64);
-    limit.map_or(SOME, |limit| usize::try_from(limit).unwrap_or(PAGE).clamp(1, PAGE))
+fn limit(asked: &Asked) -> Result<usize, Refusal> {
+    let limit: Option<usize> = optional(asked, "limit")?;
+    Ok(limit.unwrap_or(SOME).clamp(1, PAGE))
 }
 
 impl Look {
-    /// Flows that this contractor keeps, and those of others that it has unfinished work of: the newest ones.
+    /// Flows that this contractor keeps, and those of others that it has unfinished work of, newest first. What is open goes
+    /// before what has ended where not all of them fit.
     fn flows(&self, cluster: Option<&str>, limit: usize) -> Result<Value, Refusal> {
-        let (mut records, mut views) = (Vec::new(), Vec::new());
-        let mut kept = BTreeSet::new();
+        let (mut kept, mut ended) = (BTreeSet::new(), Vec::new());
+        let mut views = Vec::new();
         for (key, found) in self.reader.scan_each::<FlowRecord>(FLOWS).map_err(|error| unavailable(&error))? {
-            match found {
-                Ok(record) => {
-                    kept.insert(record.value.flow);
-                    records.push(record.value);
-                }
-                Err(error) => unread(&key, &error),
+            let Some(record) = read(&key, found) else { continue };
+            kept.insert(record.flow);
+            match record.state {
+                State::Open => views.extend(self.flow_view(record.flow, Some(&record), false)?),
+                _ => ended.push(record),
             }
-        }
-        let is_of = |of: Option<&String>| cluster.is_none_or(|cluster| of.is_some_and(|of| of == cluster));
-        records.retain(|record| is_of(record.cluster.as_ref()));
-        records.sort_unstable_by_key(|record| std::cmp::Reverse(record.started));
-        for record in records.iter().take(limit) {
-            views.extend(self.flow_view(record.flow, Some(record), false)?);
         }
         for (key, found) in self.reader.scan_each::<Pending>(PENDING).map_err(|error| unavailable(&error))? {
-            match found {
-                Ok(pending) => views.extend(awaiting(&pending.value)),
-                Err(error) => unread(&key, &error),
-            }
+            views.extend(read(&key, found).as_ref().and_then(awaiting));
         }
         let unfinished = self.rows(&RunQuery::unfinished())?;
         let others: BTreeSet<Uuid> = unfinished.iter().map(|row| row.summary.flow).collect();
         for flow in others.difference(&kept) {
             views.extend(self.flow_view(*flow, None, false)?);
         }
+        let is_of = |of: Option<&String>| cluster.is_none_or(|cluster| of.is_some_and(|of| of == cluster));
         views.retain(|view| is_of(view.cluster.as_ref()));
-        views.sort_by_key(|view| std::cmp::Reverse(view.started));
+        ended.retain(|record| is_of(record.cluster.as_ref()));
+        ended.sort_unstable_by_key(|record| Reverse(record.started));
+        for record in ended.iter().take(limit.saturating_sub(views.len())) {
+            views.extend(self.flow_view(record.flow, Some(record), false)?);
+        }
+        views.sort_by_key(|view| Reverse(view.started));
         views.truncate(limit);
         value(&views)
     }
@@ -158,30 +155,18 @@ impl Desk {
 
     /// The newest flows.
     pub(super) async fn flows(&self, asked: &Asked) -> Result<Value, Refusal> {
-        let cluster = asked.arguments.get("cluster").and_then(Value::as_str).map(str::to_owned);
-        let (look, limit) = (self.look(), limit(asked));
+        let (look, limit, cluster) = (self.look(), limit(asked)?, optional::<String>(asked, "cluster")?);
         apart(move || look.flows(cluster.as_deref(), limit)).await
     }
 
     /// The newest runs.
     pub(super) async fn runs(&self, asked: &Asked) -> Result<Value, Refusal> {
-        let text = |name: &str| asked.arguments.get(name).and_then(Value::as_str).map(str::to_owned);
-        let states = match text("state") {
-            None => Vec::new(),
-            Some(state) => {
-                let found = RunState::ALL.into_iter().find(|of| of.as_str() == state);
-                let known: Vec<&str> = RunState::ALL.iter().map(|state| state.as_str()).collect();
-                vec![found.ok_or_else(|| {
-                    Refusal::new(RefusalKind::Invalid, format!("state must be one of {}", known.join(", ")))
-                })?]
-            }
-        };
         let query = RunQuery {
-            flow: text("flow").and_then(|flow| flow.parse().ok()),
-            cluster: text("cluster"),
-            playbook: text("playbook"),
-            states,
-            limit: limit(asked),
+            flow: optional(asked, "flow")?,
+            cluster: optional(asked, "cluster")?,
+            playbook: optional(asked, "playbook")?,
+            states: optional(asked, "state")?.into_iter().collect(),
+            limit: limit(asked)?,
         };
         let look = self.look();
         apart(move || look.runs(&query)).await
@@ -254,7 +239,12 @@ fn awaiting(pending: &Pending) -> Option<FlowView> {
     Some(view)
 }
 
+/// A row of a list, which is not kept back by one that cannot be read.
+fn read<T>(key: &str, found: Result<Versioned<T>, ReadError>) -> Option<T> {
+    found.map(|row| row.value).inspect_err(|error| unread(key, error)).ok()
+}
+
 /// What cannot be read is left out of a list; the log says so.
-fn unread(key: &str, error: &store::ReadError) {
+fn unread(key: &str, error: &ReadError) {
     tracing::warn!(key, error = chain(error), "a record cannot be read and is left out");
 }

@@ -28,8 +28,8 @@ pub enum Command {
         /// Only in this state.
         #[arg(long)]
         state: Option<String>,
-        /// At most so many, the newest ones.
-        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=200))]
+        /// At most so many of each contractor: those that are open, and the newest of those that have ended.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=300))]
         limit: u16,
     },
     /// One flow with the runs of both contractors and their steps.
@@ -67,11 +67,7 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
     let client = connection.connect().await?;
     match command {
         Command::List { cluster, state, limit } => {
-            let mut flows = list(&client, cluster.as_deref(), limit).await?;
-            if flows.len() > usize::from(limit) {
-                flows.truncate(usize::from(limit));
-                out.note(&format!("only the newest {limit} are looked at; --limit looks at more"));
-            }
+            let mut flows = list(&client, cluster.as_deref(), limit, out).await?;
             flows.retain(|flow| state.as_ref().is_none_or(|state| flow.state == *state));
             out.rows(&flows, &["flow", "kind", "cluster", "state", "source", "started", "ended", "reason"])?;
             Ok(Ending::Ok)
@@ -111,21 +107,23 @@ pub async fn of(client: &Client, flow: Uuid) -> Result<FlowView, Failure> {
     whole.ok_or_else(|| Failure::Other(format!("neither contractor knows flow {flow}")))
 }
 
-/// The newest flows as both contractors see them, newest first; one more than `limit` if there are more.
-async fn list(client: &Client, cluster: Option<&str>, limit: u16) -> Result<Vec<FlowView>, Failure> {
-    let mut asked = json!({ "limit": limit + 1 });
-    if let Some(cluster) = cluster {
-        asked["cluster"] = cluster.into();
-    }
-    let mut all: BTreeMap<Uuid, FlowView> = BTreeMap::new();
+/// Flows as both contractors see them, newest first.
+async fn list(client: &Client, cluster: Option<&str>, limit: u16, out: &mut Output) -> Result<Vec<FlowView>, Failure> {
+    let (mut all, mut is_cut): (BTreeMap<Uuid, FlowView>, _) = (BTreeMap::new(), false);
     for at in [Party::Infrastructure, Party::Talos] {
-        for view in client.query::<Vec<FlowView>>(at, "flows.list", asked.clone()).await? {
+        let asked = json!({ "cluster": cluster, "limit": limit });
+        let views = client.query::<Vec<FlowView>>(at, "flows.list", asked).await?;
+        is_cut |= views.len() >= usize::from(limit);
+        for view in views {
             let joined = match all.remove(&view.flow) {
                 Some(known) => known.join(view),
                 None => view,
             };
             all.insert(joined.flow, joined);
         }
+    }
+    if is_cut {
+        out.note(&format!("not all flows that have ended are looked at; --limit looks at more than {limit}"));
     }
     let mut all: Vec<FlowView> = all.into_values().collect();
     all.sort_by_key(|flow| std::cmp::Reverse(flow.started));
