@@ -33,7 +33,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use self::{heard::Heard, turned_away::TurnedAway};
+use self::{heard::Heard, turned_away::TurnedAway};
 
 use crate::{
     agent::{Agent, Asked, Query},
@@ -51,31 +51,44 @@ use crate::{
 /// The contractor's desk: whoever asks is answered here.
 pub struct Desk {
     /// Whose desk.
-    pub agent: Arc<dyn Agent>,
+    agent: Arc<dyn Agent>,
     /// Where questions come from.
-    pub bus: Bus,
+    bus: Bus,
     /// Takes submitted requests, makes plans.
-    pub intake: Arc<Intake>,
+    intake: Arc<Intake>,
     /// Everything the contractor remembers.
-    pub store: Store,
+    store: Store,
     /// Runs playbooks.
-    pub driver: Driver,
+    driver: Driver,
     /// Commands that were carried out already.
-    pub heard: Heard,
+    heard: Heard,
     /// Commands that nobody had a right to.
-    pub turned_away: TurnedAway,
+    turned_away: TurnedAway,
     /// For how long messages that were taken are recognised; older ones are not taken again.
-    pub remembers: SignedDuration,
+    remembers: SignedDuration,
     /// Lets one check of the whole store be made at a time.
-    pub checks: Arc<Semaphore>,
-    /// Version that discovery shows.
-    pub version: &'static str,
+    checks: Arc<Semaphore>,
 }
 
 /// Audit records in one answer: about 100 KiB.
 const AUDIT_PAGE: usize = 200;
 
 impl Desk {
+    /// A desk beside the contractor's intake. Messages are recognised for as long as it `remembers` them.
+    pub fn new(intake: &Arc<Intake>, bus: &Bus, remembers: SignedDuration) -> Self {
+        Self {
+            agent: Arc::clone(&intake.agent),
+            bus: bus.clone(),
+            intake: Arc::clone(intake),
+            store: intake.store.clone(),
+            driver: intake.driver.clone(),
+            heard: Heard::since(Timestamp::now()),
+            turned_away: TurnedAway::default(),
+            remembers,
+            checks: Arc::new(Semaphore::new(1)),
+        }
+    }
+
     /// Answers until `stop`. Every question is answered in a task of its own.
     ///
     /// # Errors
@@ -96,7 +109,7 @@ impl Desk {
             .collect();
         let spec = ServiceSpec {
             name: format!("{party}-contractor"),
-            version: self.version.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             description: format!("{party}-contractor: requests, handoffs, queries"),
             metadata: BTreeMap::from([("accepts".to_owned(), accepts.join(", "))]),
             subjects,

@@ -10,7 +10,7 @@ use std::{
 
 use bus::{Bus, Link, identity, streams};
 use engine::library::{Library, MessageKind, World};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use messages::{
     catalogue::{self, Family},
     event::DomainEvent,
@@ -22,7 +22,7 @@ use secrecy::ExposeSecret;
 use serde_json::Value;
 use store::{Commit, CommitError, Lane, Store};
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -34,7 +34,7 @@ use crate::{
     config::Common,
     credentials::{self, CredentialFile, Watcher},
     damage,
-    desk::{Desk, Heard, TurnedAway},
+    desk::Desk,
     driver::{Driver, Parts, SystemClock, plan_only},
     flows::Keeper,
     herald::{Context, Herald},
@@ -112,18 +112,7 @@ pub async fn run(
         archive_after: common.store.archive_after.to_std(),
         trouble,
     };
-    let desk = Arc::new(Desk {
-        agent: Arc::clone(&agent),
-        bus: bus.clone(),
-        intake: Arc::clone(&intake),
-        store: store.clone(),
-        driver: driver.clone(),
-        heard: Heard::since(Timestamp::now()),
-        turned_away: TurnedAway::default(),
-        remembers: common.store.keep_inbox.0,
-        checks: Arc::new(Semaphore::new(1)),
-        version: env!("CARGO_PKG_VERSION"),
-    });
+    let desk = Arc::new(Desk::new(&intake, &bus, common.store.keep_inbox.0));
 
     let mut tasks = Tasks::new(stop.clone());
     tasks.spawn("metrics", telemetry::sum_up(metrics, stop.clone()));
@@ -133,21 +122,11 @@ pub async fn run(
     tasks.spawn("audit", audit::tell_heads(store.clone(), herald.clone(), party, stop.clone()));
     tasks.spawn("flow keeper", keeper.run(flows, stop.clone()));
     let own = Background { at: place, playbooks: library, bus: bus.clone(), stop: stop.clone() };
-    spawn_own_work(&mut tasks, &*agent, own);
     let stopping = stop.clone();
     tasks.spawn_fallible("desk", async move { desk.run(stopping).await });
-    let (warnings, warned) = watch::channel(Vec::new());
-    let (kept, server) = (Arc::clone(&agent), bus.clone());
-    let watcher = Watcher {
-        kept: Arc::new(move || [kept.certificates(), credentials::shown_by(&server)].concat()),
-        store: store.clone(),
-        herald: herald.clone(),
-        files,
-        warn_before: common.certificates.warn_before.0,
-        warnings,
-    };
-    tasks.spawn("watch over certificates", watcher.run(stop.clone()));
-    let told = Told { troubles, warnings: warned };
+    let warnings = spawn_watcher(&mut tasks, &own, &agent, files, common.certificates.warn_before.0);
+    spawn_own_work(&mut tasks, &*agent, own);
+    let told = Told { troubles, warnings };
     let watched = Watched { store: store.clone(), bus: bus.clone(), driver: driver.clone() };
     let watch = watch_health(health.clone(), watched, told, stop.clone());
     tasks.spawn_fallible("store", watch);
@@ -184,6 +163,28 @@ async fn start_driver(
         hooks: Arc::new(AgentHooks { herald: herald.clone(), agent: Arc::clone(agent), store: store.reader() }),
     };
     Driver::start(parts).await.map_err(|error| damage::reason(&error))
+}
+
+/// The watch over all certificates: what it warns of.
+fn spawn_watcher(
+    tasks: &mut Tasks,
+    own: &Background,
+    agent: &Arc<dyn Agent>,
+    files: Vec<CredentialFile>,
+    warn_before: SignedDuration,
+) -> watch::Receiver<Vec<String>> {
+    let (warnings, warned) = watch::channel(Vec::new());
+    let (agent, bus) = (Arc::clone(agent), own.bus.clone());
+    let watcher = Watcher {
+        kept: Arc::new(move || [agent.certificates(), credentials::shown_by(&bus)].concat()),
+        store: own.at.store.clone(),
+        herald: own.at.herald.clone(),
+        files,
+        warn_before,
+        warnings,
+    };
+    tasks.spawn("watch over certificates", watcher.run(own.stop.clone()));
+    warned
 }
 
 /// What the contractor does without being asked: schedules, and what the agent has besides.

@@ -30,14 +30,14 @@ pub(super) enum Again {
 
 /// Signatures of the commands of the last minutes; older ones are refused as stale.
 #[derive(Debug)]
-pub struct Heard {
+pub(super) struct Heard {
     since: Timestamp,
     signatures: Mutex<HashMap<String, Timestamp>>,
 }
 
 impl Heard {
     /// Remembers from `since` on, the start of the process.
-    pub fn since(since: Timestamp) -> Self {
+    pub(super) fn since(since: Timestamp) -> Self {
         Self { since, signatures: Mutex::default() }
     }
 

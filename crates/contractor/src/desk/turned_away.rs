@@ -22,7 +22,7 @@ const NOBODY: &str = "a source that no key is pinned for";
 
 /// What was turned away within the minute.
 #[derive(Debug, Default)]
-pub struct TurnedAway(Mutex<BTreeMap<String, Tally>>);
+pub(super) struct TurnedAway(Mutex<BTreeMap<String, Tally>>);
 
 #[derive(Debug)]
 struct Tally {
