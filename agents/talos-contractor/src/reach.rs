@@ -55,11 +55,15 @@ struct Known {
     looked_at: usize,
 }
 
+/// Whether what was issued is good for a piece of work.
+fn lasts(issued: Timestamp, now: Timestamp) -> bool {
+    now.duration_since(issued).unsigned_abs() + CREDENTIAL_MARGIN < CREDENTIAL_LIFETIME
+}
+
 impl Known {
     /// Drops what is about to end, and from time to time what belongs to no cluster any more.
     fn tidy(&mut self, store: &Reader, now: Timestamp) {
-        let age = |issued: Timestamp| now.duration_since(issued).unsigned_abs();
-        self.issued.retain(|_, (issued, _)| age(*issued) + CREDENTIAL_MARGIN < CREDENTIAL_LIFETIME);
+        self.issued.retain(|_, (issued, _)| lasts(*issued, now));
         if self.issued.len() > 2 * self.looked_at + 16 {
             self.issued.retain(|(cluster, ..), _| !matches!(inventory::cluster(store, cluster), Ok(None)));
             self.looked_at = self.issued.len();
@@ -119,12 +123,12 @@ impl Deps {
         let key = (cluster.clone(), generation, role);
         let now = Timestamp::now();
         let mut known = self.inner.credentials.lock().unwrap_or_else(PoisonError::into_inner);
-        known.tidy(store, now);
-        if let Some((_, credentials)) = known.issued.get(&key) {
+        if let Some((_, credentials)) = known.issued.get(&key).filter(|(issued, _)| lasts(*issued, now)) {
             return Ok(credentials.clone());
         }
         let credentials = Credentials::issue(&bundle.os, &Roles::from(role), CREDENTIAL_LIFETIME, now)
             .map_err(|error| unusable("the cluster's Talos authority", &error))?;
+        known.tidy(store, now);
         known.issued.insert(key, (now, credentials.clone()));
         Ok(credentials)
     }
