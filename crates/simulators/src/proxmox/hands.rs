@@ -149,6 +149,12 @@ impl Proxmox {
         self.sim.tasks().newest().any(|task| task.end.is_none())
     }
 
+    /// Whether a task runs that is about this VM.
+    pub fn works_on(&self, vmid: u32) -> bool {
+        let id = vmid.to_string();
+        self.sim.tasks().newest().any(|task| task.end.is_none() && task.upid.id == id)
+    }
+
     /// Forgets every task that has ended, as the rotation of the task index does.
     pub fn forget_tasks(&self) {
         self.sim.tasks().forget_ended();

@@ -416,13 +416,15 @@ impl Scene {
         self.stranger.hears(heard);
     }
 
-    /// What is due, except about a VM that another task of ours has just looked at to act on.
+    /// What is due, except about a VM that another task of ours has just looked at to act on, or on which the hypervisor is at
+    /// work: its lock keeps everybody out until that task has ended, and what it does was ordered before.
     fn does_what_is_due(&mut self, lab: &Lab) {
         let mut later = Vec::new();
         for (at, deed) in std::mem::take(&mut self.deeds) {
             let machines = machines(&self.store);
             let target = self.stranger.target(&deed, &machines);
-            if at > self.looks || target.is_some_and(|vmid| self.proven.contains(&vmid)) {
+            let taken = |vmid| self.proven.contains(&vmid) || lab.proxmox().works_on(vmid);
+            if at > self.looks || target.is_some_and(taken) {
                 later.push((at, deed));
             } else {
                 self.done += usize::from(self.stranger.does(lab.proxmox(), &deed, &machines));
