@@ -218,31 +218,47 @@ fn a_failure_that_is_told_before_its_machines_were_handed_over_takes_them_back()
 fn a_handoff_whose_acknowledgement_is_lost_comes_again_and_is_done_once() {
     let mut scenario = Scenario::start(&WorldOptions::default());
     let proxies = [TALOS, INFRASTRUCTURE].map(|party| (party, scenario.put_behind_proxy(party)));
-    let deaf = Harm { cut: Some(Cut::BlackHole), direction: Direction::Up, ..Harm::default() };
+    let to_the_broker = Harm { cut: Some(Cut::BlackHole), direction: Direction::Up, ..Harm::default() };
+    let waiting = |party: Party| {
+        let consumer = scenario.consumer(party);
+        (consumer["num_waiting"].as_u64().unwrap_or(0), consumer)
+    };
     for (party, _) in &proxies {
         scenario.hold(*party);
     }
     let flow = edge(&scenario);
     for ((party, proxy), kind) in proxies.iter().zip(["vm_provisioned", "cluster_ready"]) {
         scenario.handed_over(*party, kind, flow);
-        // A new connection asks for messages at once, and need not ask again before it has lost two answers.
-        let asked = scenario.consumer(*party)["num_waiting"].as_u64();
+        // Only what asks for messages on a new connection asks for as long as they take to come again.
+        proxy.set_harm(to_the_broker.clone());
+        proxy.cut(Cut::Reset);
+        scenario.until("its old connection is forgotten", || {
+            let (waiting, consumer) = waiting(*party);
+            (waiting == 0).then_some(()).ok_or_else(|| consumer.to_string())
+        });
+        proxy.set_harm(Harm::default());
         proxy.cut(Cut::Reset);
         scenario.until("it asks for messages again", || {
-            let consumer = scenario.consumer(*party);
-            let waits = proxy.connections() > 0 && consumer["num_waiting"].as_u64() >= asked.max(Some(1));
-            waits.then_some(()).ok_or_else(|| consumer.to_string())
+            let (waiting, consumer) = waiting(*party);
+            (waiting > 0).then_some(()).ok_or_else(|| consumer.to_string())
         });
-        proxy.set_harm(deaf.clone());
+        proxy.set_harm(to_the_broker.clone());
         scenario.let_go(*party);
-        let seen = scenario.until("it comes again", || {
-            let consumer = scenario.consumer(*party);
-            (consumer["num_redelivered"] != 0).then_some(()).ok_or_else(|| consumer.to_string())?;
+        // On this connection, or on the next if one side has given this one up before the broker's patience was over.
+        let seen = scenario.until("its acknowledgement is lost", || {
+            let (waiting, consumer) = waiting(*party);
+            let lost = consumer["num_redelivered"] != 0 || waiting == 0;
+            lost.then_some(()).ok_or_else(|| consumer.to_string())?;
             Ok(consumer)
         });
         assert_eq!(seen["num_ack_pending"], 1, "{seen}");
         proxy.set_harm(Harm::default());
         proxy.cut(Cut::Reset);
+        scenario.until("it comes again", || {
+            let consumer = scenario.consumer(*party);
+            let came = consumer["delivered"]["consumer_seq"].as_u64() > Some(1);
+            came.then_some(()).ok_or_else(|| consumer.to_string())
+        });
     }
     expect_one_of_each(&scenario, flow);
     for (party, _) in &proxies {
