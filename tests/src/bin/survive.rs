@@ -11,7 +11,8 @@ use anyhow::Context;
 use clap::Parser;
 use serde_json::json;
 use tests::survive::{
-    Subject, deeds, fencing, machine, recorded, rounds,
+    Subject, deeds, fencing, machine, recorded,
+    rounds::{self, Kills},
     sabotage::{self, Bug},
     soak,
     trial::{self, Tried},
@@ -23,7 +24,8 @@ struct Options {
     /// The first seed of what is random, by chance if not said; it is printed.
     #[arg(long)]
     seed: Option<u64>,
-    /// How many random cases for each playbook, 200 if not said; with `--real` how many rounds, 10 if not said.
+    /// How many random cases for each playbook, 200 if not said; with `--real` how often each daemon is
+    /// killed amid a run of its own, at least; 10 if not said.
     #[arg(long)]
     cases: Option<u64>,
     /// Only playbooks with this in their name.
@@ -32,7 +34,8 @@ struct Options {
     /// Instead of fakes: real daemons, nats-server and lab, killed at random instants.
     #[arg(long, conflicts_with_all = ["deeds", "playbook"])]
     real: bool,
-    /// With `--real`: how often a daemon is killed in the first 20 ms after its start, 40 times for each round if not said.
+    /// With `--real`: how often a daemon is killed in the first 20 ms after its start, 40 times as often if not
+    /// said.
     #[arg(long)]
     starts: Option<u64>,
     /// Instead of fakes: the real actions against the lab in this process, through the life of a cluster.
@@ -143,27 +146,37 @@ fn tell(tried: &Tried, out: &mut dyn Write) -> io::Result<()> {
 fn kill(options: &Options, seed: u64, out: &mut dyn Write) -> anyhow::Result<bool> {
     let rounds = options.cases.unwrap_or(10);
     let starts = options.starts.unwrap_or(rounds * 40);
-    let (mut kills, mut kills_at_start, started) = (0, 0, Instant::now());
+    let (mut kills, started) = ([Kills::default(); 2], Instant::now());
     let mut told = Ok(());
     let survived = rounds::play(rounds::Options { seed, rounds, starts }, &mut |round| {
-        kills += round.kills;
-        kills_at_start += round.kills_at_start;
+        for (all, more) in kills.iter_mut().zip(round.kills) {
+            *all += more;
+        }
         told = told_round(round, out);
     });
     told?;
     if let Err(error) = &survived {
         writeln!(out, "FAILED with --seed {seed}: {error:#}")?;
     }
-    let seconds = started.elapsed().as_secs_f64();
-    writeln!(out, "{kills} kills at work, {kills_at_start} in the first 20 ms after a start, in {seconds:.1} s")?;
+    writeln!(out, "{} in {:.1} s", of_both(kills), started.elapsed().as_secs_f64())?;
     Ok(survived.is_ok())
 }
 
 fn told_round(round: &rounds::Round, out: &mut dyn Write) -> io::Result<()> {
-    let rounds::Round { number, kills, kills_at_start, took } = round;
-    let seconds = took.as_secs_f64();
-    writeln!(out, "round {number}: {kills} kills at work, {kills_at_start} right after a start, {seconds:.1} s")?;
+    let rounds::Round { number, kills, took } = round;
+    writeln!(out, "round {number}: {}, {:.1} s", of_both(*kills), took.as_secs_f64())?;
     out.flush()
+}
+
+fn of_both(kills: [Kills; 2]) -> String {
+    let of = |name: &str, kills: Kills| {
+        let Kills { at_work, amid_a_run, at_start, in_store } = kills;
+        format!(
+            "{name} killed {at_work} times at work ({amid_a_run} amid a run of its own) and {at_start} times in the first 20 ms \
+             ({in_store} with its store open)"
+        )
+    };
+    format!("{}, {}", of("infrastructure", kills[0]), of("talos", kills[1]))
 }
 
 /// The real actions against the lab.

@@ -1,18 +1,25 @@
 //! Real daemons, a real nats-server and the lab, and `SIGKILL` at random instants.
 //!
 //! In each round a cluster is asked for, grown, shrunk and taken away again while the daemons are killed, now and then
-//! while they are still starting. Then every store opens, what was acknowledged has its run, every run has ended, there was one VM per node, and
-//! the datacenter is as before.
+//! while they are still starting. Then every store opens, what was acknowledged has its run, every run has ended, there was
+//! one VM per node, and the datacenter is as before. How long each of the four takes is seen in a life without harm first:
+//! kills fall into that time.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    ops::AddAssign,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, bail, ensure};
 use cortexctl::{
     client::{Client, Submission},
+    commands::flows,
     watch,
 };
+use jiff::Timestamp;
 use messages::{
-    query::{FlowView, Listing},
+    query::{FlowView, Listing, RunView},
     subject::Party,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -27,20 +34,47 @@ use crate::{
 
 /// No flow of a round takes longer, however often its contractors die.
 const PATIENCE: Duration = Duration::from_secs(240);
-/// Kills fall into this time after a request.
-const WORK: Duration = Duration::from_secs(6);
 /// Kills of a starting daemon fall into this time after its start.
 const START: Duration = Duration::from_millis(20);
+
+/// Which daemon, by its place in the world.
+type Victim = usize;
+const INFRASTRUCTURE: Victim = 0;
+const TALOS: Victim = 1;
+const PARTIES: [Party; 2] = [Party::Infrastructure, Party::Talos];
 
 /// What is tried.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Of everything random.
     pub seed: u64,
-    /// How many clusters live and die.
+    /// How often each daemon is killed while a run of its own is at work, at least: so many clusters live and die.
     pub rounds: u64,
     /// How often a daemon is killed in the first 20 ms after its start.
     pub starts: u64,
+}
+
+/// How often a daemon was killed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kills {
+    /// At a random instant after something was asked for.
+    pub at_work: u64,
+    /// Of these, while a run of its own was not over.
+    pub amid_a_run: u64,
+    /// In the first 20 ms after its start.
+    pub at_start: u64,
+    /// Of these, while it had its store open, or was opening it.
+    pub in_store: u64,
+}
+
+impl AddAssign for Kills {
+    fn add_assign(&mut self, other: Self) {
+        let Self { at_work, amid_a_run, at_start, in_store } = other;
+        self.at_work += at_work;
+        self.amid_a_run += amid_a_run;
+        self.at_start += at_start;
+        self.in_store += in_store;
+    }
 }
 
 /// What happened in a round.
@@ -48,10 +82,8 @@ pub struct Options {
 pub struct Round {
     /// Its number.
     pub number: u64,
-    /// Daemons killed at work.
-    pub kills: usize,
-    /// Daemons killed right after their start.
-    pub kills_at_start: usize,
+    /// Of infrastructure-contractor and talos-contractor.
+    pub kills: [Kills; 2],
     /// How long it took.
     pub took: Duration,
 }
@@ -68,7 +100,7 @@ pub fn play(options: Options, tell: &mut dyn FnMut(&Round)) -> anyhow::Result<()
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let operator = runtime.block_on(world.operator())?;
     let random = StdRng::seed_from_u64(options.seed);
-    let mut stage = Stage { world, runtime, operator, random, round: Round::default() };
+    let mut stage = Stage { world, runtime, operator, random, round: Round::default(), pace: Vec::new(), place: 0 };
     let told = stage.play(options, tell);
     let logs = told.is_err().then(|| [stage.world.infrastructure.log(), stage.world.talos.log()]);
     told.with_context(|| logs.map(|logs| logs.map(|log| tail(&log)).join("\n")).unwrap_or_default())
@@ -80,23 +112,33 @@ struct Stage {
     operator: Client,
     random: StdRng,
     round: Round,
+    /// How long each of a life's requests takes when nobody dies.
+    pace: Vec<Duration>,
+    /// Which of them comes next.
+    place: usize,
 }
 
 impl Stage {
     fn play(&mut self, options: Options, tell: &mut dyn FnMut(&Round)) -> anyhow::Result<()> {
         let before = self.snapshot()?;
-        for number in 1..=options.rounds {
+        self.life("rehearsal").context("a life without harm")?;
+        let (mut amid_a_run, mut number) = ([0; 2], 0);
+        while amid_a_run.iter().any(|kills| *kills < options.rounds) {
             let began = Instant::now();
+            number += 1;
             self.round = Round { number, ..Round::default() };
             self.life(&format!("round-{number}")).with_context(|| format!("round {number}"))?;
             let left = demo::leftovers(&before, &self.snapshot()?);
             ensure!(left.is_empty(), "round {number} leaves {}", left.join(", "));
             self.round.took = began.elapsed();
             tell(&self.round);
+            for (all, kills) in amid_a_run.iter_mut().zip(self.round.kills) {
+                *all += kills.amid_a_run;
+            }
         }
         if options.starts > 0 {
             let began = Instant::now();
-            self.round = Round { number: options.rounds + 1, ..Round::default() };
+            self.round = Round { number: number + 1, ..Round::default() };
             self.starts(options.starts).context("killed while starting")?;
             self.round.took = began.elapsed();
             tell(&self.round);
@@ -106,6 +148,7 @@ impl Stage {
 
     /// A cluster is made, grown, shrunk and taken away while its contractors die.
     fn life(&mut self, name: &str) -> anyhow::Result<()> {
+        self.place = 0;
         let request = json!({
             "request_type": "provision_cluster", "cluster_name": name, "pattern": "edge", "worker_nodes": 1,
             "service_account_key": "ecdsa-p256",
@@ -133,47 +176,75 @@ impl Stage {
             Submission::Accepted(_) => {}
             Submission::AwaitsApproval { .. } => bail!("{name} waits for approval"),
         }
-        for _ in 0..self.random.random_range(1..=3) {
-            std::thread::sleep(WORK.mul_f64(self.random.random()));
-            let victims: &[bool] = match self.random.random_range(0..3) {
-                0 => &[true],
-                1 => &[false],
-                _ => &[true, false],
+        let (pace, mut killed) = (self.pace.get(self.place).copied(), Vec::new());
+        self.place += 1;
+        let kills = pace.map_or(0, |_| self.random.random_range(1..=3));
+        for _ in 0..kills {
+            std::thread::sleep(pace.unwrap_or_default().mul_f64(self.random.random()));
+            let victims: &[Victim] = match self.random.random_range(0..3) {
+                0 => &[TALOS],
+                1 => &[INFRASTRUCTURE],
+                _ => &[TALOS, INFRASTRUCTURE],
             };
-            for talos in victims {
-                self.kill(*talos)?;
+            for victim in victims {
+                killed.push((*victim, Timestamp::now()));
+                self.kill(*victim)?;
             }
             self.world.wait_ready()?;
         }
         let ended = self.follow(flow).with_context(|| format!("{name}, acknowledged as flow {flow}"))?;
         ensure!(ended.state == "succeeded", "{name} is {}: {}", ended.state, ended.reason.unwrap_or_default());
+        let runs = self.runtime.block_on(flows::of(&self.operator, flow))?.runs;
+        if pace.is_none() {
+            let took = ended.ended.unwrap_or(ended.started).duration_since(ended.started);
+            self.pace.push(took.try_into()?);
+        }
+        for (victim, at) in killed {
+            let is_amid = |run: &RunView| {
+                run.contractor == PARTIES[victim].as_str()
+                    && run.started < at
+                    && run.ended.is_none_or(|ended| at < ended)
+            };
+            self.round.kills[victim].amid_a_run += u64::from(runs.iter().any(is_amid));
+        }
         Ok(())
     }
 
-    fn kill(&mut self, talos: bool) -> anyhow::Result<()> {
-        let victim = if talos { &mut self.world.talos } else { &mut self.world.infrastructure };
-        kill(victim)?;
-        self.round.kills += 1;
-        victim.start(false)?;
+    fn victim(&mut self, victim: Victim) -> &mut Process {
+        if victim == TALOS { &mut self.world.talos } else { &mut self.world.infrastructure }
+    }
+
+    fn kill(&mut self, victim: Victim) -> anyhow::Result<()> {
+        let process = self.victim(victim);
+        kill(process)?;
+        process.start(false)?;
+        self.round.kills[victim].at_work += 1;
         while self.random.random_bool(0.4) {
-            std::thread::sleep(START.mul_f64(self.random.random()));
-            kill(victim)?;
-            self.round.kills_at_start += 1;
-            victim.start(false)?;
+            self.kill_at_start(victim)?;
         }
+        Ok(())
+    }
+
+    /// Kills a daemon that has just been started, and starts it again.
+    fn kill_at_start(&mut self, victim: Victim) -> anyhow::Result<()> {
+        std::thread::sleep(START.mul_f64(self.random.random()));
+        let process = self.victim(victim);
+        let in_store = has_store_open(process);
+        kill(process)?;
+        process.start(false)?;
+        self.round.kills[victim].at_start += 1;
+        self.round.kills[victim].in_store += u64::from(in_store);
         Ok(())
     }
 
     /// Daemons that are killed again and again before they are ready; in between they must become it.
     fn starts(&mut self, kills: u64) -> anyhow::Result<()> {
         for number in 1..=kills {
-            let victim = if number % 2 == 0 { &mut self.world.talos } else { &mut self.world.infrastructure };
-            kill(victim)?;
-            victim.start(false)?;
-            std::thread::sleep(START.mul_f64(self.random.random()));
-            kill(victim)?;
-            self.round.kills_at_start += 1;
-            victim.start(false)?;
+            let victim = if number % 2 == 0 { TALOS } else { INFRASTRUCTURE };
+            let process = self.victim(victim);
+            kill(process)?;
+            process.start(false)?;
+            self.kill_at_start(victim)?;
             if number % 20 == 0 {
                 self.world.wait_ready().with_context(|| format!("after {number} kills"))?;
             }
@@ -186,6 +257,10 @@ impl Stage {
         self.runtime.block_on(async {
             let told = async {
                 let tail = watch::events_from_now(&self.operator).await?;
+                let now = flows::of(&self.operator, flow).await?;
+                if now.ended.is_some() {
+                    return Ok(now);
+                }
                 let (_, view) = watch::follow(&self.operator, flow, tail, |_| {}).await?;
                 view.context("it needs an operator")
             };
@@ -206,7 +281,7 @@ impl Stage {
     }
 
     fn nothing_unfinished(&self) -> anyhow::Result<()> {
-        for party in [Party::Infrastructure, Party::Talos] {
+        for party in PARTIES {
             let clusters = self.rows(party, "clusters.list", json!({}))?;
             ensure!(clusters.is_empty(), "{party} still knows {clusters:?}");
             let runs: Vec<Value> =
@@ -238,4 +313,13 @@ fn kill(victim: &mut Process) -> anyhow::Result<()> {
     }
     victim.kill();
     Ok(())
+}
+
+/// Whether a daemon has a file of its store open.
+fn has_store_open(daemon: &Process) -> bool {
+    let open = daemon.id().and_then(|id| fs::read_dir(format!("/proc/{id}/fd")).ok());
+    let targets = open.into_iter().flatten().flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
+    targets
+        .into_iter()
+        .any(|target| target.components().any(|part| part.as_os_str().to_string_lossy().ends_with("-store")))
 }
