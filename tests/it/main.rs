@@ -35,6 +35,7 @@ mod life;
 mod lists;
 mod mischief;
 mod network_faults;
+mod persons;
 mod proxmox_faults;
 mod proxmox_hands;
 mod refusal;

@@ -21,8 +21,9 @@ pub struct Sections {
 pub struct TalosSettings {
     /// Hand configurations to machines whose handoff names no SMBIOS UUID. They hold the cluster's keys.
     pub accept_unproven_nodes: bool,
-    /// How many ready RSA service-account keys are kept; one takes about a second of CPU.
-    #[schemars(range(max = 16))]
+    /// How many ready RSA service-account keys are kept, sealed: as many as clusters are asked for at once. One takes about a
+    /// second of CPU.
+    #[schemars(range(max = 1000))]
     pub service_account_keys: usize,
     /// Host of installer images.
     pub image_factory: String,

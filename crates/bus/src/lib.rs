@@ -9,6 +9,7 @@ mod connect;
 mod consume;
 pub mod identity;
 mod link;
+pub mod persons;
 mod plain;
 mod publish;
 pub mod rotation;

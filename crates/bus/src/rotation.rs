@@ -110,7 +110,7 @@ fn old_seed_file(folder: &Path, identity: Identity) -> PathBuf {
     folder.join("keys").join(format!("{identity}.old.nk"))
 }
 
-fn check_folder(folder: &Path) -> Result<(), RotationError> {
+pub(crate) fn check_folder(folder: &Path) -> Result<(), RotationError> {
     match server_config::FILE {
         name if folder.join(name).is_file() => Ok(()),
         name => Err(not_a_bus(folder, name)),

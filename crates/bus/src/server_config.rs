@@ -5,6 +5,7 @@
 //! ca.pem  ca.key     the private CA of this bus
 //! server.pem/.key    the server's certificate
 //! keys/<identity>.nk nkey seeds, mode 0600; the server knows only the public halves
+//! keys/operators/    what belongs to operators with keys of their own, see [`persons`]
 //! identities.json    public keys by identity
 //! pinned_keys.json   public keys by source of messages: `bus.pinned_keys` of the contractors
 //! ```
@@ -24,7 +25,7 @@ use serde_json::{Value, json};
 
 use crate::{
     identity::{self, Identity, write_private},
-    rotation,
+    persons, rotation,
 };
 
 /// The server's configuration below the folder of a bus.
@@ -86,6 +87,9 @@ pub enum GenerateError {
     /// A key file that is there cannot be used.
     #[error(transparent)]
     Key(#[from] identity::KeyError),
+    /// Another CA would be made, and nobody would believe certificates of this one any more.
+    #[error("{} is not there, and a new certificate is needed: put it back for as long as that takes", .0.display())]
+    Authority(PathBuf),
     /// Somebody changed the end of the configuration.
     #[error("{} does not end in the `authorization` that was generated: bring that back, or `bus configure` anew", .0.display())]
     Changed(PathBuf),
@@ -98,12 +102,12 @@ pub fn generate(folder: &Path, options: &Options) -> Result<Setup, GenerateError
     let all_keys = rotation::known_keys(folder)?;
     let keys = Identity::ALL.into_iter().map(|identity| (identity, rotation::seed_file(folder, identity))).collect();
     let public_keys = all_keys.iter().map(|(identity, keys)| (*identity, keys[0].clone())).collect();
-    let authority = Authority::load_or_create(folder)?;
-    authority.issue(folder, "server", &server_names(options))?;
+    Authority::ensure(folder)?;
+    issue(folder, folder, "server", &server_names(options))?;
     let mut client_certificates = BTreeMap::new();
     if options.verify_clients {
         for identity in Identity::ALL {
-            let files = authority.issue(&folder.join("keys"), identity.as_str(), &[identity.as_str().to_owned()])?;
+            let files = issue(folder, &folder.join("keys"), identity.as_str(), &[identity.as_str().to_owned()])?;
             client_certificates.insert(identity, files);
         }
     }
@@ -130,23 +134,34 @@ pub(crate) fn write_keys(folder: &Path, keys: &BTreeMap<Identity, Vec<String>>) 
     }
     let newest: BTreeMap<_, _> = keys.iter().map(|(identity, keys)| (identity.as_str(), keys.first())).collect();
     replace(&folder.join("identities.json"), &(pretty(&json!(newest)) + "\n"))?;
-    replace(&folder.join("pinned_keys.json"), &(pretty(&pinned_keys(keys)) + "\n"))?;
-    replace(&config, &format!("{before}{KEYS}{}\n", pretty(&json!({ "users": users_of(keys) }))))
+    let persons = persons::persons(folder)?;
+    replace(&folder.join("pinned_keys.json"), &(pretty(&pinned_keys(keys, &persons)) + "\n"))?;
+    replace(&config, &format!("{before}{KEYS}{}\n", pretty(&json!({ "users": users_of(keys, &persons) }))))
+}
+
+/// A certificate to show for a person, where operators must show one.
+pub(crate) fn issue_client(folder: &Path, person: &str) -> Result<(), GenerateError> {
+    if folder.join("keys").join(format!("{}.pem", Identity::Operator)).is_file() {
+        issue(folder, &persons::keys_folder(folder), person, &[person.to_owned()])?;
+    }
+    Ok(())
 }
 
 /// Which keys sign for which source. The admin makes streams and asks for nothing.
-fn pinned_keys(public_keys: &BTreeMap<Identity, Vec<String>>) -> Value {
+fn pinned_keys(public_keys: &BTreeMap<Identity, Vec<String>>, persons: &BTreeMap<String, String>) -> Value {
     let source = |identity: Identity| match identity {
         Identity::Infrastructure | Identity::Talos => Some(format!("/{identity}")),
         Identity::Coordinator | Identity::Operator | Identity::Mcp => Some(format!("/{identity}/*")),
         Identity::Admin => None,
     };
-    public_keys.iter().filter_map(|(identity, key)| Some((source(*identity)?, json!(key)))).collect()
+    let of_identities = public_keys.iter().filter_map(|(identity, key)| Some((source(*identity)?, json!(key))));
+    of_identities.chain(persons.iter().map(|(name, key)| (persons::source(name), json!([key])))).collect()
 }
 
-/// Who may connect, and what each may do. Two keys of one identity may do the same.
-fn users_of(keys: &BTreeMap<Identity, Vec<String>>) -> Vec<Value> {
+/// Who may connect, and what each may do. Two keys of one identity may do the same, and so may all operators.
+fn users_of(keys: &BTreeMap<Identity, Vec<String>>, persons: &BTreeMap<String, String>) -> Vec<Value> {
     let each = keys.iter().flat_map(|(identity, keys)| keys.iter().map(|key| (*identity, key)));
+    let each = each.chain(persons.values().map(|key| (Identity::Operator, key)));
     each.map(|(identity, key)| {
         let permissions = identity.permissions();
         let mut user = json!({
@@ -224,38 +239,55 @@ struct Authority {
 }
 
 impl Authority {
-    fn load_or_create(folder: &Path) -> Result<Self, GenerateError> {
-        let (certificate, key) = (folder.join("ca.pem"), folder.join("ca.key"));
-        if !certificate.exists() || !key.exists() {
-            let pair = KeyPair::generate()?;
-            let mut params = CertificateParams::default();
-            params.distinguished_name.push(DnType::CommonName, "cortex bus CA");
-            params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-            write_secret(&key, &pair.serialize_pem())?;
-            write(&certificate, &params.self_signed(&pair)?.pem())?;
+    /// Makes one where there is none. Its key may be elsewhere: it is needed for new certificates only.
+    fn ensure(folder: &Path) -> Result<(), GenerateError> {
+        let (certificate, key) = Self::files(folder);
+        if certificate.exists() {
+            return Ok(());
+        }
+        if key.exists() {
+            return Err(GenerateError::Authority(certificate));
+        }
+        let pair = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "cortex bus CA");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        write_secret(&key, &pair.serialize_pem())?;
+        write(&certificate, &params.self_signed(&pair)?.pem())
+    }
+
+    fn load(folder: &Path) -> Result<Self, GenerateError> {
+        let (certificate, key) = Self::files(folder);
+        if let Some(missing) = [&certificate, &key].into_iter().find(|file| !file.exists()) {
+            return Err(GenerateError::Authority(missing.clone()));
         }
         let pair = KeyPair::from_pem(&read(&key)?)?;
         Ok(Self { issuer: Issuer::from_ca_cert_pem(&read(&certificate)?, pair)? })
     }
 
-    /// A certificate for `names`, for both ends of a connection, unless there is one.
-    fn issue(&self, folder: &Path, name: &str, names: &[String]) -> Result<(PathBuf, PathBuf), GenerateError> {
-        let (certificate, key) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
-        if certificate.exists() && key.exists() {
-            return Ok((certificate, key));
-        }
-        let pair = KeyPair::generate()?;
-        let mut params = CertificateParams::new(names.to_vec())?;
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, format!("cortex {name}"));
-        params.use_authority_key_identifier_extension = true;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        write_secret(&key, &pair.serialize_pem())?;
-        write(&certificate, &params.signed_by(&pair, &self.issuer)?.pem())?;
-        Ok((certificate, key))
+    fn files(folder: &Path) -> (PathBuf, PathBuf) {
+        (folder.join("ca.pem"), folder.join("ca.key"))
     }
+}
+
+/// A certificate of the bus's CA for `names`, for both ends of a connection, unless there is one.
+fn issue(bus: &Path, folder: &Path, name: &str, names: &[String]) -> Result<(PathBuf, PathBuf), GenerateError> {
+    let (certificate, key) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
+    if certificate.exists() && key.exists() {
+        return Ok((certificate, key));
+    }
+    let Authority { issuer } = Authority::load(bus)?;
+    let pair = KeyPair::generate()?;
+    let mut params = CertificateParams::new(names.to_vec())?;
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, format!("cortex {name}"));
+    params.use_authority_key_identifier_extension = true;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    write_secret(&key, &pair.serialize_pem())?;
+    write(&certificate, &params.signed_by(&pair, &issuer)?.pem())?;
+    Ok((certificate, key))
 }
 
 fn create_folder(path: &Path) -> Result<(), GenerateError> {

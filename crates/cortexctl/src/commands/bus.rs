@@ -1,10 +1,11 @@
-//! `cortexctl bus init|check|configure|rotate|retire`
+//! `cortexctl bus init|check|configure|rotate|retire|admit|dismiss`
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use ::bus::{
     Difference,
     identity::Identity,
+    persons::{self, Person},
     rotation::{self, Rotation},
     server_config,
 };
@@ -69,6 +70,23 @@ pub enum Command {
         /// Do not ask the bus whether messages wait.
         #[arg(long)]
         offline: bool,
+    },
+    /// Give an operator a key of their own, which alone speaks for `/operator/NAME`.
+    Admit {
+        /// The folder that `bus configure` made.
+        folder: PathBuf,
+        /// Who: as whom they speak, `--as /operator/NAME`.
+        name: String,
+        /// The public half (`U…`) of an nkey that they made; without it one is made here.
+        #[arg(long, value_name = "KEY")]
+        public_key: Option<String>,
+    },
+    /// Take an operator's own key away.
+    Dismiss {
+        /// The folder that `bus configure` made.
+        folder: PathBuf,
+        /// Who.
+        name: String,
     },
 }
 
@@ -139,7 +157,30 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
             );
             Ok(Ending::Ok)
         }
+        Command::Admit { folder, name, public_key } => {
+            let person = persons::admit(&folder, &name, public_key.as_deref()).map_err(Failure::other)?;
+            show_person(&person, out)?;
+            out.note(
+                "let nats-server read its configuration again (`nats-server --signal reload`), and give the contractors the \
+                 keys of pinned_keys.json; a seed that was made here belongs to the person alone",
+            );
+            Ok(Ending::Ok)
+        }
+        Command::Dismiss { folder, name } => {
+            show_person(&persons::dismiss(&folder, &name).map_err(Failure::other)?, out)?;
+            out.note(
+                "let nats-server read its configuration again (`nats-server --signal reload`): it closes their connections; \
+                 then give the contractors the keys of pinned_keys.json",
+            );
+            Ok(Ending::Ok)
+        }
     }
+}
+
+fn show_person(person: &Person, out: &mut Output) -> Result<(), Failure> {
+    let Person { name: _, public_key, seed_file } = person;
+    let row = json!({ "source": person.source(), "public_key": public_key, "seed_file": seed_file });
+    out.rows(&[row], &["source", "public_key", "seed_file"])
 }
 
 fn show(rotation: &Rotation, out: &mut Output) -> Result<(), Failure> {
