@@ -8,10 +8,7 @@ use serde_json::Value;
 use tests::world::WorldOptions;
 use uuid::Uuid;
 
-use crate::{
-    command::{Environment, call},
-    scenario::Scenario,
-};
+use crate::{command::call, scenario::Scenario};
 
 #[test]
 fn an_operator_with_a_key_of_their_own_speaks_for_nobody_else_and_nobody_else_for_them() {
@@ -25,17 +22,17 @@ fn an_operator_with_a_key_of_their_own_speaks_for_nobody_else_and_nobody_else_fo
     pin(&mut scenario, &ada[0]);
 
     let shared = scenario.world.environment(Identity::Operator);
-    let hers = scenario.world.folder.join("ada.nk");
+    let operators = scenario.world.nats.setup().keys[&Identity::Operator].display().to_string();
+    let hers = scenario.world.folder.join("ada.nk").display().to_string();
     fs::copy(seed, &hers).unwrap();
-    let own = with_seed(&shared, &hers.display().to_string());
     // Nobody knows this flow; who may not ask is not told so.
     let nothing = Uuid::now_v7().to_string();
     let ask =
-        |environment: &Environment, source: &str| call(&["flow", "cancel", &nothing, "--as", source], environment, "");
-    ask(&own, "/operator/ada").ended(1).warns(&[&nothing]);
-    ask(&shared, "/operator/bob").ended(1).warns(&[&nothing]);
-    for (environment, source) in [(&own, "/operator/bob"), (&shared, "/operator/ada")] {
-        ask(environment, source).ended(1).warns(&["is not pinned for this source"]);
+        |seed: &str, source: &str| call(&["flow", "cancel", &nothing, "--as", source, "--seed", seed], &shared, "");
+    ask(&hers, "/operator/ada").ended(1).warns(&[&nothing]);
+    ask(&operators, "/operator/bob").ended(1).warns(&[&nothing]);
+    for (seed, source) in [(&hers, "/operator/bob"), (&operators, "/operator/ada")] {
+        ask(seed, source).ended(1).warns(&["is not pinned for this source"]);
     }
     // What ada asked for is hers in the audit log, by her own key.
     let deeds = call(&["audit", "list", "--of", "infrastructure", "-o", "json"], &shared, "").json();
@@ -49,13 +46,8 @@ fn an_operator_with_a_key_of_their_own_speaks_for_nobody_else_and_nobody_else_fo
     call(&["bus", "dismiss", &bus, "ada"], &[], "").ended(1).warns(&["ada was not admitted"]);
     assert!(!Path::new(seed).exists());
     scenario.world.nats.reload().unwrap();
-    ask(&own, "/operator/ada").ended(1).warns(&["does not accept"]);
-    ask(&shared, "/operator/bob").ended(1).warns(&[&nothing]);
-}
-
-fn with_seed(environment: &Environment, seed: &str) -> Vec<(String, String)> {
-    let others = environment.iter().filter(|(name, _)| name != "CORTEX_NATS_SEED").cloned();
-    others.chain([("CORTEX_NATS_SEED".to_owned(), seed.to_owned())]).collect()
+    ask(&hers, "/operator/ada").ended(1).warns(&["does not accept"]);
+    ask(&operators, "/operator/bob").ended(1).warns(&[&nothing]);
 }
 
 /// Gives both contractors a person's key, as an operator does.

@@ -4,6 +4,7 @@
 //! flows that reach for the same key conflict and one of them takes another.
 
 use contractor::action::{Effects, StepError};
+use rand::seq::SliceRandom;
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde_json::{Value, json};
 use store::{Commit, InventoryChange, Reader, SecretPut, Store};
@@ -17,7 +18,10 @@ const PREFIX: &str = "service-account-key/";
 /// A key from the pool, or a fresh one where there is none. The pool's loss is noted in `effects`.
 pub async fn take(store: &Reader, kind: ServiceAccountKey, effects: &mut Effects) -> Result<SecretString, StepError> {
     if kind == ServiceAccountKey::Rsa4096 {
-        for row in store.scan::<Value>(PREFIX).map_err(read)? {
+        let mut rows = store.scan::<Value>(PREFIX).map_err(read)?;
+        // Flows that take keys at the same time would all want the first.
+        rows.shuffle(&mut rand::rng());
+        for row in rows {
             let Some(secret) = store.secret(&row.key).map_err(read)? else { continue };
             let Ok(text) = std::str::from_utf8(secret.plain.expose_secret()) else { continue };
             effects.inventory.push(InventoryChange::delete_at(row.key.clone(), row.revision));

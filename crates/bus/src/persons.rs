@@ -3,6 +3,7 @@
 //! ```text
 //! keys/operators/<name>.pub   the public key, by which server and contractors know the person
 //! keys/operators/<name>.nk    the seed, where it was made here: it is the person's, and not needed here
+//! keys/operators/<name>.pem   with .key, a certificate to show, where the server asks for one
 //! ```
 //!
 //! Whoever has no key of their own signs with the key that operators share, `keys/operator.nk`, which no longer speaks for a
@@ -78,32 +79,35 @@ pub enum PersonError {
     Folder(#[from] RotationError),
 }
 
-/// Lets a person operate with this public key, or with a new one whose seed is written beside the others. Can be repeated.
+/// Lets a person operate with this public key, or with a new one whose seed is written beside it. Can be repeated.
 ///
 /// # Errors
-/// [`PersonError`].
+/// [`PersonError`]; nobody is admitted then.
 pub fn admit(folder: &Path, name: &str, public_key: Option<&str>) -> Result<Person, PersonError> {
     rotation::check_folder(folder)?;
     check_name(name)?;
-    let (seed, public) = files(folder, name);
-    let known = persons(folder).map_err(RotationError::from)?.remove(name);
-    let key = match (public_key, &known) {
+    let keys = keys_folder(folder);
+    let (seed, public) = (keys.join(format!("{name}.nk")), keys.join(format!("{name}.pub")));
+    fs::create_dir_all(&keys).map_err(|source| failed(&keys, source))?;
+    let mut persons = known(folder).map_err(RotationError::from)?;
+    let key = match (public_key, persons.get(name)) {
         (Some(key), _) => checked(key)?,
         (None, Some(known)) => known.clone(),
-        (None, None) => {
-            create(&keys_folder(folder))?;
-            identity::ensure_key(&seed).map_err(RotationError::from)?
-        }
+        (None, None) => identity::ensure_key(&seed).map_err(RotationError::from)?,
     };
-    if let Some(known) = known.filter(|known| *known != key) {
-        return Err(PersonError::Known { name: name.to_owned(), known });
+    if let Some(known) = persons.get(name).filter(|known| **known != key) {
+        return Err(PersonError::Known { name: name.to_owned(), known: known.clone() });
     }
-    check_nobody_has(folder, name, &key)?;
-    create(&keys_folder(folder))?;
-    fs::write(&public, format!("{key}\n")).map_err(|source| failed(&public, source))?;
+    check_nobody_has(folder, &persons, name, &key)?;
     server_config::issue_client(folder, name).map_err(RotationError::from)?;
-    write_keys(folder)?;
-    Ok(Person { name: name.to_owned(), public_key: key, seed_file: seed.exists().then_some(seed) })
+    fs::write(&public, format!("{key}\n")).map_err(|source| failed(&public, source))?;
+    persons.insert(name.to_owned(), key.clone());
+    write_keys(folder, &persons)?;
+    let is_theirs = |seed: &PathBuf| {
+        identity::read_seed(seed).and_then(|text| identity::public_key(&text, seed)).is_ok_and(|public| public == key)
+    };
+    let seed_file = Some(seed).filter(is_theirs);
+    Ok(Person { name: name.to_owned(), public_key: key, seed_file })
 }
 
 /// Lets a person operate no more. Can be repeated after it was killed.
@@ -113,24 +117,22 @@ pub fn admit(folder: &Path, name: &str, public_key: Option<&str>) -> Result<Pers
 pub fn dismiss(folder: &Path, name: &str) -> Result<Person, PersonError> {
     rotation::check_folder(folder)?;
     check_name(name)?;
-    let known = persons(folder).map_err(RotationError::from)?.remove(name);
-    let public_key = known.ok_or_else(|| PersonError::Unknown(name.to_owned()))?;
-    let (seed, public) = files(folder, name);
-    // The seed first: what is left of a person is whom the server still knows.
-    for file in
-        [seed.clone(), seed.with_file_name(format!("{name}.key")), seed.with_file_name(format!("{name}.pem")), public]
-    {
+    let mut persons = known(folder).map_err(RotationError::from)?;
+    let public_key = persons.remove(name).ok_or_else(|| PersonError::Unknown(name.to_owned()))?;
+    write_keys(folder, &persons)?;
+    // Last what the person is known by: until then they can be dismissed again.
+    for kind in ["nk", "key", "pem", "pub"] {
+        let file = keys_folder(folder).join(format!("{name}.{kind}"));
         match fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&file, error).into()),
             _ => {}
         }
     }
-    write_keys(folder)?;
     Ok(Person { name: name.to_owned(), public_key, seed_file: None })
 }
 
 /// Who was admitted, with their public keys.
-pub(crate) fn persons(folder: &Path) -> Result<BTreeMap<String, String>, KeyError> {
+pub(crate) fn known(folder: &Path) -> Result<BTreeMap<String, String>, KeyError> {
     let keys = keys_folder(folder);
     let unreadable = |error: io::Error| KeyError { path: keys.clone(), reason: error.to_string() };
     let entries = match fs::read_dir(&keys) {
@@ -160,11 +162,6 @@ pub(crate) fn keys_folder(folder: &Path) -> PathBuf {
     folder.join("keys").join("operators")
 }
 
-fn files(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
-    let keys = keys_folder(folder);
-    (keys.join(format!("{name}.nk")), keys.join(format!("{name}.pub")))
-}
-
 /// A name is a part of a source of messages, and of file names.
 fn check_name(name: &str) -> Result<(), PersonError> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -179,25 +176,23 @@ fn checked(key: &str) -> Result<String, PersonError> {
 }
 
 /// Or the server would give two people, or a person and a contractor, the same rights and the audit log one name.
-fn check_nobody_has(folder: &Path, name: &str, key: &str) -> Result<(), PersonError> {
-    let shared = |whose: String| PersonError::Shared { key: key.to_owned(), whose };
+fn check_nobody_has(
+    folder: &Path,
+    persons: &BTreeMap<String, String>,
+    name: &str,
+    key: &str,
+) -> Result<(), PersonError> {
     let identities = rotation::known_keys(folder).map_err(RotationError::from)?;
-    if let Some((identity, _)) = identities.iter().find(|(_, keys)| keys.iter().any(|known| known == key)) {
-        return Err(shared(identity.to_string()));
-    }
-    let persons = persons(folder).map_err(RotationError::from)?;
-    match persons.into_iter().find(|(other, known)| other != name && known == key) {
-        Some((other, _)) => Err(shared(other)),
+    let identity = identities.iter().find(|(_, keys)| keys.iter().any(|known| known == key));
+    let person = persons.iter().find(|(other, known)| *other != name && *known == key);
+    match identity.map(|(identity, _)| identity.to_string()).or_else(|| person.map(|(other, _)| other.clone())) {
+        Some(whose) => Err(PersonError::Shared { key: key.to_owned(), whose }),
         None => Ok(()),
     }
 }
 
-fn write_keys(folder: &Path) -> Result<(), RotationError> {
-    Ok(server_config::write_keys(folder, &rotation::known_keys(folder)?)?)
-}
-
-fn create(folder: &Path) -> Result<(), RotationError> {
-    fs::create_dir_all(folder).map_err(|source| failed(folder, source))
+fn write_keys(folder: &Path, persons: &BTreeMap<String, String>) -> Result<(), RotationError> {
+    Ok(server_config::write_keys(folder, &rotation::known_keys(folder)?, persons)?)
 }
 
 fn failed(path: &Path, source: io::Error) -> RotationError {
@@ -206,32 +201,15 @@ fn failed(path: &Path, source: io::Error) -> RotationError {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
+    use serde_json::json;
 
     use super::*;
-
-    fn options(folder: &Path) -> server_config::Options {
-        server_config::Options {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            names: Vec::new(),
-            store_folder: folder.join("jetstream"),
-            monitor_port: None,
-            verify_clients: true,
-        }
-    }
+    use crate::server_config::example::{config, options, pinned};
 
     fn bus() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        server_config::generate(folder.path(), &options(folder.path())).unwrap();
+        server_config::generate(folder.path(), &options(folder.path(), true)).unwrap();
         folder
-    }
-
-    fn pinned(folder: &Path) -> Value {
-        serde_json::from_str(&fs::read_to_string(folder.join("pinned_keys.json")).unwrap()).unwrap()
-    }
-
-    fn config(folder: &Path) -> String {
-        fs::read_to_string(folder.join(server_config::FILE)).unwrap()
     }
 
     #[test]
@@ -243,7 +221,7 @@ mod tests {
         assert_eq!(ada.source(), "/operator/ada");
         let seed = identity::read_seed(ada.seed_file.as_ref().unwrap()).unwrap();
         assert_eq!(identity::public_key(&seed, Path::new("seed")).unwrap(), ada.public_key);
-        assert_eq!(pinned(folder)["/operator/ada"], serde_json::json!([ada.public_key]));
+        assert_eq!(pinned(folder)["/operator/ada"], json!([ada.public_key]));
         assert!(config(folder).contains(&ada.public_key));
         assert!(keys_folder(folder).join("ada.pem").is_file(), "the server asks for certificates");
         assert_eq!(admit(folder, "ada", None).unwrap(), ada, "again");
@@ -252,7 +230,7 @@ mod tests {
         rotation::begin(folder, Identity::Talos).unwrap();
         rotation::finish(folder, Identity::Talos).unwrap();
         assert!(config(folder).contains(&ada.public_key));
-        assert_eq!(pinned(folder)["/operator/ada"], serde_json::json!([ada.public_key]));
+        assert_eq!(pinned(folder)["/operator/ada"], json!([ada.public_key]));
 
         dismiss(folder, "ada").unwrap();
         let left = pinned(folder).as_object().unwrap().keys().cloned().collect::<Vec<_>>();
@@ -260,6 +238,19 @@ mod tests {
         assert!(!config(folder).contains(&ada.public_key));
         assert!(fs::read_dir(keys_folder(folder)).unwrap().next().is_none());
         assert_eq!(dismiss(folder, "ada").unwrap_err().to_string(), "ada was not admitted");
+    }
+
+    /// As a dismissal that was killed between its files left it: the server knows the person no more.
+    #[test]
+    fn a_dismissal_that_was_killed_is_repeated_to_its_end() {
+        let bus = bus();
+        let folder = bus.path();
+        let ada = admit(folder, "ada", None).unwrap();
+        write_keys(folder, &BTreeMap::new()).unwrap();
+        fs::remove_file(ada.seed_file.unwrap()).unwrap();
+        dismiss(folder, "ada").unwrap();
+        assert!(!config(folder).contains(&ada.public_key));
+        assert!(fs::read_dir(keys_folder(folder)).unwrap().next().is_none());
     }
 
     #[test]
@@ -283,7 +274,7 @@ mod tests {
         for name in ["", "*", "a/b", "..", ".hidden", "ünal", &"a".repeat(65)] {
             assert!(refused(name, None).starts_with(&format!("`{name}` is no name: expected")), "{name}");
         }
-        assert_eq!(persons(folder).unwrap().into_keys().collect::<Vec<_>>(), ["bob"]);
+        assert_eq!(known(folder).unwrap().into_keys().collect::<Vec<_>>(), ["bob"]);
     }
 
     /// Who moved the CA's key to a safe place needs it for new certificates only; no other CA is made.
@@ -295,8 +286,9 @@ mod tests {
         fs::rename(folder.join("ca.key"), folder.join("safe")).unwrap();
         let refused = admit(folder, "ada", None).unwrap_err().to_string();
         assert!(refused.contains("ca.key is not there, and a new certificate is needed"), "{refused}");
-        server_config::generate(folder, &options(folder)).unwrap();
+        server_config::generate(folder, &options(folder, true)).unwrap();
         assert_eq!(fs::read(folder.join("ca.pem")).unwrap(), authority);
+        assert!(known(folder).unwrap().is_empty(), "who was refused is not admitted by what comes later");
         fs::rename(folder.join("safe"), folder.join("ca.key")).unwrap();
         let ada = admit(folder, "ada", None).unwrap();
         assert!(config(folder).contains(&ada.public_key));

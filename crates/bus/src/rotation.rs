@@ -16,6 +16,7 @@ use std::{
 
 use crate::{
     identity::{self, Identity},
+    persons,
     server_config::{self, GenerateError},
 };
 
@@ -67,7 +68,7 @@ pub fn begin(folder: &Path, identity: Identity) -> Result<Rotation, RotationErro
     }
     let new_key = identity::ensure_key(&seed_file)?;
     let old_key = identity::public_key(&identity::read_seed(&old_file)?, &old_file)?;
-    server_config::write_keys(folder, &known_keys(folder)?)?;
+    server_config::write_keys(folder, &known_keys(folder)?, &persons::known(folder)?)?;
     Ok(Rotation { identity, seed_file, old_key, new_key })
 }
 
@@ -82,7 +83,7 @@ pub fn finish(folder: &Path, identity: Identity) -> Result<Rotation, RotationErr
     let old_key = identity::public_key(&identity::read_seed(&old_file)?, &old_file)?;
     let mut keys = known_keys(folder)?;
     keys.insert(identity, vec![new_key.clone()]);
-    server_config::write_keys(folder, &keys)?;
+    server_config::write_keys(folder, &keys, &persons::known(folder)?)?;
     fs::remove_file(&old_file).and_then(|()| sync_keys(folder)).map_err(|source| failed(&old_file, source))?;
     Ok(Rotation { identity, seed_file, old_key, new_key })
 }
@@ -136,27 +137,11 @@ fn failed(path: &Path, source: io::Error) -> RotationError {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
+    use crate::server_config::example::{config, options, pinned};
 
     fn made(folder: &Path) -> server_config::Setup {
-        let options = server_config::Options {
-            listen: "127.0.0.1:4222".parse().unwrap(),
-            names: Vec::new(),
-            monitor_port: None,
-            store_folder: folder.join("jetstream"),
-            verify_clients: false,
-        };
-        server_config::generate(folder, &options).unwrap()
-    }
-
-    fn pinned(folder: &Path) -> Value {
-        serde_json::from_str(&fs::read_to_string(folder.join("pinned_keys.json")).unwrap()).unwrap()
-    }
-
-    fn config(folder: &Path) -> String {
-        fs::read_to_string(folder.join(server_config::FILE)).unwrap()
+        server_config::generate(folder, &options(folder, false)).unwrap()
     }
 
     #[test]

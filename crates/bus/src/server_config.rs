@@ -87,9 +87,9 @@ pub enum GenerateError {
     /// A key file that is there cannot be used.
     #[error(transparent)]
     Key(#[from] identity::KeyError),
-    /// Another CA would be made, and nobody would believe certificates of this one any more.
+    /// Without it no certificate can be made.
     #[error("{} is not there, and a new certificate is needed: put it back for as long as that takes", .0.display())]
-    Authority(PathBuf),
+    AuthorityKey(PathBuf),
     /// Somebody changed the end of the configuration.
     #[error("{} does not end in the `authorization` that was generated: bring that back, or `bus configure` anew", .0.display())]
     Changed(PathBuf),
@@ -113,7 +113,7 @@ pub fn generate(folder: &Path, options: &Options) -> Result<Setup, GenerateError
     }
     let config = folder.join(FILE);
     write(&config, &(render(folder, options) + KEYS + "{}\n"))?;
-    write_keys(folder, &all_keys)?;
+    write_keys(folder, &all_keys, &persons::known(folder)?)?;
     Ok(Setup {
         folder: folder.to_owned(),
         config,
@@ -125,7 +125,11 @@ pub fn generate(folder: &Path, options: &Options) -> Result<Setup, GenerateError
 }
 
 /// Writes the keys into every file that names them. What stands before them in the configuration stays as it is.
-pub(crate) fn write_keys(folder: &Path, keys: &BTreeMap<Identity, Vec<String>>) -> Result<(), GenerateError> {
+pub(crate) fn write_keys(
+    folder: &Path,
+    keys: &BTreeMap<Identity, Vec<String>>,
+    persons: &BTreeMap<String, String>,
+) -> Result<(), GenerateError> {
     let config = folder.join(FILE);
     let text = read(&config)?;
     let (before, users) = text.rsplit_once(KEYS).ok_or_else(|| GenerateError::Changed(config.clone()))?;
@@ -134,9 +138,8 @@ pub(crate) fn write_keys(folder: &Path, keys: &BTreeMap<Identity, Vec<String>>) 
     }
     let newest: BTreeMap<_, _> = keys.iter().map(|(identity, keys)| (identity.as_str(), keys.first())).collect();
     replace(&folder.join("identities.json"), &(pretty(&json!(newest)) + "\n"))?;
-    let persons = persons::persons(folder)?;
-    replace(&folder.join("pinned_keys.json"), &(pretty(&pinned_keys(keys, &persons)) + "\n"))?;
-    replace(&config, &format!("{before}{KEYS}{}\n", pretty(&json!({ "users": users_of(keys, &persons) }))))
+    replace(&folder.join("pinned_keys.json"), &(pretty(&pinned_keys(keys, persons)) + "\n"))?;
+    replace(&config, &format!("{before}{KEYS}{}\n", pretty(&json!({ "users": users_of(keys, persons) }))))
 }
 
 /// A certificate to show for a person, where operators must show one.
@@ -239,28 +242,28 @@ struct Authority {
 }
 
 impl Authority {
-    /// Makes one where there is none. Its key may be elsewhere: it is needed for new certificates only.
+    /// Makes one where there is none. Its key may be elsewhere, as it is needed for new certificates only; a key alone, as a
+    /// call that was killed leaves it, gets its certificate.
     fn ensure(folder: &Path) -> Result<(), GenerateError> {
         let (certificate, key) = Self::files(folder);
         if certificate.exists() {
             return Ok(());
         }
-        if key.exists() {
-            return Err(GenerateError::Authority(certificate));
+        if !key.exists() {
+            write_secret(&key, &KeyPair::generate()?.serialize_pem())?;
         }
-        let pair = KeyPair::generate()?;
+        let pair = KeyPair::from_pem(&read(&key)?)?;
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "cortex bus CA");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        write_secret(&key, &pair.serialize_pem())?;
         write(&certificate, &params.self_signed(&pair)?.pem())
     }
 
     fn load(folder: &Path) -> Result<Self, GenerateError> {
         let (certificate, key) = Self::files(folder);
-        if let Some(missing) = [&certificate, &key].into_iter().find(|file| !file.exists()) {
-            return Err(GenerateError::Authority(missing.clone()));
+        if !key.exists() {
+            return Err(GenerateError::AuthorityKey(key));
         }
         let pair = KeyPair::from_pem(&read(&key)?)?;
         Ok(Self { issuer: Issuer::from_ca_cert_pem(&read(&certificate)?, pair)? })
@@ -331,4 +334,28 @@ fn read(path: &Path) -> Result<String, GenerateError> {
 
 fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
+}
+
+/// A bus's folder for tests of what changes one.
+#[cfg(test)]
+pub(crate) mod example {
+    use super::*;
+
+    pub(crate) fn options(folder: &Path, verify_clients: bool) -> Options {
+        Options {
+            listen: SocketAddr::from(([127, 0, 0, 1], 4222)),
+            names: Vec::new(),
+            monitor_port: None,
+            store_folder: folder.join("jetstream"),
+            verify_clients,
+        }
+    }
+
+    pub(crate) fn pinned(folder: &Path) -> Value {
+        serde_json::from_str(&read(&folder.join("pinned_keys.json")).unwrap()).unwrap()
+    }
+
+    pub(crate) fn config(folder: &Path) -> String {
+        read(&folder.join(FILE)).unwrap()
+    }
 }

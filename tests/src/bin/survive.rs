@@ -24,8 +24,8 @@ struct Options {
     /// The first seed of what is random, by chance if not said; it is printed.
     #[arg(long)]
     seed: Option<u64>,
-    /// How many random cases for each playbook, 200 if not said; with `--real` how often each daemon is
-    /// killed amid a run of its own, at least; 10 if not said.
+    /// How many random cases for each playbook, 200 if not said; with `--real` how often each daemon is killed amid a run of
+    /// its own, at least, 10 if not said.
     #[arg(long)]
     cases: Option<u64>,
     /// Only playbooks with this in their name.
@@ -34,8 +34,7 @@ struct Options {
     /// Instead of fakes: real daemons, nats-server and lab, killed at random instants.
     #[arg(long, conflicts_with_all = ["deeds", "playbook"])]
     real: bool,
-    /// With `--real`: how often a daemon is killed in the first 20 ms after its start, 40 times as often if not
-    /// said.
+    /// With `--real`: how often a daemon is killed in the first 20 ms after its start, 40 times `--cases` if not said.
     #[arg(long)]
     starts: Option<u64>,
     /// Instead of fakes: the real actions against the lab in this process, through the life of a cluster.

@@ -1,6 +1,10 @@
 //! `cortexctl bus init|check|configure|rotate|retire|admit|dismiss`
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use ::bus::{
     Difference,
@@ -102,22 +106,7 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
             }
             Ok(Ending::Ok)
         }
-        Command::Check { monitor } => {
-            let client = connection.connect().await?;
-            let mut differences = ::bus::check(client.bus()).await.map_err(Failure::other)?;
-            let consumers = ::bus::check_consumers(client.bus(), &::bus::streams::consumers()).await;
-            differences.extend(consumers.map_err(Failure::other)?);
-            match monitor {
-                Some(monitor) => differences.extend(check_sync(&monitor).await?),
-                None => out.note("whether the server syncs every write is not checked: --monitor says where to ask"),
-            }
-            if out.is_table() {
-                lines(&differences, out)?;
-            } else {
-                out.value(&differences)?;
-            }
-            Ok(if differences.is_empty() { Ending::Ok } else { Ending::Differs })
-        }
+        Command::Check { monitor } => check(monitor.as_ref(), connection, out).await,
         Command::Configure { folder, listen, names, store, monitor_port, verify_clients } => {
             let options = server_config::Options {
                 listen,
@@ -126,15 +115,7 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
                 store_folder: store.unwrap_or_else(|| folder.join("jetstream")),
                 verify_clients,
             };
-            let setup = server_config::generate(&folder, &options).map_err(Failure::other)?;
-            let mut keys: Vec<Value> = Vec::new();
-            for (identity, key) in &setup.keys {
-                let public = &setup.public_keys[identity];
-                keys.push(json!({ "identity": identity.as_str(), "seed_file": key, "public_key": public }));
-            }
-            out.rows(&keys, &["identity", "seed_file", "public_key"])?;
-            out.note(&format!("start it: nats-server -c {}", setup.config.display()));
-            Ok(Ending::Ok)
+            configure(&folder, &options, out)
         }
         Command::Rotate { folder, identity } => {
             let rotation = rotation::begin(&folder, identity).map_err(Failure::other)?;
@@ -175,6 +156,35 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
             Ok(Ending::Ok)
         }
     }
+}
+
+async fn check(monitor: Option<&SocketAddr>, connection: &Connection, out: &mut Output) -> Outcome {
+    let client = connection.connect().await?;
+    let mut differences = ::bus::check(client.bus()).await.map_err(Failure::other)?;
+    let consumers = ::bus::check_consumers(client.bus(), &::bus::streams::consumers()).await;
+    differences.extend(consumers.map_err(Failure::other)?);
+    match monitor {
+        Some(monitor) => differences.extend(check_sync(monitor).await?),
+        None => out.note("whether the server syncs every write is not checked: --monitor says where to ask"),
+    }
+    if out.is_table() {
+        lines(&differences, out)?;
+    } else {
+        out.value(&differences)?;
+    }
+    Ok(if differences.is_empty() { Ending::Ok } else { Ending::Differs })
+}
+
+fn configure(folder: &Path, options: &server_config::Options, out: &mut Output) -> Outcome {
+    let setup = server_config::generate(folder, options).map_err(Failure::other)?;
+    let mut keys: Vec<Value> = Vec::new();
+    for (identity, key) in &setup.keys {
+        let public = &setup.public_keys[identity];
+        keys.push(json!({ "identity": identity.as_str(), "seed_file": key, "public_key": public }));
+    }
+    out.rows(&keys, &["identity", "seed_file", "public_key"])?;
+    out.note(&format!("start it: nats-server -c {}", setup.config.display()));
+    Ok(Ending::Ok)
 }
 
 fn show_person(person: &Person, out: &mut Output) -> Result<(), Failure> {
