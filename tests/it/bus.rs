@@ -7,6 +7,8 @@ use bytes::Bytes;
 use messages::subject::Party;
 use tests::nats::NatsServer;
 
+use crate::command::call;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn server() -> (tempfile::TempDir, NatsServer) {
@@ -193,6 +195,28 @@ async fn a_server_can_ask_for_certificates_besides_nkeys() {
     let error = Bus::connect(options).await.unwrap_err();
     assert!(matches!(error, ::bus::ConnectError::Unreachable { .. }), "{error}");
     server.connect(Identity::Operator).await.unwrap();
+}
+
+/// The server is to be known by another name: its certificate is made anew, and taken by a server that runs.
+#[tokio::test]
+async fn a_certificate_is_renewed_while_the_server_runs() {
+    let (folder, server) = server().await;
+    let before = server.connect(Identity::Infrastructure).await.unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (listen, store) = (server.listen().to_string(), path("jetstream"));
+    let configure = ["bus", "configure", &path(""), "--listen", &listen, "--store", &store];
+    let renewed = [&configure[..], &["--name", "bus.example.com"]].concat();
+    let said = |arguments: &[&str]| call(arguments, &[], "").ok().err.clone();
+    let (kept, new) = (said(&configure), said(&renewed));
+    assert!(!kept.contains("new certificate"), "{kept}");
+    assert!(new.contains(&format!("new certificate: {}", path("server.pem"))), "{new}");
+    assert!(!said(&renewed).contains("new certificate"));
+    server.reload().unwrap();
+    let after = server.connect(Identity::Talos).await.unwrap();
+    assert_ne!(before.server_certificate(), after.server_certificate());
+    before.publish(&message("/infrastructure/1", "cortex.handoff.talos.vm_provisioned")).await.unwrap();
+    let delivery = handoffs(&after, Party::Talos).await.next_within(PATIENCE).await.unwrap();
+    assert_eq!(delivery.headers["ce-id"], "/infrastructure/1");
 }
 
 #[tokio::test]

@@ -290,6 +290,14 @@ fn a_slow_way_to_the_broker_loses_nothing() {
     let asked = Instant::now();
     let runs = scenario.runs();
     assert!(runs.is_empty() && asked.elapsed() > Duration::from_millis(600), "each of two answers is late both ways");
+    for party in [TALOS, INFRASTRUCTURE] {
+        scenario.daemon(party).kill();
+        scenario.daemon(party).start(false).unwrap();
+        scenario.world.wait_ready().unwrap();
+        // The broker knows of a daemon that says it is ready, however late it heard.
+        let asked: Result<Value, _> = scenario.runtime.block_on(scenario.operator.query(party, "runs.list", json!({})));
+        assert_eq!(asked.unwrap(), json!([]), "{party}");
+    }
     let flow = edge(&scenario);
     expect_one_of_each(&scenario, flow);
     expect_runs(

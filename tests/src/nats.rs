@@ -25,6 +25,11 @@ use crate::{
     program::{self, Build, Pinned},
 };
 
+/// What the server says when it has read its configuration again.
+const RELOADED: &str = "Reloaded server configuration";
+/// And when it goes on with the one that it had.
+const NOT_RELOADED: &str = "Failed to reload server configuration";
+
 /// Installed where none that is new enough is on PATH.
 const NATS_SERVER: Pinned = Pinned {
     program: "nats-server",
@@ -197,13 +202,28 @@ impl NatsServer {
         }
     }
 
-    /// Lets it read its configuration again.
+    /// Lets it read its configuration again, and waits until it has.
     ///
     /// # Errors
-    /// If it does not run.
+    /// If it does not run, or refuses the configuration.
     pub fn reload(&self) -> anyhow::Result<()> {
         let child = self.child.as_ref().context("nats-server does not run")?;
-        process::signal(child.id(), "HUP")
+        let said = fs::read_to_string(self.log_file())?.len();
+        process::signal(child.id(), "HUP")?;
+        let give_up = Instant::now() + Duration::from_secs(20);
+        loop {
+            let log = fs::read_to_string(self.log_file())?;
+            let mut lines = log[said..].lines();
+            match lines.find(|line| line.contains(RELOADED) || line.contains(NOT_RELOADED)) {
+                Some(answer) if answer.contains(RELOADED) => return Ok(()),
+                Some(answer) => bail!("{answer}"),
+                None => {}
+            }
+            if Instant::now() > give_up {
+                bail!("nats-server did not read its configuration within 20 seconds");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Asks it to end and waits until it has.

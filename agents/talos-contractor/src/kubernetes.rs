@@ -13,24 +13,47 @@ use kube::{
 };
 use secrecy::ExposeSecret;
 use store::Reader;
-use talos::kubeconfig;
+use talos::{kubeconfig, secrets::Bundle};
 
 use crate::{
     failure::{asked, chain, unusable},
     inventory::Cluster,
-    reach::{self, Deps, control_planes},
+    issued,
+    reach::{Deps, control_planes},
 };
 
 /// Where kube-apiserver listens on every control plane.
 pub const PORT: u16 = 6443;
 /// The name under which this contractor owns fields that it applied.
 pub const FIELD_MANAGER: &str = "talos-contractor";
-/// The client's certificate lives this long.
-const LIFETIME: Duration = Duration::from_secs(3600);
 /// How long one server is given to say what it is.
 const PROBE: Duration = Duration::from_secs(3);
 /// A request that takes longer is broken; watches end and are renewed within it.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What a client of a cluster's API needs beside its address.
+#[derive(Clone)]
+pub struct Access {
+    /// The cluster's Kubernetes authority, DER.
+    authority: Vec<u8>,
+    /// An administrator's certificate and key.
+    identity: AuthInfo,
+}
+
+impl Access {
+    /// Issues it for [`issued::LIFETIME`].
+    pub fn issue(bundle: &Bundle, now: Timestamp) -> Result<Self, StepError> {
+        let unfit = |error| unusable("the cluster's Kubernetes authority", &error);
+        let certificate = kubeconfig::admin_certificate(bundle, issued::LIFETIME, now).map_err(unfit)?;
+        let authority = bundle.kubernetes.certificate().map_err(unfit)?;
+        let identity = AuthInfo {
+            client_certificate_data: Some(STANDARD.encode(&certificate.crt)),
+            client_key_data: Some(STANDARD.encode(certificate.key.expose_secret()).into()),
+            ..AuthInfo::default()
+        };
+        Ok(Self { authority: authority.to_vec(), identity })
+    }
+}
 
 /// A client of a cluster's API through whichever server answers: the endpoint first, then each control plane.
 pub async fn connect(deps: &Deps, store: &Reader, cluster: &Cluster) -> Result<Client, StepError> {
@@ -73,24 +96,16 @@ pub fn client(deps: &Deps, store: &Reader, cluster: &Cluster, server: &str) -> R
         return Err(StepError::fail(format!("{address} is outside the allowed targets ({})", deps.allowed()))
             .with_hint("add the network to `allowed_targets` if it is meant to be reached"));
     }
-    let (_, bundle) = reach::bundle(store, &cluster.name)?;
-    let certificate = kubeconfig::admin_certificate(&bundle, LIFETIME, Timestamp::now())
-        .map_err(|error| unusable("the cluster's Kubernetes authority", &error))?;
-    let authority =
-        bundle.kubernetes.certificate().map_err(|error| unusable("the cluster's Kubernetes authority", &error))?;
+    let access = deps.kubernetes(store, &cluster.name)?;
     let uri = server.parse::<http::Uri>().map_err(|error| unusable("the API's address", &error))?;
     let mut config = Config::new(uri);
-    config.root_cert = Some(vec![authority.to_vec()]);
+    config.root_cert = Some(vec![access.authority]);
     config.connect_timeout = Some(PROBE);
     config.read_timeout = Some(READ_TIMEOUT);
     config.reset_reader_on_write = true;
     // kube would repeat the 429 of an eviction for up to 163 s; what to do about it is the step's decision.
     config.default_retry = false;
-    config.auth_info = AuthInfo {
-        client_certificate_data: Some(STANDARD.encode(&certificate.crt)),
-        client_key_data: Some(STANDARD.encode(certificate.key.expose_secret()).into()),
-        ..AuthInfo::default()
-    };
+    config.auth_info = access.identity;
     Client::try_from(config)
         .map_err(|error| StepError::fail(format!("the Kubernetes client cannot be made: {}", chain(&error))))
 }

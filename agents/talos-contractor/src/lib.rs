@@ -8,6 +8,7 @@ pub mod drain;
 pub mod failure;
 pub mod health;
 pub mod inventory;
+pub mod issued;
 pub mod kept;
 pub mod key_pool;
 pub mod kubernetes;

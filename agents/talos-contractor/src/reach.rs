@@ -1,13 +1,8 @@
 //! How this contractor reaches its clusters: credentials from the sealed secrets, connections to allowed targets only.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::sync::Arc;
 
 use contractor::action::{StepContext, StepError};
-use jiff::Timestamp;
 use messages::name::{ClusterName, NodeName};
 use secrecy::ExposeSecret;
 use store::{Reader, Versioned};
@@ -20,17 +15,10 @@ use talos::{
 use crate::{
     failure::{named, reached, read, unusable},
     inventory::{self, Cluster, Node},
-    proof,
+    issued::{self, Issued},
+    kubernetes, proof,
     settings::{AddonSettings, TalosSettings},
 };
-
-/// Certificates for a piece of work live this long.
-const CREDENTIAL_LIFETIME: Duration = Duration::from_secs(3600);
-/// And are replaced when less than this is left.
-const CREDENTIAL_MARGIN: Duration = Duration::from_secs(600);
-
-/// Credentials and when they were issued.
-type Issued = (Timestamp, Credentials);
 
 /// What actions work with. A cheap clone.
 #[derive(Clone)]
@@ -43,39 +31,22 @@ struct Inner {
     addons: AddonSettings,
     allowed: AllowedTargets,
     connector: Connector,
-    credentials: Mutex<Known>,
-}
-
-/// Credentials that were issued.
-#[derive(Default)]
-struct Known {
-    /// By cluster, generation of its secrets, and role.
-    issued: HashMap<(ClusterName, u64, Role), Issued>,
-    /// So many make a look for those of clusters that are gone worth it.
-    looked_at: usize,
-}
-
-/// Whether what was issued is good for a piece of work.
-fn lasts(issued: Timestamp, now: Timestamp) -> bool {
-    now.duration_since(issued).unsigned_abs() + CREDENTIAL_MARGIN < CREDENTIAL_LIFETIME
-}
-
-impl Known {
-    /// Drops what is about to end, and from time to time what belongs to no cluster any more.
-    fn tidy(&mut self, store: &Reader, now: Timestamp) {
-        self.issued.retain(|_, (issued, _)| lasts(*issued, now));
-        if self.issued.len() > 2 * self.looked_at + 16 {
-            self.issued.retain(|(cluster, ..), _| !matches!(inventory::cluster(store, cluster), Ok(None)));
-            self.looked_at = self.issued.len();
-        }
-    }
+    credentials: Issued<Role, Credentials>,
+    kubernetes: Issued<(), kubernetes::Access>,
 }
 
 impl Deps {
     /// Works by these settings, and dials `allowed` only.
     pub fn new(settings: TalosSettings, addons: AddonSettings, allowed: AllowedTargets) -> Self {
         let connector = Connector::new(allowed.clone());
-        let inner = Inner { settings, addons, allowed, connector, credentials: Mutex::default() };
+        let inner = Inner {
+            settings,
+            addons,
+            allowed,
+            connector,
+            credentials: Issued::default(),
+            kubernetes: Issued::default(),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -119,18 +90,15 @@ impl Deps {
 
     /// Credentials of the Talos API for a piece of work; short-lived and kept in memory only.
     pub fn credentials(&self, store: &Reader, cluster: &ClusterName, role: Role) -> Result<Credentials, StepError> {
-        let (generation, bundle) = bundle(store, cluster)?;
-        let key = (cluster.clone(), generation, role);
-        let now = Timestamp::now();
-        let mut known = self.inner.credentials.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, credentials)) = known.issued.get(&key).filter(|(issued, _)| lasts(*issued, now)) {
-            return Ok(credentials.clone());
-        }
-        let credentials = Credentials::issue(&bundle.os, &Roles::from(role), CREDENTIAL_LIFETIME, now)
-            .map_err(|error| unusable("the cluster's Talos authority", &error))?;
-        known.tidy(store, now);
-        known.issued.insert(key, (now, credentials.clone()));
-        Ok(credentials)
+        self.inner.credentials.of(store, cluster, role, |bundle, now| {
+            Credentials::issue(&bundle.os, &Roles::from(role), issued::LIFETIME, now)
+                .map_err(|error| unusable("the cluster's Talos authority", &error))
+        })
+    }
+
+    /// An administrator's access to a cluster's Kubernetes API, as short-lived.
+    pub fn kubernetes(&self, store: &Reader, cluster: &ClusterName) -> Result<kubernetes::Access, StepError> {
+        self.inner.kubernetes.of(store, cluster, (), kubernetes::Access::issue)
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod admin;
 mod api;
+mod certificates;
 mod connect;
 mod consume;
 pub mod identity;

@@ -18,12 +18,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::{
+    certificates::{self, Files},
     identity::{self, Identity, write_private},
     persons, rotation,
 };
@@ -67,6 +66,8 @@ pub struct Setup {
     pub public_keys: BTreeMap<Identity, String>,
     /// Certificate and key by identity, where clients must show one.
     pub client_certificates: BTreeMap<Identity, (PathBuf, PathBuf)>,
+    /// The certificates of these that are new.
+    pub issued: Vec<PathBuf>,
 }
 
 /// Why nothing usable was generated.
@@ -95,25 +96,43 @@ pub enum GenerateError {
     Changed(PathBuf),
 }
 
-/// Generates everything below `folder`. Keys and certificates that are there stay; the configuration is written anew.
+/// Generates everything below `folder`. Keys that are there stay; so do certificates, but for those that are about to end or are
+/// for other names, which are renewed; the configuration is written anew.
 pub fn generate(folder: &Path, options: &Options) -> Result<Setup, GenerateError> {
     create_folder(folder)?;
     create_folder(&folder.join("keys"))?;
     let all_keys = rotation::known_keys(folder)?;
     let keys = Identity::ALL.into_iter().map(|identity| (identity, rotation::seed_file(folder, identity))).collect();
     let public_keys = all_keys.iter().map(|(identity, keys)| (*identity, keys[0].clone())).collect();
-    Authority::ensure(folder)?;
-    issue(folder, folder, "server", &server_names(options))?;
+    let persons = persons::known(folder)?;
+    let now = Timestamp::now();
+    certificates::ensure_authority(folder, now)?;
+    let mut issued = Vec::new();
+    let mut issue = |files: &Files, name: &str, names: &[String]| -> Result<(), GenerateError> {
+        if certificates::issue(folder, files, (name, names), now)? {
+            issued.push(files.certificate.clone());
+        }
+        Ok(())
+    };
+    issue(&Files::named(folder, "server"), "server", &server_names(options))?;
     let mut client_certificates = BTreeMap::new();
     if options.verify_clients {
         for identity in Identity::ALL {
-            let files = issue(folder, &folder.join("keys"), identity.as_str(), &[identity.as_str().to_owned()])?;
-            client_certificates.insert(identity, files);
+            let files = Files::named(&folder.join("keys"), identity.as_str());
+            issue(&files, identity.as_str(), &[identity.as_str().to_owned()])?;
+            client_certificates.insert(identity, (files.certificate, files.key));
+        }
+        // What was given to a person and taken away from here is theirs to ask for again.
+        for person in persons.keys() {
+            let files = Files::named(&persons::keys_folder(folder), person);
+            if files.certificate.exists() {
+                issue(&files, person, std::slice::from_ref(person))?;
+            }
         }
     }
     let config = folder.join(FILE);
     write(&config, &(render(folder, options) + KEYS + "{}\n"))?;
-    write_keys(folder, &all_keys, &persons::known(folder)?)?;
+    write_keys(folder, &all_keys, &persons)?;
     Ok(Setup {
         folder: folder.to_owned(),
         config,
@@ -121,6 +140,7 @@ pub fn generate(folder: &Path, options: &Options) -> Result<Setup, GenerateError
         keys,
         public_keys,
         client_certificates,
+        issued,
     })
 }
 
@@ -144,8 +164,9 @@ pub(crate) fn write_keys(
 
 /// A certificate to show for a person, where operators must show one.
 pub(crate) fn issue_client(folder: &Path, person: &str) -> Result<(), GenerateError> {
-    if folder.join("keys").join(format!("{}.pem", Identity::Operator)).is_file() {
-        issue(folder, &persons::keys_folder(folder), person, &[person.to_owned()])?;
+    if Files::named(&folder.join("keys"), Identity::Operator.as_str()).certificate.is_file() {
+        let files = Files::named(&persons::keys_folder(folder), person);
+        certificates::issue(folder, &files, (person, &[person.to_owned()]), Timestamp::now())?;
     }
     Ok(())
 }
@@ -236,73 +257,16 @@ fn server_names(options: &Options) -> Vec<String> {
     names
 }
 
-/// The bus's own CA.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    /// Makes one where there is none. Its key may be elsewhere, as it is needed for new certificates only; a key alone, as a
-    /// call that was killed leaves it, gets its certificate.
-    fn ensure(folder: &Path) -> Result<(), GenerateError> {
-        let (certificate, key) = Self::files(folder);
-        if certificate.exists() {
-            return Ok(());
-        }
-        if !key.exists() {
-            write_secret(&key, &KeyPair::generate()?.serialize_pem())?;
-        }
-        let pair = KeyPair::from_pem(&read(&key)?)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "cortex bus CA");
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        write(&certificate, &params.self_signed(&pair)?.pem())
-    }
-
-    fn load(folder: &Path) -> Result<Self, GenerateError> {
-        let (certificate, key) = Self::files(folder);
-        if !key.exists() {
-            return Err(GenerateError::AuthorityKey(key));
-        }
-        let pair = KeyPair::from_pem(&read(&key)?)?;
-        Ok(Self { issuer: Issuer::from_ca_cert_pem(&read(&certificate)?, pair)? })
-    }
-
-    fn files(folder: &Path) -> (PathBuf, PathBuf) {
-        (folder.join("ca.pem"), folder.join("ca.key"))
-    }
-}
-
-/// A certificate of the bus's CA for `names`, for both ends of a connection, unless there is one.
-fn issue(bus: &Path, folder: &Path, name: &str, names: &[String]) -> Result<(PathBuf, PathBuf), GenerateError> {
-    let (certificate, key) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
-    if certificate.exists() && key.exists() {
-        return Ok((certificate, key));
-    }
-    let Authority { issuer } = Authority::load(bus)?;
-    let pair = KeyPair::generate()?;
-    let mut params = CertificateParams::new(names.to_vec())?;
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, format!("cortex {name}"));
-    params.use_authority_key_identifier_extension = true;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    write_secret(&key, &pair.serialize_pem())?;
-    write(&certificate, &params.signed_by(&pair, &issuer)?.pem())?;
-    Ok((certificate, key))
-}
-
 fn create_folder(path: &Path) -> Result<(), GenerateError> {
     fs::create_dir_all(path).map_err(|source| GenerateError::Io { path: path.to_owned(), source })
 }
 
-fn write(path: &Path, text: &str) -> Result<(), GenerateError> {
+pub(crate) fn write(path: &Path, text: &str) -> Result<(), GenerateError> {
     fs::write(path, text).map_err(|source| GenerateError::Io { path: path.to_owned(), source })
 }
 
 /// Replaces a file at once, for the same owner and readers.
-fn replace(path: &Path, text: &str) -> Result<(), GenerateError> {
+pub(crate) fn replace(path: &Path, text: &str) -> Result<(), GenerateError> {
     let failed = |source| GenerateError::Io { path: path.to_owned(), source };
     let Ok(known) = fs::metadata(path) else { return write(path, text) };
     let temporary = path.with_extension("new");
@@ -324,11 +288,11 @@ fn replace(path: &Path, text: &str) -> Result<(), GenerateError> {
     replaced().map_err(failed)
 }
 
-fn write_secret(path: &Path, text: &str) -> Result<(), GenerateError> {
+pub(crate) fn write_secret(path: &Path, text: &str) -> Result<(), GenerateError> {
     write_private(path, text.as_bytes()).map_err(|source| GenerateError::Io { path: path.to_owned(), source })
 }
 
-fn read(path: &Path) -> Result<String, GenerateError> {
+pub(crate) fn read(path: &Path) -> Result<String, GenerateError> {
     fs::read_to_string(path).map_err(|source| GenerateError::Io { path: path.to_owned(), source })
 }
 

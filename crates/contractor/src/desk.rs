@@ -73,6 +73,39 @@ pub struct Desk {
 /// Audit records in one answer: about 100 KiB.
 const AUDIT_PAGE: usize = 200;
 
+/// A desk that listens: what is asked waits until it [runs](OpenDesk::run).
+pub struct OpenDesk {
+    desk: Arc<Desk>,
+    service: bus::Service,
+    own: Arc<Vec<Query>>,
+}
+
+impl OpenDesk {
+    /// Answers until `stop`. Every question is answered in a task of its own.
+    ///
+    /// # Errors
+    /// If the service does not stop as it should.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), String> {
+        let mut minute = tokio::time::interval(turned_away::MINUTE);
+        loop {
+            let call = tokio::select! {
+                () = stop.cancelled() => break,
+                _ = minute.tick() => {
+                    let desk = Arc::clone(&self.desk);
+                    tokio::spawn(async move { desk.end_minute().await });
+                    continue;
+                }
+                call = self.service.next() => call,
+            };
+            let Some(call) = call else { break };
+            let (desk, own) = (Arc::clone(&self.desk), Arc::clone(&self.own));
+            tokio::spawn(async move { desk.serve(call, &own).await });
+        }
+        self.desk.end_minute().await;
+        self.service.stop().await.map_err(|error| error.to_string())
+    }
+}
+
 impl Desk {
     /// A desk beside the contractor's intake. Messages are recognised for as long as it `remembers` them.
     pub fn new(intake: &Arc<Intake>, bus: &Bus, remembers: SignedDuration) -> Self {
@@ -89,11 +122,11 @@ impl Desk {
         }
     }
 
-    /// Answers until `stop`. Every question is answered in a task of its own.
+    /// Begins to listen: from here on nobody who asks is told that nobody answers.
     ///
     /// # Errors
     /// If the service cannot be started.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) -> Result<(), String> {
+    pub async fn open(self: Arc<Self>) -> Result<OpenDesk, String> {
         let party = self.agent.party();
         let own = self.agent.queries();
         // What the contract says is answered; what the agent brings is part of it, or the daemon would not start.
@@ -114,25 +147,8 @@ impl Desk {
             metadata: BTreeMap::from([("accepts".to_owned(), accepts.join(", "))]),
             subjects,
         };
-        let mut service = self.bus.serve(spec).await.map_err(|error| error.to_string())?;
-        let own = Arc::new(own);
-        let mut minute = tokio::time::interval(turned_away::MINUTE);
-        loop {
-            let call = tokio::select! {
-                () = stop.cancelled() => break,
-                _ = minute.tick() => {
-                    let desk = Arc::clone(&self);
-                    tokio::spawn(async move { desk.end_minute().await });
-                    continue;
-                }
-                call = service.next() => call,
-            };
-            let Some(call) = call else { break };
-            let (desk, own) = (Arc::clone(&self), Arc::clone(&own));
-            tokio::spawn(async move { desk.serve(call, &own).await });
-        }
-        self.end_minute().await;
-        service.stop().await.map_err(|error| error.to_string())
+        let service = self.bus.serve(spec).await.map_err(|error| error.to_string())?;
+        Ok(OpenDesk { desk: self, service, own: Arc::new(own) })
     }
 
     async fn serve(&self, call: Call, own: &[Query]) {

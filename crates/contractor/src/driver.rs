@@ -354,6 +354,7 @@ impl Shared {
             in_hand: BTreeMap::new(),
             holds_locks: false,
             held_up: None,
+            places: self.limits.places(),
             plan_holds: false,
             wake: None,
         };

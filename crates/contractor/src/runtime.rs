@@ -112,7 +112,8 @@ pub async fn run(
         archive_after: common.store.archive_after.to_std(),
         trouble,
     };
-    let desk = Arc::new(Desk::new(&intake, &bus, common.store.keep_inbox.0));
+    let desk = Arc::new(Desk::new(&intake, &bus, common.store.keep_inbox.0)).open().await;
+    let desk = desk.map_err(|reason| format!("questions cannot be answered: {reason}"))?;
 
     let mut tasks = Tasks::new(stop.clone());
     tasks.spawn("metrics", telemetry::sum_up(metrics, stop.clone()));
@@ -122,8 +123,7 @@ pub async fn run(
     tasks.spawn("audit", audit::tell_heads(store.clone(), herald.clone(), party, stop.clone()));
     tasks.spawn("flow keeper", keeper.run(flows, stop.clone()));
     let own = Background { at: place, playbooks: library, bus: bus.clone(), stop: stop.clone() };
-    let stopping = stop.clone();
-    tasks.spawn_fallible("desk", async move { desk.run(stopping).await });
+    tasks.spawn_fallible("desk", desk.run(stop.clone()));
     let warnings = spawn_watcher(&mut tasks, &own, &agent, files, common.certificates.warn_before.0);
     spawn_own_work(&mut tasks, &*agent, own);
     let told = Told { troubles, warnings };

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Rows that one change removes at most; the rest goes with the next.
-const BATCH: usize = 500;
+pub(crate) const BATCH: usize = 500;
 
 pub(crate) enum Change {
     /// The bus has the messages of a lane up to `seq`.
@@ -24,6 +24,12 @@ pub(crate) enum Change {
 }
 
 impl Change {
+    /// Whether it need not be durable when whoever asked is told: a message that a crash brings back into the outbox is
+    /// published again with the same id, which the bus and the receiver's inbox know.
+    pub(crate) fn can_wait(&self) -> bool {
+        matches!(self, Self::Published { .. })
+    }
+
     /// Writes it into `draft`; the sequences that were touched.
     pub(crate) fn draft(self, draft: &mut Draft<'_>, counters: &mut Counters) -> Result<Vec<u64>, CommitError> {
         match self {

@@ -135,6 +135,12 @@ impl Reader {
         self.open_secret(name, None)
     }
 
+    /// The number of the newest generation of a secret, without opening it.
+    pub fn newest_generation(&self, name: &str) -> Result<Option<u64>, ReadError> {
+        let head = self.view().json::<SecretHead>(&keys::secret_head(name))?;
+        Ok(head.filter(|head| head.parts.contains_key(&head.generation)).map(|head| head.generation))
+    }
+
     /// One generation of a secret; the last eight are kept.
     pub fn secret_generation(&self, name: &str, generation: u64) -> Result<Option<Secret>, ReadError> {
         self.open_secret(name, Some(generation))

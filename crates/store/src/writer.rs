@@ -84,7 +84,8 @@ impl Writer {
         None
     }
 
-    /// Applies `first` and what waits behind it, makes it durable, then answers. Returns a job that must run alone.
+    /// Applies `first` and what waits behind it, makes it durable if any of it must be, then answers. Returns a job that must
+    /// run alone.
     fn group(&mut self, first: Job) -> Option<Job> {
         self.shared.begin();
         let refusal = self.refusal();
@@ -102,7 +103,8 @@ impl Writer {
                     answers.push(answer(result, reply));
                 }
                 Job::Outbox(change, reply) => {
-                    let result = self.apply(|draft, counters| change.draft(draft, counters), &mut rows);
+                    let written = if change.can_wait() { &mut 0 } else { &mut rows };
+                    let result = self.apply(|draft, counters| change.draft(draft, counters), written);
                     answers.push(answer(result, reply));
                 }
                 other => barrier = Some(other),

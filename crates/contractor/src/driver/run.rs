@@ -17,7 +17,7 @@ use tracing::{Instrument, error, info_span, warn};
 use super::{
     CommandError, Shared,
     attempt::{Performance, Sink},
-    limits::Permits,
+    limits::{Permits, Places},
     ports::Happened,
     row,
     stop::Stop,
@@ -53,6 +53,8 @@ pub(super) struct RunTask {
     pub(super) holds_locks: bool,
     /// Why it does not go on although the engine would: locks, limits, a full disk.
     pub(super) held_up: Option<String>,
+    /// Where it waits for limits.
+    pub(super) places: Places,
     /// Whether the world was found to be what the approved plan was made from.
     pub(super) plan_holds: bool,
     pub(super) wake: Option<Timestamp>,
@@ -102,8 +104,9 @@ impl RunTask {
     /// Performs what is due, then waits for news; false when the run has ended.
     async fn turn(&mut self) -> Result<bool, Stop> {
         let mut locks = self.shared.locks.changes();
-        let mut limits = self.shared.limits.changes();
+        self.places.begin();
         self.advance().await?;
+        self.places.end();
         self.publish();
         let status = self.state.status();
         if status.is_terminal() {
@@ -130,7 +133,7 @@ impl RunTask {
             () = self.shared.stop.cancelled() => return Err(Stop::Shutdown),
             () = wake => {}
             _ = locks.changed(), if self.held_up.is_some() => {}
-            _ = limits.changed(), if self.held_up.is_some() => {}
+            () = self.places.called() => {}
         }
         Ok(true)
     }
@@ -201,7 +204,7 @@ impl RunTask {
         }
         let action = self.shared.parts.actions.get(&attempt.action);
         let limits = action.map(|action| action.limits(&attempt.input)).unwrap_or_default();
-        match self.shared.limits.take(&limits) {
+        match self.places.take(&limits) {
             Ok(permits) => starts.push(Start { attempt, undo, permits }),
             Err(reason) => self.held_up = Some(reason),
         }

@@ -183,7 +183,13 @@ fn configure(folder: &Path, options: &server_config::Options, out: &mut Output) 
         keys.push(json!({ "identity": identity.as_str(), "seed_file": key, "public_key": public }));
     }
     out.rows(&keys, &["identity", "seed_file", "public_key"])?;
-    out.note(&format!("start it: nats-server -c {}", setup.config.display()));
+    for certificate in &setup.issued {
+        out.note(&format!("new certificate: {}", certificate.display()));
+    }
+    out.note(&format!(
+        "start it: nats-server -c {}; or let one that runs read it again: nats-server --signal reload",
+        setup.config.display()
+    ));
     Ok(Ending::Ok)
 }
 

@@ -8,7 +8,7 @@ use store::{
 };
 use uuid::Uuid;
 
-use crate::{append, message, open, summary};
+use crate::{append, content::copy_folder, message, open, summary};
 
 #[test]
 fn a_commit_is_all_or_nothing_and_checks_what_it_expects() {
@@ -74,6 +74,11 @@ async fn the_outbox_drains_in_order_and_a_poisonous_message_holds_up_nothing() {
     assert_eq!(store.retry_parked(Lane::Handoff, 2).await.unwrap(), Some(4));
     assert_eq!(ids(), ["c", "b"]);
     assert!(reader.parked().unwrap().is_empty());
+    // As a crash would leave it: what is durable has taken with it that `a` was published.
+    let crashed = tempfile::tempdir().unwrap();
+    copy_folder(folder.path(), crashed.path());
+    let left = open(crashed.path()).reader().outbox(Lane::Handoff, 10).unwrap();
+    assert_eq!(left.into_iter().map(|row| row.message.id).collect::<Vec<_>>(), ["c", "b"]);
 }
 
 #[tokio::test]
