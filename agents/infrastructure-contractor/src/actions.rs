@@ -19,6 +19,7 @@ mod wait_maintenance;
 
 use contractor::action::{Actions, DomainEvent, StepError};
 use messages::name::ClusterName;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use store::{InventoryChange, Reader, Versioned};
 
@@ -86,10 +87,21 @@ fn still_there(
     Ok(found)
 }
 
+/// Whose a machine is: the part of [`Vm`] that tells.
+#[derive(Deserialize)]
+struct VmOf {
+    machine: MachineOf,
+}
+
+#[derive(Deserialize)]
+struct MachineOf {
+    cluster: ClusterName,
+}
+
 /// The machines of a cluster, sorted by name.
 fn machines(reader: &Reader, cluster: &ClusterName) -> Result<Vec<Vm>, StepError> {
-    let rows = reader.scan::<Vm>("vm/").map_err(failure::read)?;
-    let mut own: Vec<Vm> = rows.into_iter().map(|row| row.value).filter(|vm| vm.machine.cluster == *cluster).collect();
+    let rows = reader.scan_where("vm/", |vm: &VmOf| vm.machine.cluster == *cluster).map_err(failure::read)?;
+    let mut own: Vec<Vm> = rows.into_iter().map(|row| row.value).collect();
     own.sort_by(|a, b| a.machine.hostname.cmp(&b.machine.hostname));
     Ok(own)
 }

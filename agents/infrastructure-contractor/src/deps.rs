@@ -1,6 +1,9 @@
 //! What the actions work with.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use anyhow::{Context, anyhow};
 use contractor::{
@@ -16,13 +19,13 @@ use proxmox::{
     targets::AllowedTargets,
     trust::Trust,
 };
-use store::{Commit, InventoryChange, Outgoing, Store};
+use store::{Commit, InventoryChange, Known, Outgoing, ReadError, Reader, Store};
 use uuid::Uuid;
 
 use crate::{
     claims::{Claims, Proposals},
     config::Sections,
-    inventory::{Machine, Quarantine, quarantined_address_key, quarantined_vmid_key},
+    inventory::{Machine, Quarantine, Vm, quarantined_address_key, quarantined_vmid_key},
     world::World,
 };
 
@@ -42,6 +45,7 @@ pub struct Deps {
     /// What reservations have chosen that are not in the inventory yet.
     pub(crate) claims: Claims,
     world: Arc<Coalesced<World, proxmox::Error>>,
+    machines: Arc<Mutex<Known<Vm>>>,
 }
 
 impl Deps {
@@ -50,7 +54,16 @@ impl Deps {
         let allowed = AllowedTargets::new(allowed_targets.iter().filter_map(|text| text.parse().ok()));
         let proxmox = client(&sections, allowed.clone())?;
         let (proposals, claims) = (Proposals::default(), Claims::default());
-        Ok(Self { proxmox, store, sections: Arc::new(sections), allowed, proposals, claims, world: Arc::default() })
+        let (world, machines) = (Arc::default(), Arc::default());
+        Ok(Self { proxmox, store, sections: Arc::new(sections), allowed, proposals, claims, world, machines })
+    }
+
+    /// All machines of the inventory as they are now. What has not changed since the last look is not read again: with many
+    /// machines, that would cost more than anything else of a reservation.
+    pub(crate) fn machines(&self, reader: &Reader) -> Result<Vec<Arc<Vm>>, ReadError> {
+        let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
+        *machines = reader.scan_again("vm/", std::mem::take(&mut *machines))?;
+        Ok(machines.values().map(|known| Arc::clone(&known.value)).collect())
     }
 
     /// The hypervisors as they are now; those who ask at the same time share the look.

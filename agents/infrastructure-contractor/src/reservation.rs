@@ -39,7 +39,7 @@ use crate::{
 /// What is taken, here and at the hypervisors. Until its choice is claimed, nobody else chooses.
 pub(crate) struct Ground {
     world: Arc<World>,
-    vms: Vec<Vm>,
+    vms: Vec<Arc<Vm>>,
     /// What machines need that are in nobody's inventory yet.
     claimed: Vec<Held>,
     addresses: BTreeSet<IpAddr>,
@@ -66,7 +66,7 @@ impl Ground {
         let world = deps.world().await.map_err(|error| failure::of(&error))?;
         let turn = Some(deps.claims.turn().await);
         let choices = deps.claims.choices();
-        let vms: Vec<Vm> = values(reader, "vm/")?;
+        let vms = deps.machines(reader).map_err(failure::read)?;
         let known: BTreeSet<u32> = vms.iter().map(|vm| vm.machine.vmid).collect();
         let claimed = choices.iter().flat_map(|choice| &choice.machines);
         let claimed = claimed.filter(|held| !known.contains(&held.vmid)).cloned().collect();
@@ -263,7 +263,7 @@ impl Ground {
         }
         self.refuse_namesakes(&drafts.iter().map(|(_, name)| name).collect::<Vec<_>>())?;
         let asks: Vec<Ask> = drafts.iter().map(|(pool, name)| ask(deps, wanted, pool, name)).collect();
-        let held: Vec<Held> = self.vms.iter().map(hold).chain(self.claimed.iter().cloned()).collect();
+        let held: Vec<Held> = self.vms.iter().map(|vm| hold(vm)).chain(self.claimed.iter().cloned()).collect();
         let hosts = placement::place(&self.world, &held, &asks, &deps.sections.placement)
             .map_err(|none| StepError::no_capacity(none.to_string(), look_again(deps)))?;
         let vmids = self.pick_vmids(deps, drafts.len())?;
@@ -467,10 +467,6 @@ fn nics(network: &ClusterNetwork, pool: &Pool, node_uid: Uuid, taken: &mut BTree
         firewall: false,
     });
     std::iter::once(first).chain(extra).collect()
-}
-
-fn values<T: serde::de::DeserializeOwned>(reader: &Reader, prefix: &str) -> Result<Vec<T>, StepError> {
-    Ok(reader.scan::<T>(prefix).map_err(failure::read)?.into_iter().map(|entry| entry.value).collect())
 }
 
 /// What stands behind `prefix` in the keys.

@@ -1,6 +1,10 @@
 //! Files of Kubernetes objects: fetched from where the catalogue pins them, checked by SHA-256, applied server-side.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use contractor::action::StepError;
 use kube::{
@@ -37,22 +41,54 @@ pub struct Workload {
     pub name: String,
 }
 
-/// Fetches a manifest; refuses another content than the pinned one.
-pub async fn fetch(manifest: &Manifest, allowed: &AllowedTargets) -> Result<String, StepError> {
-    let address = address_of(&manifest.url);
-    if address.is_some_and(|address| !allowed.allows(address)) {
-        return Err(StepError::fail(format!("{} is outside the allowed targets ({allowed})", manifest.url)));
+/// Fetches manifests from allowed targets.
+pub struct Fetcher {
+    allowed: AllowedTargets,
+    /// Made once: reading the system's authorities takes longer than most fetches.
+    client: OnceLock<reqwest::Client>,
+}
+
+impl Fetcher {
+    /// Fetches from these only.
+    pub fn new(allowed: AllowedTargets) -> Self {
+        Self { allowed, client: OnceLock::new() }
     }
-    let failed =
-        |error: reqwest::Error| StepError::retry(format!("fetching {}: {}", manifest.url, chain(&error.without_url())));
-    let client = reqwest::Client::builder()
-        .timeout(TIMEOUT)
-        .redirect(reqwest::redirect::Policy::none())
-        .dns_resolver(Arc::new(AllowedOnly(allowed.clone())))
-        .build()
-        .map_err(failed)?;
-    let response =
-        client.get(&manifest.url).send().await.and_then(reqwest::Response::error_for_status).map_err(failed)?;
+
+    /// Fetches a manifest; refuses another content than the pinned one.
+    pub async fn fetch(&self, manifest: &Manifest) -> Result<String, StepError> {
+        let allowed = &self.allowed;
+        if address_of(&manifest.url).is_some_and(|address| !allowed.allows(address)) {
+            return Err(StepError::fail(format!("{} is outside the allowed targets ({allowed})", manifest.url)));
+        }
+        let failed = |error: reqwest::Error| {
+            StepError::retry(format!("fetching {}: {}", manifest.url, chain(&error.without_url())))
+        };
+        let client = self.client().map_err(failed)?;
+        let response = client.get(&manifest.url).send().await;
+        let response = response.and_then(reqwest::Response::error_for_status).map_err(failed)?;
+        checked(manifest, response, failed).await
+    }
+
+    fn client(&self) -> reqwest::Result<&reqwest::Client> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let client = reqwest::Client::builder()
+            .timeout(TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .dns_resolver(Arc::new(AllowedOnly(self.allowed.clone())))
+            .pool_max_idle_per_host(0)
+            .build()?;
+        Ok(self.client.get_or_init(|| client))
+    }
+}
+
+/// The manifest in a response, if it is the one that is pinned.
+async fn checked(
+    manifest: &Manifest,
+    response: reqwest::Response,
+    failed: impl Fn(reqwest::Error) -> StepError,
+) -> Result<String, StepError> {
     if response.content_length().is_some_and(|length| length > LIMIT as u64) {
         return Err(StepError::fail(format!("{} is larger than {LIMIT} bytes", manifest.url)));
     }
@@ -173,7 +209,7 @@ mod tests {
     async fn an_address_outside_the_allowed_targets_is_not_asked() {
         let manifest =
             Manifest { url: "http://192.168.7.7/x.yaml".into(), sha256: "0".repeat(64), version: "1".into() };
-        let error = fetch(&manifest, &AllowedTargets::loopback()).await.unwrap_err();
+        let error = Fetcher::new(AllowedTargets::loopback()).fetch(&manifest).await.unwrap_err();
         assert!(error.to_string().contains("outside the allowed targets"), "{error}");
     }
 
@@ -189,9 +225,10 @@ mod tests {
         let digest: String = Sha256::digest(TEXT).iter().map(|byte| format!("{byte:02x}")).collect();
         let pinned = |sha256: &str| Manifest { url: url.clone(), sha256: sha256.to_owned(), version: "1".into() };
 
-        let text = fetch(&pinned(&digest), &AllowedTargets::loopback()).await.unwrap();
+        let fetcher = Fetcher::new(AllowedTargets::loopback());
+        let text = fetcher.fetch(&pinned(&digest)).await.unwrap();
         assert_eq!(text, TEXT);
-        let error = fetch(&pinned(&"0".repeat(64)), &AllowedTargets::loopback()).await.unwrap_err();
+        let error = fetcher.fetch(&pinned(&"0".repeat(64))).await.unwrap_err();
         let StepError::Fail(failure) = &error else { panic!("{error}: trying again changes nothing") };
         assert!(failure.message.contains(&digest) && failure.message.contains(&"0".repeat(64)), "{error}");
         assert!(failure.hint.as_ref().is_some_and(|hint| hint.contains("addons.manifests")), "{failure:?}");

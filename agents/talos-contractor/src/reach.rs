@@ -16,7 +16,9 @@ use crate::{
     failure::{named, reached, read, unusable},
     inventory::{self, Cluster, Node},
     issued::{self, Issued},
-    kubernetes, proof,
+    kubernetes,
+    manifest::Fetcher,
+    proof,
     settings::{AddonSettings, TalosSettings},
 };
 
@@ -31,6 +33,7 @@ struct Inner {
     addons: AddonSettings,
     allowed: AllowedTargets,
     connector: Connector,
+    manifests: Fetcher,
     credentials: Issued<Role, Credentials>,
     kubernetes: Issued<(), kubernetes::Access>,
 }
@@ -38,12 +41,12 @@ struct Inner {
 impl Deps {
     /// Works by these settings, and dials `allowed` only.
     pub fn new(settings: TalosSettings, addons: AddonSettings, allowed: AllowedTargets) -> Self {
-        let connector = Connector::new(allowed.clone());
         let inner = Inner {
             settings,
             addons,
+            connector: Connector::new(allowed.clone()),
+            manifests: Fetcher::new(allowed.clone()),
             allowed,
-            connector,
             credentials: Issued::default(),
             kubernetes: Issued::default(),
         };
@@ -68,6 +71,11 @@ impl Deps {
     /// Dials Talos nodes.
     pub fn connector(&self) -> &Connector {
         &self.inner.connector
+    }
+
+    /// Fetches manifests.
+    pub fn manifests(&self) -> &Fetcher {
+        &self.inner.manifests
     }
 
     /// A connection to a node of a cluster, with no more rights than `role` gives. One try.

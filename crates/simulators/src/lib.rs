@@ -1,5 +1,6 @@
 //! The simulated datacenter: real servers on loopback that speak the contracts of Proxmox VE, Talos and Kubernetes.
 
+mod crowd;
 pub mod delays;
 pub mod faults;
 pub mod image;

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// zstd level: a run of 60 events becomes about 2 to 4 KiB.
-const LEVEL: i32 = 6;
+const LEVEL: i32 = 3;
 
 /// Bytes of one row of an archive: with its header below 8 KiB, so that a leaf of old runs stays small (crates.md, trap 3).
 const PART: usize = 8 * 1024 - record::HEADER;
@@ -69,7 +69,8 @@ pub(crate) fn archive(draft: &mut Draft<'_>, run: RunId) -> Result<(), CommitErr
 }
 
 pub(crate) fn pack(events: &[Value]) -> std::io::Result<Vec<u8>> {
-    zstd::encode_all(serde_json::to_vec(events)?.as_slice(), LEVEL)
+    // All at once, so that the tables are made for as much: those for any length cost more than a run is worth.
+    zstd::bulk::compress(&serde_json::to_vec(events)?, LEVEL)
 }
 
 /// The events of an archive, from its parts in order.

@@ -33,7 +33,7 @@ pub use commit::{
 };
 pub use export::{Exported, TransferError};
 pub use opening::{Loss, OpenError, accept_loss};
-pub use reader::{Each, Entry, ReadError, Reader, Secret, Versioned};
+pub use reader::{Each, Entry, Known, ReadError, Reader, Secret, Versioned};
 pub use rekey::{Recovery, Rekey, RekeyError, Rekeyed, rekey};
 pub use retention::{Pruned, Retention};
 pub use rows::{InboxRow, OutboxRow, ParkedRow, RunQuery, RunRow, RunState};

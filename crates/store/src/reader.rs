@@ -1,6 +1,6 @@
 //! Consistent reads; every record's checksum is verified.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use secrecy::SecretSlice;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -54,6 +54,9 @@ pub struct Entry<T> {
 
 /// One inventory row of a scan by key, or why it cannot be read.
 pub type Each<T> = (String, Result<Versioned<T>, ReadError>);
+
+/// What is known of the inventory from the last look, by key.
+pub type Known<T> = BTreeMap<String, Versioned<Arc<T>>>;
 
 /// An unsealed secret; its `Debug` shows nothing of it.
 #[derive(Clone, Debug)]
@@ -120,6 +123,46 @@ impl Reader {
             let value = decode::<InventoryRow<T>>(&key, &row);
             let value = value.map(|InventoryRow { revision, value, .. }| Versioned { revision, value });
             found.push((key.strip_prefix(keys::INVENTORY).unwrap_or(&key).to_owned(), value));
+        }
+        Ok(found)
+    }
+
+    /// The same of the rows that `is_wanted` by the part of them that it looks at, which alone is read of the others.
+    pub fn scan_where<P: DeserializeOwned, T: DeserializeOwned>(
+        &self,
+        prefix: &str,
+        is_wanted: impl Fn(&P) -> bool,
+    ) -> Result<Vec<Entry<T>>, ReadError> {
+        let view = self.view();
+        let mut found = Vec::new();
+        for row in view.rows(&keys::inventory(prefix)) {
+            let (key, row) = row?;
+            if is_wanted(&decode::<InventoryRow<P>>(&key, &row)?.value) {
+                let InventoryRow { revision, value, .. } = decode(&key, &row)?;
+                found.push(Entry {
+                    key: key.strip_prefix(keys::INVENTORY).unwrap_or(&key).to_owned(),
+                    revision,
+                    value,
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    /// The inventory under `prefix` by key, for whoever looks again and again: of what is `known` from the last time, only what was written
+    /// since is read anew.
+    pub fn scan_again<T: DeserializeOwned>(&self, prefix: &str, mut known: Known<T>) -> Result<Known<T>, ReadError> {
+        let view = self.view();
+        let mut found = Known::new();
+        for row in view.rows(&keys::inventory(prefix)) {
+            let (key, row) = row?;
+            let revision = decode::<InventoryRow<IgnoredAny>>(&key, &row)?.revision;
+            let name = key.strip_prefix(keys::INVENTORY).unwrap_or(&key);
+            let value = match known.remove(name).filter(|known| known.revision == revision) {
+                Some(known) => known.value,
+                None => Arc::new(decode::<InventoryRow<T>>(&key, &row)?.value),
+            };
+            found.insert(name.to_owned(), Versioned { revision, value });
         }
         Ok(found)
     }

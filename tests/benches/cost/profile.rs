@@ -1,4 +1,7 @@
-//! Where the processes spend their time, function by function, where `perf` is installed: it samples them 99 times a second.
+//! Where the processes spend their time, function by function, where `perf` is installed and may sample the whole machine.
+//!
+//! It samples both cores 49 times a second and tells the processes apart afterwards. Sampling the processes by their ids would
+//! cost more than a third of what is measured: `perf` then polls a buffer for each thread and core.
 
 use std::{
     path::{Path, PathBuf},
@@ -33,9 +36,8 @@ impl Profile {
             return Ok(None);
         };
         let samples = folder.join("perf.data");
-        let ids: Vec<String> = processes.iter().map(|(_, id)| id.to_string()).collect();
         let perf = Command::new(perf)
-            .args(["record", "--freq", "99", "--pid", &ids.join(","), "--output"])
+            .args(["record", "--freq", "49", "--all-cpus", "--output"])
             .arg(&samples)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -53,7 +53,7 @@ impl Action for InstallAddon {
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
         let cluster = known_cluster(cx, &input.cluster)?.value;
         let manifest = pinned(&self.0, &input.addon)?;
-        let text = manifest::fetch(manifest, self.0.allowed()).await?;
+        let text = self.0.manifests().fetch(manifest).await?;
         let mut objects = manifest::objects(&text)?;
         for object in &mut objects {
             adapt(object, input);

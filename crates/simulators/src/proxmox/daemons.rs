@@ -7,15 +7,17 @@ use std::{
 };
 
 use super::{ha, sim::Sim, vm::Vm, world::World};
+use crate::crowd;
 
 /// How often pvestatd reports.
 const BROADCAST: Duration = Duration::from_secs(10);
+/// Simulated time passes here like anywhere else, but never so fast that this becomes a busy loop.
+const LEAST_BROADCAST: Duration = Duration::from_millis(100);
 
 /// Runs until the simulator shuts down.
 pub(crate) async fn run(sim: Arc<Sim>) {
     loop {
-        // Simulated time passes here like anywhere else, but never so fast that this becomes a busy loop.
-        let pause = sim.pace.scale(BROADCAST).max(Duration::from_millis(100));
+        let pause = sim.pace.scale(BROADCAST).max(crowd::spread(LEAST_BROADCAST));
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = sim.shutdown.cancelled() => return,

@@ -1,9 +1,11 @@
 //! Commits, preconditions, queries, secrets, outbox and archive.
 
+use std::sync::Arc;
+
 use secrecy::{ExposeSecret, SecretSlice};
 use serde_json::{Value, json};
 use store::{
-    Commit, CommitError, Definition, InboxKey, InventoryChange, Lane, OpenError, Options, ReadError, Retention,
+    Commit, CommitError, Definition, InboxKey, InventoryChange, Known, Lane, OpenError, Options, ReadError, Retention,
     RunQuery, RunState, SecretPut, Store, create_key_file,
 };
 use uuid::Uuid;
@@ -51,6 +53,34 @@ fn a_commit_is_all_or_nothing_and_checks_what_it_expects() {
     let error = store.commit_blocking(large).unwrap_err();
     assert!(matches!(error, CommitError::TooLarge { cap: 61_440, .. }), "{error}");
     assert_eq!(reader.journal(run, 0).unwrap(), vec![json!({ "type": "run_started" })]);
+}
+
+#[test]
+fn whoever_looks_again_reads_what_changed_and_whoever_looks_for_some_reads_those() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let put = |key: &str, of: &str| InventoryChange::put(key, json!({ "of": of, "more": [1, 2] }));
+    let commit = |inventory| store.commit_blocking(Commit { inventory, ..Commit::default() }).unwrap();
+    commit(vec![put("vm/1", "a"), put("vm/2", "b"), put("vm/3", "a"), put("vn/1", "a")]);
+    let reader = store.reader();
+    let of = |value: &Value| value["of"].as_str().unwrap().to_owned();
+    let first = reader.scan_again::<Value>("vm/", Known::new()).unwrap();
+    assert_eq!(
+        first.iter().map(|(key, known)| (key.as_str(), of(&known.value))).collect::<Vec<_>>(),
+        [("vm/1", "a".to_owned()), ("vm/2", "b".to_owned()), ("vm/3", "a".to_owned())]
+    );
+    commit(vec![put("vm/2", "a"), InventoryChange::delete("vm/3"), put("vm/4", "c")]);
+    let second = reader.scan_again("vm/", first.clone()).unwrap();
+    assert_eq!(second.keys().collect::<Vec<_>>(), ["vm/1", "vm/2", "vm/4"]);
+    assert!(Arc::ptr_eq(&first["vm/1"].value, &second["vm/1"].value), "it has not changed");
+    assert_eq!(of(&second["vm/2"].value), "a");
+
+    #[derive(serde::Deserialize)]
+    struct Of {
+        of: String,
+    }
+    let found = reader.scan_where::<Of, Value>("vm/", |part| part.of == "a").unwrap();
+    assert_eq!(found, reader.scan::<Value>("vm/").unwrap()[..2]);
 }
 
 #[tokio::test]

@@ -23,11 +23,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub(super) use self::node_lifecycle::LEAST_GRACE;
+pub(super) use self::node_lifecycle::least_grace;
 use super::cluster::Cluster;
+use crate::crowd;
 
 /// How often the controllers look without being woken, for what only time changes; in a fast world not more often than is
-/// bearable for a thousand clusters.
+/// bearable.
 const TICK: Duration = Duration::from_secs(1);
 const LEAST_TICK: Duration = Duration::from_millis(100);
 /// How often they look at everything although nothing has changed, as informers resync: events, for one, only grow old.
@@ -49,12 +50,13 @@ pub(super) fn start(cluster: &Arc<Cluster>, stop: CancellationToken) {
 async fn run(cluster: Arc<Cluster>) {
     let mut activity = cluster.store.activity();
     let mut nodes = node_lifecycle::Observer::default();
-    let tick = cluster.scaled(TICK).max(LEAST_TICK);
+    let _member = crowd::join();
     // The revision that the last look at everything began with, and when; its own writes are looked at once more.
     let mut seen = None;
     loop {
         let now = (*activity.borrow_and_update(), Instant::now());
-        let is_seen = seen.is_some_and(|(revision, at)| revision == now.0 && now.1 - at < RESYNC);
+        let resync = crowd::spread(RESYNC);
+        let is_seen = seen.is_some_and(|(revision, at)| revision == now.0 && now.1 - at < resync);
         if !cluster.is_available() {
             // Nobody could renew a lease meanwhile; silence counts from when somebody can again.
             nodes = node_lifecycle::Observer::default();
@@ -65,6 +67,7 @@ async fn run(cluster: Arc<Cluster>) {
             reconcile(&cluster, &mut nodes);
             seen = Some(now);
         }
+        let tick = cluster.scaled(TICK).max(crowd::spread(LEAST_TICK));
         tokio::select! {
             _ = activity.changed() => tokio::time::sleep(GATHER).await,
             () = tokio::time::sleep(tick) => {}

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::scheduler::tolerates;
 use super::templates::delete;
+use crate::crowd;
 use crate::kubernetes::cluster::{Cluster, Event};
 use crate::kubernetes::object::{
     Condition, condition, flag, integer, is_terminating, items, name, set, set_condition, text, uid,
@@ -18,11 +19,16 @@ use crate::kubernetes::object::{
 /// How long a node may be silent before it counts as unknown (`--node-monitor-grace-period`).
 const GRACE: Duration = Duration::from_secs(50);
 /// However fast the lab runs, a kubelet that is merely late on a busy machine is not dead.
-pub(crate) const LEAST_GRACE: Duration = Duration::from_secs(2);
+const LEAST_GRACE: Duration = Duration::from_secs(2);
 const LEASES: &str = "leases.coordination.k8s.io";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+
+/// The least that a node may be silent in a world with as many clusters as there are.
+pub(crate) fn least_grace() -> Duration {
+    crowd::spread(LEAST_GRACE)
+}
 
 /// What the controller saw, by its own clock, as the real one does.
 #[derive(Default)]
@@ -37,7 +43,7 @@ impl Observer {
     pub(super) fn sync(&mut self, cluster: &Cluster) {
         let nodes = cluster.store.list("nodes", None);
         for node in &nodes {
-            let silent = self.silence(cluster, node) >= cluster.scaled(GRACE).max(LEAST_GRACE);
+            let silent = self.silence(cluster, node) >= cluster.scaled(GRACE).max(least_grace());
             if silent {
                 mark_unknown(cluster, node);
             }

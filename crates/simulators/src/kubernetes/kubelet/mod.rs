@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::cluster::Cluster;
-use super::controllers::LEAST_GRACE;
+use super::controllers::least_grace;
 use super::settings::{KubeletOptions, StaticPod};
 use super::{ControlPlane, FindControlPlane};
 
@@ -156,7 +156,7 @@ impl Agent {
     /// Brings node and pods one step further; returns when to look again if nothing happens before.
     fn sync(&mut self, cluster: &Arc<Cluster>) -> Duration {
         let options = self.shared.options().clone();
-        let heartbeat = HEARTBEAT.div_f64(self.speed).max(LEAST_GRACE / 4);
+        let heartbeat = HEARTBEAT.div_f64(self.speed).max(least_grace() / 4);
         let Some(node) = node::register(cluster, &options, &mut self.memory) else { return heartbeat };
         if self.memory.last_heartbeat.is_none_or(|last| last.elapsed() >= heartbeat / 2) {
             node::renew_lease(cluster, &node);
