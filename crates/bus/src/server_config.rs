@@ -13,7 +13,6 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    io::Write,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -271,9 +270,9 @@ pub(crate) fn replace(path: &Path, text: &str) -> Result<(), GenerateError> {
     let Ok(known) = fs::metadata(path) else { return write(path, text) };
     let temporary = path.with_extension("new");
     let replaced = || -> io::Result<()> {
-        let mut file = fs::File::create(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
+        // It may be a key: nobody else reads it meanwhile, whatever a call that was killed left there.
+        fs::remove_file(&temporary).or_else(missing_is_fine)?;
+        write_private(&temporary, text.as_bytes())?;
         fs::set_permissions(&temporary, known.permissions())?;
         #[cfg(unix)]
         {
@@ -286,6 +285,10 @@ pub(crate) fn replace(path: &Path, text: &str) -> Result<(), GenerateError> {
         fs::rename(&temporary, path)
     };
     replaced().map_err(failed)
+}
+
+fn missing_is_fine(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
 pub(crate) fn write_secret(path: &Path, text: &str) -> Result<(), GenerateError> {
