@@ -3,21 +3,26 @@
 //! A certificate stays for as long as it is good: for the names that are wanted, for the key beside it, and for a while yet.
 
 use std::{
-    collections::BTreeSet,
-    fs,
-    net::IpAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use jiff::{SignedDuration, Timestamp, Zoned, tz::TimeZone};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PublicKeyData,
 };
-use rustls_pki_types::{CertificateDer, pem::PemObject};
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use rustls::{
+    client::{verify_server_cert_signed_by_trust_anchor, verify_server_name},
+    crypto::ring,
+    server::ParsedCertificate,
+    sign::CertifiedKey,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
 
-use crate::server_config::{GenerateError, read, replace, write, write_secret};
+use crate::{
+    connect,
+    server_config::{GenerateError, read, replace, write, write_secret},
+};
 
 /// Days that the CA's certificate lives.
 const AUTHORITY_DAYS: i64 = 20 * 365;
@@ -25,7 +30,7 @@ const AUTHORITY_DAYS: i64 = 20 * 365;
 const ISSUED_DAYS: i64 = 825;
 /// One that ends within so many days is renewed. More than the contractors' `certificates.warn_before` (30 days), so that
 /// renewing ends their warning.
-const RENEW_DAYS: i64 = 90;
+const RENEW_DAYS: u64 = 90;
 
 /// A certificate and its key, PEM.
 #[derive(Clone, Debug)]
@@ -39,15 +44,21 @@ impl Files {
         Self { certificate: folder.join(format!("{name}.pem")), key: folder.join(format!("{name}.key")) }
     }
 
-    /// Whether the two belong together, are for exactly these names, and last.
-    fn serve(&self, names: &BTreeSet<String>, now: Timestamp) -> bool {
+    /// Whether the two belong together, and clients of a bus will take them for these names, in [`RENEW_DAYS`] too.
+    fn serve(&self, bus: &Path, names: &[String], now: Timestamp) -> bool {
+        let Ok(roots) = connect::roots(&Self::named(bus, "ca").certificate) else { return false };
         let Ok(certificate) = CertificateDer::from_pem_file(&self.certificate) else { return false };
-        let Ok((_, certificate)) = X509Certificate::from_der(&certificate) else { return false };
-        let key = fs::read_to_string(&self.key).ok().and_then(|text| KeyPair::from_pem(&text).ok());
-        let lasts_until = now.as_second() + RENEW_DAYS * 86_400;
-        key.is_some_and(|key| key.subject_public_key_info() == certificate.public_key().raw)
-            && names_of(&certificate) == *names
-            && certificate.validity().not_after.timestamp() > lasts_until
+        let Ok(key) = PrivateKeyDer::from_pem_file(&self.key) else { return false };
+        let Ok(parsed) = ParsedCertificate::try_from(&certificate) else { return false };
+        let provider = ring::default_provider();
+        let algorithms = provider.signature_verification_algorithms.all;
+        let then = u64::try_from(now.as_second()).unwrap_or(0) + RENEW_DAYS * 86_400;
+        let then = UnixTime::since_unix_epoch(Duration::from_secs(then));
+        // A person's name may be none of a server, and nobody looks for it as one.
+        let mut names = names.iter().filter_map(|name| ServerName::try_from(name.as_str()).ok());
+        CertifiedKey::from_der(vec![certificate.clone()], key, &provider).is_ok()
+            && verify_server_cert_signed_by_trust_anchor(&parsed, &roots, &[], then, algorithms).is_ok()
+            && names.all(|name| verify_server_name(&parsed, &name).is_ok())
     }
 }
 
@@ -94,7 +105,7 @@ pub(crate) fn issue(
     (name, names): (&str, &[String]),
     now: Timestamp,
 ) -> Result<bool, GenerateError> {
-    if files.serve(&names.iter().map(|name| canonical(name)).collect(), now) {
+    if files.serve(bus, names, now) {
         return Ok(false);
     }
     let Authority { issuer } = Authority::load(bus)?;
@@ -126,30 +137,10 @@ fn limit(params: &mut CertificateParams, now: Timestamp, days: i64) {
     (params.not_before, params.not_after) = (day(-1), day(days));
 }
 
-/// A name as a certificate has it.
-fn canonical(name: &str) -> String {
-    name.parse::<IpAddr>().map_or_else(|_| name.to_owned(), |address| address.to_string())
-}
-
-/// The names and addresses that a certificate is for.
-fn names_of(certificate: &X509Certificate<'_>) -> BTreeSet<String> {
-    let extension = certificate.subject_alternative_name().ok().flatten();
-    let names = extension.iter().flat_map(|extension| &extension.value.general_names);
-    names
-        .filter_map(|name| match name {
-            GeneralName::DNSName(name) => Some((*name).to_owned()),
-            GeneralName::IPAddress(bytes) => {
-                let four = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
-                let address = four.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from));
-                address.ok().map(|address| address.to_string())
-            }
-            _ => None,
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const DAY: SignedDuration = SignedDuration::from_hours(24);
@@ -170,13 +161,19 @@ mod tests {
         assert!(!issue(&wanted, now + DAY * 734), "it ends after 825 days");
         assert!(issue(&wanted, now + DAY * 736));
         assert!(!issue(&wanted, now + DAY * 737), "it was renewed");
-        assert!(issue(&wanted[..2], now), "a name less");
-        assert!(!issue(&wanted[..2], now));
+        assert!(issue(&["10.20.0.6"], now), "another name");
+        assert!(issue(&wanted, now));
         // A call that was killed after it had made the key.
         fs::write(&server.key, KeyPair::generate().unwrap().serialize_pem()).unwrap();
-        assert!(issue(&wanted[..2], now), "the key is another's");
+        assert!(issue(&wanted, now), "the key is another's");
         fs::write(&server.certificate, "").unwrap();
-        assert!(issue(&wanted[..2], now), "it is empty");
+        assert!(issue(&wanted, now), "it is empty");
+        for file in ["ca.pem", "ca.key"] {
+            fs::remove_file(folder.path().join(file)).unwrap();
+        }
+        ensure_authority(folder.path(), now).unwrap();
+        assert!(issue(&wanted, now), "it is of a CA that clients do not know any more");
+        assert!(!issue(&wanted, now));
     }
 
     #[test]
@@ -194,6 +191,6 @@ mod tests {
         fs::remove_file(folder.path().join("ca.key")).unwrap();
         let error = issue(folder.path(), &server, ("server", &names(&["c.example.com"])), now).unwrap_err();
         assert!(error.to_string().contains("ca.key is not there"), "{error}");
-        assert!(server.serve(&names(&["b.example.com"]).into_iter().collect(), now), "and what there was is left");
+        assert!(server.serve(folder.path(), &names(&["b.example.com"]), now), "and what there was is left");
     }
 }

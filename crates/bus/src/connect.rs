@@ -219,13 +219,7 @@ fn tls(
     shown: &Shown,
 ) -> Result<rustls::ClientConfig, ConnectError> {
     let failed = |path: &PathBuf, reason: String| ConnectError::File { path: path.clone(), reason };
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in certificates(root_ca)? {
-        roots.add(certificate).map_err(|error| failed(root_ca, error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(failed(root_ca, "it holds no certificate".to_owned()));
-    }
+    let roots = roots(root_ca)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = shown.noted(roots, &provider).map_err(|error| failed(root_ca, error.to_string()))?;
     let config = rustls::ClientConfig::builder_with_provider(provider)
@@ -237,6 +231,19 @@ fn tls(
     let chain = certificates(certificate)?;
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| failed(key, error.to_string()))?;
     config.with_client_auth_cert(chain, private).map_err(|error| failed(certificate, error.to_string()))
+}
+
+/// The authorities in a PEM file, of which there must be one.
+pub(crate) fn roots(path: &PathBuf) -> Result<rustls::RootCertStore, ConnectError> {
+    let failed = |reason: String| ConnectError::File { path: path.clone(), reason };
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|error| failed(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(failed("it holds no certificate".to_owned()));
+    }
+    Ok(roots)
 }
 
 fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, ConnectError> {

@@ -147,7 +147,7 @@ impl Desk {
             metadata: BTreeMap::from([("accepts".to_owned(), accepts.join(", "))]),
             subjects,
         };
-        let service = self.bus.serve(spec).await.map_err(|error| error.to_string())?;
+        let service = self.bus.serve(spec).await.map_err(|error| format!("questions cannot be answered: {error}"))?;
         Ok(OpenDesk { desk: self, service, own: Arc::new(own) })
     }
 

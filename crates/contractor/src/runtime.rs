@@ -4,6 +4,7 @@ mod broker;
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,7 +19,7 @@ use messages::{
     subject::Party,
 };
 use nkeys::KeyPair;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use store::{Commit, CommitError, Lane, Store};
 use tokio::{
@@ -84,9 +85,7 @@ pub async fn run(
         .map_err(|error| format!("http.listen: {error}"))?;
     tracing::info!(%address, "health and metrics");
 
-    let seed = identity::read_seed(&common.bus.seed_file).map_err(|error| error.to_string())?;
-    let key = KeyPair::from_seed(seed.expose_secret())
-        .map_err(|_| format!("{} does not hold an nkey seed", common.bus.seed_file.display()))?;
+    let (seed, key) = read_key(&common.bus.seed_file)?;
     let opening = async { tokio::task::spawn_blocking(open).await.map_err(|error| error.to_string())? };
     let (Opened { store, agent, library }, bus) = tokio::try_join!(opening, reach_bus(party, common, seed))?;
     let (changed, flows) = mpsc::unbounded_channel();
@@ -112,8 +111,7 @@ pub async fn run(
         archive_after: common.store.archive_after.to_std(),
         trouble,
     };
-    let desk = Arc::new(Desk::new(&intake, &bus, common.store.keep_inbox.0)).open().await;
-    let desk = desk.map_err(|reason| format!("questions cannot be answered: {reason}"))?;
+    let desk = Arc::new(Desk::new(&intake, &bus, common.store.keep_inbox.0)).open().await?;
 
     let mut tasks = Tasks::new(stop.clone());
     tasks.spawn("metrics", telemetry::sum_up(metrics, stop.clone()));
@@ -146,6 +144,14 @@ pub async fn run(
     }
     store.close().await;
     ended
+}
+
+/// The nkey of the contractor's identity, to connect and to sign with.
+fn read_key(seed_file: &Path) -> Result<(SecretString, KeyPair), String> {
+    let seed = identity::read_seed(seed_file).map_err(|error| error.to_string())?;
+    let key = KeyPair::from_seed(seed.expose_secret())
+        .map_err(|_| format!("{} does not hold an nkey seed", seed_file.display()))?;
+    Ok((seed, key))
 }
 
 /// The driver, with every run that is not finished going on.

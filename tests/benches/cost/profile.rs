@@ -1,6 +1,6 @@
 //! Where the processes spend their time, function by function, where `perf` is installed and may sample the whole machine.
 //!
-//! It samples both cores 49 times a second and tells the processes apart afterwards. Sampling the processes by their ids would
+//! It samples every core 49 times a second and tells the processes apart afterwards. Sampling the processes by their ids would
 //! cost more than a third of what is measured: `perf` then polls a buffer for each thread and core.
 
 use std::{
@@ -52,7 +52,9 @@ impl Profile {
         for (name, id) in &self.processes {
             let report = self.report(*id)?;
             if report.is_empty() {
-                println!("perf took no samples of {name}; it may not be allowed to (kernel.perf_event_paranoid)");
+                println!(
+                    "perf took no samples of {name}; to sample all cores, kernel.perf_event_paranoid must be 0 or less"
+                );
             }
             for (share, thread, function) in report {
                 figures.note(NAME, format!("{during}: {name}: {thread}: {function}"), share, "%");

@@ -37,6 +37,7 @@ impl RunTask {
         let run = self.state.opened().run;
         let refusal = does_not_go_on(&reason);
         self.shared.note_unreadable(run, reason);
+        self.places.leave();
         self.in_hand.values().filter(|in_hand| !in_hand.undo).for_each(|in_hand| in_hand.cancel.cancel());
         while !self.in_hand.is_empty() {
             match self.inbox.recv().await {
