@@ -17,6 +17,8 @@ mod reserve_nodes;
 mod start_vm;
 mod wait_maintenance;
 
+use std::net::IpAddr;
+
 use contractor::action::{Actions, DomainEvent, StepError};
 use messages::name::ClusterName;
 use serde::Deserialize;
@@ -42,7 +44,7 @@ pub fn actions(deps: &Deps) -> Actions {
         .with(describe_machines::DescribeMachines)
         .with(plan_scale::PlanScale)
         .with(reserve_nodes::ReserveNodes(deps()))
-        .with(record_nodes::RecordNodes)
+        .with(record_nodes::RecordNodes(deps()))
         .with(register_monitoring::RegisterMonitoring(deps()))
         .with(protect_vm::ProtectVm(deps()))
         .with(list_machines::ListMachines)
@@ -104,6 +106,11 @@ fn machines(reader: &Reader, cluster: &ClusterName) -> Result<Vec<Vm>, StepError
     let mut own: Vec<Vm> = rows.into_iter().map(|row| row.value).collect();
     own.sort_by(|a, b| a.machine.hostname.cmp(&b.machine.hostname));
     Ok(own)
+}
+
+/// The addresses of those that are nodes.
+fn node_addresses(machines: &[Vm]) -> Vec<IpAddr> {
+    machines.iter().filter(|vm| vm.state == VmState::Joined).map(|vm| vm.machine.ip).collect()
 }
 
 /// The machine behind a reference, as the inventory has it now.

@@ -26,6 +26,7 @@ use crate::{
     claims::{Claims, Proposals},
     config::Sections,
     inventory::{Machine, Quarantine, Vm, quarantined_address_key, quarantined_vmid_key},
+    monitoring::Monitoring,
     world::World,
 };
 
@@ -44,6 +45,8 @@ pub struct Deps {
     pub(crate) proposals: Proposals,
     /// What reservations have chosen that are not in the inventory yet.
     pub(crate) claims: Claims,
+    /// What Prometheus knows of the clusters.
+    pub(crate) monitoring: Arc<Monitoring>,
     world: Arc<Coalesced<World, proxmox::Error>>,
     machines: Arc<Mutex<Known<Vm>>>,
 }
@@ -55,7 +58,9 @@ impl Deps {
         let proxmox = client(&sections, allowed.clone())?;
         let (proposals, claims) = (Proposals::default(), Claims::default());
         let (world, machines) = (Arc::default(), Arc::default());
-        Ok(Self { proxmox, store, sections: Arc::new(sections), allowed, proposals, claims, world, machines })
+        let monitoring = Arc::new(Monitoring::new(sections.monitoring.folder.clone()));
+        let sections = Arc::new(sections);
+        Ok(Self { proxmox, store, sections, allowed, proposals, claims, monitoring, world, machines })
     }
 
     /// All machines of the inventory as they are now. What has not changed since the last look is not read again: with many

@@ -1,10 +1,16 @@
-//! A machine for tests.
+//! A machine and its cluster for tests.
 
-use messages::request::{Role, Shape};
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use messages::{
+    handoff::ClusterStatus,
+    request::{EndpointKind, FailurePolicy, Role, Shape, TalosSpec},
+};
 use proxmox::config::Mac;
 use uuid::Uuid;
 
-use crate::inventory::{ClusterNetwork, Image, Machine, MachineNic};
+use crate::inventory::{Cluster, ClusterNetwork, ClusterState, Endpoint, Image, Machine, MachineNic, Ready};
 
 /// The first control plane of `prod-k8s`, VM 101 on pve1.
 pub(crate) fn machine() -> Machine {
@@ -42,5 +48,32 @@ pub(crate) fn machine() -> Machine {
         extra_disks: Vec::new(),
         image: Image { talos_version: "1.13.9".into(), schematic: "ab".repeat(32), extensions: Vec::new() },
         flow: Uuid::from_u128(4),
+    }
+}
+
+/// Its cluster, ready and with these endpoints to scrape.
+pub(crate) fn cluster(metrics_endpoints: &[&str]) -> Cluster {
+    let machine = machine();
+    let endpoint = Endpoint { kind: EndpointKind::Node, host: machine.ip.to_string(), port: 6443, leased: None };
+    Cluster {
+        uid: machine.cluster_uid,
+        name: machine.cluster,
+        state: ClusterState::Active,
+        flow: machine.flow,
+        created: Timestamp::UNIX_EPOCH,
+        pools: BTreeMap::new(),
+        network: machine.network,
+        ready: Some(Ready {
+            at: Timestamp::UNIX_EPOCH,
+            status: ClusterStatus::Healthy,
+            api_endpoint: endpoint.url(),
+            metrics_endpoints: metrics_endpoints.iter().map(|url| (*url).to_owned()).collect(),
+            kubernetes_version: None,
+            api_p95_ms: None,
+        }),
+        endpoint,
+        spec: TalosSpec::default(),
+        image: machine.image,
+        failure_policy: FailurePolicy::default(),
     }
 }

@@ -15,7 +15,6 @@ use super::{cluster, known_cluster, machines};
 use crate::{
     Deps,
     inventory::{address_key, cluster_key},
-    monitoring,
 };
 
 pub(super) struct ForgetCluster(pub(super) Deps);
@@ -55,11 +54,7 @@ impl Action for ForgetCluster {
             let reason = format!("cluster {} still has {}", input.cluster, left.join(", "));
             return Err(StepError::wait(reason, Duration::from_secs(5)));
         }
-        if let Some(folder) = &self.0.sections.monitoring.folder {
-            monitoring::remove(folder, &input.cluster).map_err(|error| {
-                StepError::retry(format!("cannot remove the file below {}: {error}", folder.display()))
-            })?;
-        }
+        self.0.monitoring.forget(&input.cluster)?;
         let mut effects = Effects::default();
         effects.inventory.push(InventoryChange::delete_at(cluster_key(&input.cluster), found.revision));
         effects.inventory.extend(found.value.endpoint.leased.map(|ip| InventoryChange::delete(address_key(ip))));

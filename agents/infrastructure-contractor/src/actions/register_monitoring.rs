@@ -13,7 +13,7 @@ use super::{cluster, machines, record_nodes::unjoined, references, still_there};
 use crate::{
     Deps,
     inventory::{ClusterState, MachineRef, Ready, VmState, cluster_key, vm_key},
-    monitoring, reservation,
+    reservation,
 };
 
 pub(super) struct RegisterMonitoring(pub(super) Deps);
@@ -68,11 +68,7 @@ impl Action for RegisterMonitoring {
             kubernetes_version: ready.kubernetes_version.clone(),
             api_p95_ms: ready.api_p95_ms,
         });
-        let folder = self.0.sections.monitoring.folder.as_deref();
-        if let Some(folder) = folder {
-            monitoring::write(folder, &found.value, &[])
-                .map_err(|error| StepError::retry(format!("cannot write below {}: {error}", folder.display())))?;
-        }
+        self.0.monitoring.write(&found.value)?;
         let mut effects = Effects::default();
         let key = cluster_key(&ready.cluster_name);
         effects.inventory.push(InventoryChange::update(key, found.revision, reservation::json(&found.value)));
@@ -89,7 +85,7 @@ impl Action for RegisterMonitoring {
         let output = Output {
             cluster: ready.cluster_name.clone(),
             machines: references(own.iter().map(|vm| &vm.machine)),
-            file: folder.map(|folder| monitoring::file(folder, &ready.cluster_name).display().to_string()),
+            file: self.0.monitoring.file(&ready.cluster_name).map(|file| file.display().to_string()),
             was_active,
         };
         Ok(Done::with_effects(output, effects))
@@ -103,11 +99,7 @@ impl Action for RegisterMonitoring {
         if found.is_some() && !made_active {
             return Ok(Effects::default());
         }
-        if let Some(folder) = &self.0.sections.monitoring.folder {
-            monitoring::remove(folder, name).map_err(|error| {
-                StepError::retry(format!("cannot remove the file below {}: {error}", folder.display()))
-            })?;
-        }
+        self.0.monitoring.forget(name)?;
         let Some(mut found) = found else { return Ok(Effects::default()) };
         found.value.state = ClusterState::Provisioning;
         found.value.ready = None;

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{cluster, list_machines::destruction, machine_event, recall};
-use crate::{Deps, inventory::MachineRef, monitoring, reservation, teardown};
+use super::{cluster, list_machines::destruction, machine_event, machines, node_addresses, recall};
+use crate::{Deps, inventory::MachineRef, reservation, teardown};
 
 pub(super) struct ReleaseVm(pub(super) Deps);
 
@@ -44,13 +44,12 @@ impl Action for ReleaseVm {
         let given = &input.machine;
         let output = Output { node_uid: given.node_uid, hostname: given.hostname.clone() };
         let Some(machine) = recall(&cx.store, given)? else { return Ok(Done::new(output)) };
-        teardown::destroy(&self.0, cx, &machine, None).await?;
-        if let Some(folder) = &self.0.sections.monitoring.folder
-            && let Some(cluster) = cluster(&cx.store, &machine.cluster)?.filter(|found| found.value.ready.is_some())
-        {
-            monitoring::write(folder, &cluster.value, &[machine.ip])
-                .map_err(|error| StepError::retry(format!("cannot write below {}: {error}", folder.display())))?;
+        // It is no node any more, even if it cannot be destroyed; and nobody else may get its address before.
+        if let Some(cluster) = cluster(&cx.store, &machine.cluster)? {
+            let nodes = || Ok(node_addresses(&machines(&cx.store, &machine.cluster)?));
+            self.0.monitoring.leave(&cluster.value, &[machine.ip], nodes)?;
         }
+        teardown::destroy(&self.0, cx, &machine, None).await?;
         let inventory = reservation::releases(&machine);
         let events = vec![machine_event("vm_released", &machine)];
         Ok(Done::with_effects(output, Effects { inventory, events, ..Effects::default() }))

@@ -91,6 +91,8 @@ impl Action for ReserveCluster {
             effects.inventory.extend(reservation::releases(&vm.machine));
         }
         if let Some(found) = cluster(&cx.store, name)?.filter(|found| found.value.flow == cx.flow) {
+            // It may have been ready since.
+            self.0.monitoring.forget(name)?;
             effects.inventory.push(InventoryChange::delete(cluster_key(name)));
             effects.inventory.extend(found.value.endpoint.leased.map(|ip| InventoryChange::delete(address_key(ip))));
         }

@@ -13,7 +13,7 @@ use store::Reader;
 use uuid::Uuid;
 
 use super::{
-    known_cluster, machine_event, machines,
+    cluster, known_cluster, machine_event, machines, node_addresses,
     plan_scale::new_pool,
     references,
     reserve_cluster::{hosts, proposal},
@@ -77,8 +77,13 @@ impl Action for ReserveNodes {
 
     /// Gives back what this flow took.
     async fn undo(&self, cx: &StepContext, input: &Input, _output: Option<&Output>) -> Result<Effects, StepError> {
-        let own = machines(&cx.store, &input.cluster)?;
-        let own = own.iter().filter(|vm| vm.machine.flow == cx.flow && vm.machine.pool == input.pool);
+        let all = machines(&cx.store, &input.cluster)?;
+        let own = all.iter().filter(|vm| vm.machine.flow == cx.flow && vm.machine.pool == input.pool);
+        // They may have become nodes since.
+        if let Some(found) = cluster(&cx.store, &input.cluster)? {
+            let leaving: Vec<_> = own.clone().map(|vm| vm.machine.ip).collect();
+            self.0.monitoring.leave(&found.value, &leaving, || Ok(node_addresses(&all)))?;
+        }
         let inventory = own.flat_map(|vm| reservation::releases(&vm.machine)).collect();
         Ok(Effects { inventory, ..Effects::default() })
     }
