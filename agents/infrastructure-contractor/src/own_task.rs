@@ -1,7 +1,7 @@
 //! Tasks of ours that make, or made, a machine's VM although the reply that named them was lost.
 
 use contractor::action::StepError;
-use proxmox::{Upid, tasks::TaskRow};
+use proxmox::{Upid, VmId, tasks::TaskRow};
 use store::Reader;
 
 use crate::{
@@ -36,9 +36,8 @@ pub(crate) async fn search(
         Some((host, template)) => (host, "qmclone", template),
         None => (machine.host.as_str(), "qmcreate", machine.vmid),
     };
-    let rows = deps.proxmox.recent_tasks(node, kind).await;
+    let rows = deps.proxmox.recent_tasks(node, kind, VmId(subject)).await;
     let rows = rows.map_err(|error| failure::of(&error))?;
-    let rows: Vec<_> = rows.into_iter().filter(|row| row.upid.subject == subject.to_string()).collect();
     if let Some(row) = rows.iter().find(|row| row.endtime.is_none()) {
         return Ok(OwnTask::Running(row.upid.clone()));
     }

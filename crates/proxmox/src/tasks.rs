@@ -6,7 +6,7 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    Client, Error, Result, Upid,
+    Client, Error, Result, Upid, VmId,
     error::{Advice, Kind},
     form::{self, Params},
     lenient,
@@ -87,9 +87,11 @@ impl Client {
         self.get(&task_path(upid, "status"), &Params::default()).await
     }
 
-    /// Our own recent tasks of one kind on a node, newest first; tasks of others are shown to auditors only.
-    pub async fn recent_tasks(&self, node: &str, kind: &str) -> Result<Vec<TaskRow>> {
-        let params = Params::default().with("source", "all").with("typefilter", kind).with("limit", 50);
+    /// Our own recent tasks of one kind on a node that are named after one VM, newest first; tasks of others are shown to
+    /// auditors only. Proxmox picks by VM before it counts: what a busy node does besides pushes none of them out.
+    pub async fn recent_tasks(&self, node: &str, kind: &str, vmid: VmId) -> Result<Vec<TaskRow>> {
+        let params =
+            Params::default().with("source", "all").with("typefilter", kind).with("vmid", vmid).with("limit", 500);
         let rows: Vec<TaskRow> = self.get(&form::path(&["nodes", node, "tasks"]), &params).await?;
         Ok(rows.into_iter().filter(|row| row.upid.user == self.identity()).collect())
     }

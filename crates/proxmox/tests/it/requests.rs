@@ -276,7 +276,7 @@ async fn call_everything(client: &Client) {
     let _ = client.destroy_vm(node, vmid).await;
     let _ = client.task_status(&upid).await;
     let _ = client.task_log_tail(&upid).await;
-    let _ = client.recent_tasks(node, "qmcreate").await;
+    let _ = client.recent_tasks(node, "qmcreate", vmid).await;
     let _ = client.stop_task(&upid).await;
     let _ = client.pools().await;
     let _ = client.add_to_pool("talos/nested", vmid).await;
