@@ -122,10 +122,14 @@ impl Herald {
         envelope.correlation = context.flow;
         envelope.causation.clone_from(&context.cause);
         envelope.follow(context.trace.as_deref());
-        let event = matches!(subject, Subject::Event { .. });
+        let lane = match subject {
+            Subject::Event { .. } => Lane::Event,
+            Subject::DeadLetter { .. } => Lane::DeadLetter,
+            Subject::Request { .. } | Subject::Handoff { .. } => Lane::Handoff,
+        };
         Ok(Outgoing {
             id: envelope.id.clone(),
-            lane: if event { Lane::Event } else { Lane::Handoff },
+            lane,
             subject: subject.to_string(),
             headers: envelope.headers(),
             body: body.to_string(),

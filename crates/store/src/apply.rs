@@ -33,6 +33,9 @@ pub(crate) struct Counters {
     pub(crate) handoff: u64,
     /// Newest message of the event lane.
     pub(crate) event: u64,
+    /// Newest message of the dead-letter lane.
+    #[serde(default)]
+    pub(crate) dead_letter: u64,
 }
 
 impl Counters {
@@ -40,9 +43,19 @@ impl Counters {
         let counter = match lane {
             Lane::Handoff => &mut self.handoff,
             Lane::Event => &mut self.event,
+            Lane::DeadLetter => &mut self.dead_letter,
         };
         *counter += 1;
         *counter
+    }
+
+    /// The sequence of a lane's newest message.
+    pub(crate) fn newest(&self, lane: Lane) -> u64 {
+        match lane {
+            Lane::Handoff => self.handoff,
+            Lane::Event => self.event,
+            Lane::DeadLetter => self.dead_letter,
+        }
     }
 }
 

@@ -171,14 +171,21 @@ pub struct Outgoing {
     pub body: String,
 }
 
-/// The two queues of the outbox: events never hold up a handoff.
+/// The queues of the outbox: what waits in one holds up nothing in another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lane {
-    /// Requests, handoffs, dead letters: kept until published.
+    /// Requests and handoffs: kept until published, one after the other.
     Handoff,
     /// Events: the oldest fall out when the bus is away for very long.
     Event,
+    /// Messages that could not be taken: kept until published.
+    DeadLetter,
+}
+
+impl Lane {
+    /// Every lane.
+    pub const ALL: [Self; 3] = [Self::Handoff, Self::Event, Self::DeadLetter];
 }
 
 /// Identity of a received message.

@@ -123,6 +123,7 @@ pub(crate) fn lane(lane: Lane) -> &'static str {
     match lane {
         Lane::Handoff => "handoff",
         Lane::Event => "event",
+        Lane::DeadLetter => "dead-letter",
     }
 }
 

@@ -30,8 +30,7 @@ pub(crate) struct Shared {
     pub(crate) sealer: Option<Sealer>,
     pub(crate) room: Room,
     pub(crate) revisions: watch::Sender<u64>,
-    handoffs: watch::Sender<u64>,
-    events: watch::Sender<u64>,
+    heads: [watch::Sender<u64>; Lane::ALL.len()],
     /// Since when the writer is at the current group.
     busy: Mutex<Option<Instant>>,
     failed: Mutex<Option<String>>,
@@ -44,8 +43,7 @@ impl Shared {
             sealer,
             room,
             revisions: watch::Sender::new(counters.revision),
-            handoffs: watch::Sender::new(counters.handoff),
-            events: watch::Sender::new(counters.event),
+            heads: Lane::ALL.map(|lane| watch::Sender::new(counters.newest(lane))),
             busy: Mutex::new(None),
             failed: Mutex::new(None),
         }
@@ -62,10 +60,7 @@ impl Shared {
     }
 
     pub(crate) fn head(&self, lane: Lane) -> &watch::Sender<u64> {
-        match lane {
-            Lane::Handoff => &self.handoffs,
-            Lane::Event => &self.events,
-        }
+        &self.heads[lane as usize]
     }
 
     /// Tells whoever waits that everything up to `counters` is durable.
@@ -77,8 +72,9 @@ impl Shared {
                 raised
             });
         };
-        raise(&self.handoffs, counters.handoff);
-        raise(&self.events, counters.event);
+        for lane in Lane::ALL {
+            raise(self.head(lane), counters.newest(lane));
+        }
         raise(&self.revisions, counters.revision);
     }
 

@@ -9,7 +9,7 @@ use crate::{
     apply::{Counters, InventoryRow, SecretHead, StoredMessage},
     archive,
     audit::AuditHead,
-    commit::{InboxKey, Lane, RunId},
+    commit::{InboxKey, RunId},
     keys,
     reader::{PAGE, ReadError, Reader},
     record,
@@ -196,10 +196,7 @@ impl Check {
 
     fn message(&mut self, key: &str, row: &[u8]) {
         let Some(stored) = self.json::<StoredMessage>(key, row) else { return };
-        let newest = match stored.message.lane {
-            Lane::Handoff => self.counters.handoff,
-            Lane::Event => self.counters.event,
-        };
+        let newest = self.counters.newest(stored.message.lane);
         if keys::trailing_seq(key).is_none_or(|seq| seq > newest) {
             self.problem(key, &format!("its sequence is above the newest, {newest}"));
         }
