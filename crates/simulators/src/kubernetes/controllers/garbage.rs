@@ -15,20 +15,13 @@ const EVENT_SECONDS: i64 = 3600;
 const EVENTS: usize = 2000;
 
 pub(super) fn sync(cluster: &Cluster) {
-    let all: Vec<(Arc<str>, Arc<Value>)> = cluster
-        .store
-        .resources()
-        .into_iter()
-        .filter(|table| &**table != "events")
-        .flat_map(|table| cluster.store.list(&table, None).into_iter().map(move |object| (Arc::clone(&table), object)))
-        .collect();
-    let uids: HashSet<&str> = all.iter().map(|(_, object)| uid(object)).collect();
-    for (table, object) in &all {
-        let owners = items(object, "/metadata/ownerReferences");
-        if !owners.is_empty()
-            && !is_terminating(object)
-            && owners.iter().all(|owner| !uids.contains(text(owner, "/uid")))
-        {
+    let all = everything(cluster);
+    let left_alone = ownerless(&all, &all);
+    if !left_alone.is_empty() {
+        // One table was listed after the other: an owner may be younger than the list of its table. Listed once more, it is
+        // there, as it was before its dependent. The real collector asks for each owner.
+        let now = everything(cluster);
+        for (table, object) in ownerless(&all, &now) {
             delete(cluster, table, object);
         }
     }
@@ -44,16 +37,33 @@ pub(super) fn sync(cluster: &Cluster) {
     expire_events(cluster);
 }
 
-fn dependents<'a>(
-    all: &'a [(Arc<str>, Arc<Value>)],
-    owner: &'a Value,
-) -> impl Iterator<Item = &'a (Arc<str>, Arc<Value>)> {
+type Listed = (Arc<str>, Arc<Value>);
+
+/// Every object but events, with its table.
+fn everything(cluster: &Cluster) -> Vec<Listed> {
+    let tables = cluster.store.resources().into_iter().filter(|table| &**table != "events");
+    tables
+        .flat_map(|table| cluster.store.list(&table, None).into_iter().map(move |object| (Arc::clone(&table), object)))
+        .collect()
+}
+
+/// Those that had owners, none of which is among the others.
+fn ownerless<'a>(all: &'a [Listed], others: &[Listed]) -> Vec<&'a Listed> {
+    let uids: HashSet<&str> = others.iter().map(|(_, object)| uid(object)).collect();
+    let has_lost_its_owners = |object: &Value| {
+        let owners = items(object, "/metadata/ownerReferences");
+        !owners.is_empty() && !is_terminating(object) && owners.iter().all(|owner| !uids.contains(text(owner, "/uid")))
+    };
+    all.iter().filter(|(_, object)| has_lost_its_owners(object)).collect()
+}
+
+fn dependents<'a>(all: &'a [Listed], owner: &'a Value) -> impl Iterator<Item = &'a Listed> {
     all.iter().filter(|(_, object)| {
         items(object, "/metadata/ownerReferences").iter().any(|it| text(it, "/uid") == uid(owner))
     })
 }
 
-fn orphan(cluster: &Cluster, all: &[(Arc<str>, Arc<Value>)], owner: &Value) {
+fn orphan(cluster: &Cluster, all: &[Listed], owner: &Value) {
     for (table, object) in dependents(all, owner) {
         cluster.change(table, object, |it| {
             let left: Vec<Value> = items(it, "/metadata/ownerReferences")
@@ -70,7 +80,7 @@ fn orphan(cluster: &Cluster, all: &[(Arc<str>, Arc<Value>)], owner: &Value) {
     }
 }
 
-fn foreground(cluster: &Cluster, all: &[(Arc<str>, Arc<Value>)], table: &str, owner: &Value) {
+fn foreground(cluster: &Cluster, all: &[Listed], table: &str, owner: &Value) {
     let mut blocked = false;
     for (of, object) in dependents(all, owner) {
         if !is_terminating(object) {
