@@ -1,6 +1,7 @@
 //! Every kind of bad message at both contractors, on each of their streams: put aside with its reason, no value of it told
 //! anywhere, and the next good one answered within a second.
 
+mod given_up;
 mod oversized;
 
 use std::time::{Duration, Instant};

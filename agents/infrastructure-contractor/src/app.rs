@@ -26,6 +26,10 @@ impl Daemon for App {
     const ABOUT: &'static str = "Owns machines: places, creates, fences and destroys virtual machines on Proxmox VE";
     const PARTY: Party = Party::Infrastructure;
 
+    fn playbooks() -> Vec<(String, String)> {
+        playbooks::shipped()
+    }
+
     fn agent(config: &Config<Sections>, store: &Store) -> Result<Arc<dyn Agent>, String> {
         let deps = Deps::new(config.own.clone(), &config.common.allowed_targets, store.clone());
         Ok(Arc::new(Infrastructure { deps: deps.map_err(|error| format!("{error:#}"))? }))
@@ -55,10 +59,6 @@ impl Agent for Infrastructure {
 
     fn actions(&self) -> Actions {
         actions(&self.deps)
-    }
-
-    fn playbooks(&self) -> Vec<(String, String)> {
-        playbooks::shipped()
     }
 
     fn accept<'a>(&'a self, message: &'a Message, store: &'a Reader) -> Answering<'a, Result<Sense, Vec<Violation>>> {

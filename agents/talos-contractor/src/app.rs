@@ -31,6 +31,10 @@ impl Daemon for TalosContractor {
         "Owns clusters: makes them of machines in Talos maintenance mode, and gives them up again";
     const PARTY: Party = Party::Talos;
 
+    fn playbooks() -> Vec<(String, String)> {
+        playbooks()
+    }
+
     fn agent(config: &Config<Sections>, store: &Store) -> Result<Arc<dyn Agent>, String> {
         let deps = deps(config)?;
         Ok(Arc::new(Talos { deps, store: store.reader() }))
@@ -76,10 +80,6 @@ impl Agent for Talos {
 
     fn actions(&self) -> Actions {
         actions(&self.deps)
-    }
-
-    fn playbooks(&self) -> Vec<(String, String)> {
-        playbooks()
     }
 
     fn accept<'a>(&'a self, message: &'a Message, store: &'a Reader) -> Answering<'a, Result<Sense, Vec<Violation>>> {

@@ -135,9 +135,12 @@ pub fn handoffs_of(party: Party) -> String {
     format!("handoffs-{party}")
 }
 
-/// Taking a message is validation and one commit, so the time to answer is short. Messages that are put off wait longer
-/// each time (see [`Delivery::retry_later`](crate::Delivery::retry_later)): thirty deliveries take the better part of an
-/// hour.
+/// How often the server delivers a message that is not answered for good. Messages that are put off wait longer each time
+/// (see [`Delivery::retry_later`](crate::Delivery::retry_later)): these take the better part of an hour.
+pub const MAX_DELIVERIES: u32 = 30;
+
+/// Taking a message is validation and one commit, so the time to answer is short.
 fn consumer(name: String, stream: &'static str, filter: String) -> ConsumerSpec {
-    ConsumerSpec { name, stream, filter, ack_wait: Duration::from_secs(10), max_deliver: 30, max_ack_pending: 64 }
+    let max_deliver = i64::from(MAX_DELIVERIES);
+    ConsumerSpec { name, stream, filter, ack_wait: Duration::from_secs(10), max_deliver, max_ack_pending: 64 }
 }

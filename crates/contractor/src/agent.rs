@@ -28,9 +28,6 @@ pub trait Agent: Send + Sync + 'static {
     /// What its playbooks' steps can do.
     fn actions(&self) -> Actions;
 
-    /// Its built-in playbooks as file name and text.
-    fn playbooks(&self) -> Vec<(String, String)>;
-
     /// Whether a message that validates also makes sense, before anything is created.
     fn accept<'a>(&'a self, message: &'a Message, store: &'a Reader) -> Answering<'a, Result<Sense, Vec<Violation>>>;
 

@@ -11,6 +11,7 @@ use std::{
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use jiff::Timestamp;
 use messages::subject::Party;
+use metrics_exporter_prometheus::PrometheusHandle;
 use store::{OpenError, Options, Store};
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +43,9 @@ pub trait Daemon: 'static {
     const ABOUT: &'static str;
     /// Who it is on the bus.
     const PARTY: Party;
+
+    /// Its built-in playbooks as file name and text.
+    fn playbooks() -> Vec<(String, String)>;
 
     /// Builds the agent: the composition root. The only place that names concrete adapters.
     ///
@@ -120,6 +124,8 @@ fn run_line<D: Daemon>(line: Line) -> Result<ExitCode, String> {
         print(&serde_json::to_string_pretty(&schema).map_err(|error| error.to_string())?);
         return Ok(ExitCode::SUCCESS);
     }
+    // Metrics begin with a measurement of the processor's clock, which may take as long as the configuration does.
+    let metrics = matches!(command, Command::Run).then(|| std::thread::spawn(telemetry::init_metrics));
     let environment: BTreeMap<String, String> = std::env::vars().collect();
     let config: Config<D::Sections> =
         config::load(&line.shared.config, &environment, &line.shared.set).map_err(|error| chain(&error))?;
@@ -130,14 +136,22 @@ fn run_line<D: Daemon>(line: Line) -> Result<ExitCode, String> {
         .map_err(|error| format!("cannot start the async runtime: {error}"))?;
     runtime.block_on(async {
         match command {
-            Command::Run | Command::Schema => daemon::<D>(config).await.map(|()| ExitCode::SUCCESS),
+            Command::Run | Command::Schema => {
+                let metrics = metrics.map_or_else(telemetry::init_metrics, joined)?;
+                daemon::<D>(config, metrics).await.map(|()| ExitCode::SUCCESS)
+            }
             Command::Check => check::<D>(&config).await,
             Command::Plan { playbook, input } => plan::<D>(&config, &playbook, &input).await,
         }
     })
 }
 
-async fn daemon<D: Daemon>(config: Config<D::Sections>) -> Result<(), String> {
+/// What a thread made.
+fn joined<T>(thread: std::thread::JoinHandle<Result<T, String>>) -> Result<T, String> {
+    thread.join().map_err(|_| "a thread of the start panicked".to_owned())?
+}
+
+async fn daemon<D: Daemon>(config: Config<D::Sections>, metrics: PrometheusHandle) -> Result<(), String> {
     // A core file would hold every key that this process has open.
     if let Err(error) = rlimit::setrlimit(rlimit::Resource::CORE, 0, 0) {
         tracing::warn!(%error, "core files of this process cannot be forbidden");
@@ -146,13 +160,16 @@ async fn daemon<D: Daemon>(config: Config<D::Sections>) -> Result<(), String> {
     let stop = CancellationToken::new();
     tokio::spawn(stop_on_signal(stop.clone()));
     let common = config.common.clone();
+    // A store waits for its disk while it is opened; the playbooks are read meanwhile.
     let open = move || {
+        let own = config.common.clone();
+        let read = std::thread::spawn(move || runtime::read_playbooks(D::playbooks(), &own));
         let store = open_store(&config.common)?;
         let agent = D::agent(&config, &store)?;
-        let library = runtime::load_playbooks(&*agent, &config.common)?;
+        let library = runtime::check_playbooks(&*agent, joined(read)?)?;
         Ok(Opened { store, agent, library })
     };
-    runtime::run(D::PARTY, &common, files, open, stop).await
+    runtime::run(D::PARTY, &common, files, metrics, open, stop).await
 }
 
 /// The files with keys and certificates; a daemon begins with none that is open to others or out of date.
@@ -205,7 +222,8 @@ async fn check<D: Daemon>(config: &Config<D::Sections>) -> Result<ExitCode, Stri
     let store = Store::open(&folder.path().join("store"), options).map_err(|error| chain(&error))?;
     match D::agent(config, &store) {
         Ok(agent) => {
-            if let Err(problem) = runtime::load_playbooks(&*agent, &config.common) {
+            let read = runtime::read_playbooks(D::playbooks(), &config.common);
+            if let Err(problem) = read.and_then(|read| runtime::check_playbooks(&*agent, read)) {
                 findings.push(Finding { problem, mend: None });
             }
             findings.extend(runtime::check_bus(&*agent, &config.common).await);
@@ -289,7 +307,8 @@ async fn plan<D: Daemon>(config: &Config<D::Sections>, playbook: &str, input: &P
     let body = messages::json::parse(&text).map_err(|error| format!("{}: {error}", input.display()))?;
     let store = open_store(&config.common)?;
     let agent = D::agent(config, &store)?;
-    let plan = runtime::plan_offline(&*agent, &config.common, &store, playbook, &body).await;
+    let read = runtime::read_playbooks(D::playbooks(), &config.common)?;
+    let plan = runtime::plan_offline(&*agent, read, &store, playbook, &body).await;
     store.close().await;
     let text = serde_json::to_string_pretty(&plan?).map_err(|error| error.to_string())?;
     print(&text);

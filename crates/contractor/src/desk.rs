@@ -33,7 +33,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use self::{heard::Heard, turned_away::TurnedAway};
+use self::turned_away::TurnedAway;
 
 use crate::{
     agent::{Agent, Asked, Query},
@@ -60,8 +60,6 @@ pub struct Desk {
     store: Store,
     /// Runs playbooks.
     driver: Driver,
-    /// Commands that were carried out already.
-    heard: Heard,
     /// Commands that nobody had a right to.
     turned_away: TurnedAway,
     /// For how long messages that were taken are recognised; older ones are not taken again.
@@ -115,7 +113,6 @@ impl Desk {
             intake: Arc::clone(intake),
             store: intake.store.clone(),
             driver: intake.driver.clone(),
-            heard: Heard::since(Timestamp::now()),
             turned_away: TurnedAway::default(),
             remembers,
             checks: Arc::new(Semaphore::new(1)),
@@ -264,12 +261,13 @@ impl Desk {
 
     /// Who gives a command, for the first time. Whoever may not leaves a line in the audit log.
     async fn caller_once(&self, call: &Call, service: &Service) -> Result<Caller, Refusal> {
-        let believed = self.caller(call, service).and_then(|caller| {
-            let first = self.heard.first(&call.headers, Timestamp::now());
-            first.map_err(|again| Refusal::new(RefusalKind::Conflict, again.to_string()))?;
-            Ok(caller)
-        });
-        if let Err(refusal) = &believed {
+        let believed = match self.caller(call, service) {
+            Ok(caller) => heard::first(&self.store, &caller, &call.headers, service.name).await.map(|()| caller),
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = &believed
+            && refusal.kind != RefusalKind::Unavailable
+        {
             self.turn_away(call, service, refusal).await;
         }
         believed

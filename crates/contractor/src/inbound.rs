@@ -2,7 +2,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use bus::{Bus, Delivery};
+use bus::{Bus, Delivery, streams::MAX_DELIVERIES};
 use bytes::Bytes;
 use messages::{
     envelope::header,
@@ -68,7 +68,7 @@ impl Receiver {
             let taken = loop {
                 let taken = self.take(&raw, &delivery).await;
                 if taken.is_ok() || !self.has_no_room() {
-                    break taken;
+                    break self.or_give_up(taken, &raw, &delivery).await;
                 }
                 deliveries.let_go();
                 if !self.keep_in_hand(&delivery, &stop).await {
@@ -87,6 +87,23 @@ impl Receiver {
                 taken = &mut taking => return taken,
                 () = tokio::time::sleep(AGAIN) => still_at_it(delivery).await,
             }
+        }
+    }
+
+    /// What did not become possible over all its deliveries is refused with the last one: the broker would give it up
+    /// without a word to whoever waits for it.
+    async fn or_give_up(
+        &self,
+        taken: Result<Verdict, NotNow>,
+        raw: &Raw,
+        delivery: &Delivery,
+    ) -> Result<Verdict, NotNow> {
+        match taken {
+            Err(reason) if delivery.attempt >= u64::from(MAX_DELIVERIES) => {
+                tracing::error!(subject = raw.subject, %reason, "message given up after all its deliveries");
+                self.intake.give_up(raw, &reason).await
+            }
+            taken => taken,
         }
     }
 

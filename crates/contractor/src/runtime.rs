@@ -10,7 +10,7 @@ use std::{
 };
 
 use bus::{Bus, Link, identity, streams};
-use engine::library::{Library, MessageKind, World};
+use engine::library::{Library, MessageKind, Unchecked, World};
 use jiff::{SignedDuration, Timestamp};
 use messages::{
     catalogue::{self, Family},
@@ -18,6 +18,7 @@ use messages::{
     schema,
     subject::Party,
 };
+use metrics_exporter_prometheus::PrometheusHandle;
 use nkeys::KeyPair;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -75,10 +76,10 @@ pub async fn run(
     party: Party,
     common: &Common,
     files: Vec<CredentialFile>,
+    metrics: PrometheusHandle,
     open: impl FnOnce() -> Result<Opened, String> + Send + 'static,
     stop: CancellationToken,
 ) -> Result<(), String> {
-    let metrics = telemetry::init_metrics()?;
     let (health, seen) = watch::channel(Health::default());
     let (address, served) = http::serve(common.http.listen, seen, metrics.clone(), stop.clone())
         .await
@@ -222,7 +223,7 @@ struct Watched {
 /// One publisher for each lane of the outbox.
 fn spawn_publishers(tasks: &mut Tasks, store: &Store, bus: &Bus, key: &KeyPair) -> Result<Vec<Trouble>, String> {
     let mut troubles = Vec::new();
-    for lane in [Lane::Handoff, Lane::Event] {
+    for lane in Lane::ALL {
         let (trouble, told) = watch::channel(None);
         troubles.push(told);
         let key = Arc::new(clone_key(key)?);
@@ -250,12 +251,12 @@ fn spawn_receivers(tasks: &mut Tasks, bus: &Bus, intake: &Arc<Intake>) -> Vec<Tr
     troubles
 }
 
-/// The agent's built-in playbooks, replaced or joined by those of the configured folder; checked.
+/// Built-in playbooks, replaced or joined by those of the configured folder; not checked yet.
 ///
 /// # Errors
-/// Every problem of every file.
-pub fn load_playbooks(agent: &dyn Agent, common: &Common) -> Result<Library, String> {
-    let mut files: BTreeMap<String, String> = agent.playbooks().into_iter().collect();
+/// Which file or folder cannot be read.
+pub fn read_playbooks(built_in: Vec<(String, String)>, common: &Common) -> Result<Unchecked, String> {
+    let mut files: BTreeMap<String, String> = built_in.into_iter().collect();
     if let Some(folder) = &common.playbooks.folder {
         let entries = std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         for entry in entries {
@@ -268,9 +269,17 @@ pub fn load_playbooks(agent: &dyn Agent, common: &Common) -> Result<Library, Str
         }
     }
     let files: Vec<(String, String)> = files.into_iter().collect();
+    Ok(Unchecked::read(&files))
+}
+
+/// Checks playbooks against what the agent can do.
+///
+/// # Errors
+/// Every problem of every file.
+pub fn check_playbooks(agent: &dyn Agent, read: Unchecked) -> Result<Library, String> {
     let actions = agent.actions();
     let world = World { catalog: &actions, messages: &message_schema, conditions: agent.conditions() };
-    Library::load(&files, &world).map_err(|problems| problems.to_string())
+    Library::check(read, &world).map_err(|problems| problems.to_string())
 }
 
 /// The schema that a playbook's references into its message are checked against.
@@ -301,7 +310,7 @@ fn clone_key(key: &KeyPair) -> Result<KeyPair, String> {
 /// Why there is no plan.
 pub async fn plan_offline(
     agent: &dyn Agent,
-    common: &Common,
+    playbooks: Unchecked,
     store: &Store,
     playbook: &str,
     input: &Value,
@@ -310,7 +319,7 @@ pub async fn plan_offline(
     let parts = Parts {
         journal: Arc::new(store.clone()),
         actions: agent.actions(),
-        playbooks: load_playbooks(agent, common)?,
+        playbooks: check_playbooks(agent, playbooks)?,
         clock: Arc::new(SystemClock),
         hooks: Arc::new(Herald::new(agent.party(), flows)),
     };

@@ -13,6 +13,8 @@ use messages::{
 
 /// Commands older than this are stale: whoever asks waits for the answer.
 pub const COMMAND_AGE: SignedDuration = SignedDuration::from_mins(5);
+/// How far a sender's clock may be ahead of ours.
+pub const AHEAD: SignedDuration = SignedDuration::from_mins(5);
 
 /// Pinned keys and rights.
 #[derive(Clone, Debug)]
@@ -169,7 +171,7 @@ fn check_age(made: Timestamp, now: Timestamp, limit: SignedDuration) -> Result<(
     if age > limit {
         return Err(Distrust::Stale { made, limit: format!("{limit:#}") });
     }
-    if age < SignedDuration::from_mins(-5) {
+    if age < -AHEAD {
         return Err(Distrust::FromTheFuture(made));
     }
     Ok(())

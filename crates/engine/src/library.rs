@@ -14,7 +14,7 @@ use crate::{
     event::Pin,
     hash,
     playbook::Playbook,
-    yaml::Problems,
+    yaml::{Problem, Problems},
 };
 
 /// Checked playbooks by name.
@@ -44,17 +44,36 @@ pub struct World<'w> {
     pub conditions: &'w [&'w str],
 }
 
+/// Playbooks that were read and are not checked yet, with what is wrong with those that cannot be read.
+#[derive(Debug, Default)]
+pub struct Unchecked {
+    playbooks: Vec<Playbook>,
+    problems: Vec<Problem>,
+}
+
+impl Unchecked {
+    /// Reads playbooks, given as file name and text.
+    pub fn read(files: &[(String, String)]) -> Self {
+        let mut read = Self::default();
+        for (file, text) in files {
+            match Playbook::parse(file, text) {
+                Ok(playbook) => read.playbooks.push(playbook),
+                Err(found) => read.problems.extend(found.0),
+            }
+        }
+        read
+    }
+}
+
 impl Library {
     /// Reads and checks playbooks, given as file name and text; reports every problem of every file.
     pub fn load(files: &[(String, String)], world: &World<'_>) -> Result<Self, Problems> {
-        let mut problems = Vec::new();
-        let mut playbooks = Vec::new();
-        for (file, text) in files {
-            match Playbook::parse(file, text) {
-                Ok(playbook) => playbooks.push(playbook),
-                Err(found) => problems.extend(found.0),
-            }
-        }
+        Self::check(Unchecked::read(files), world)
+    }
+
+    /// Checks playbooks that were read; reports every problem of every file.
+    pub fn check(read: Unchecked, world: &World<'_>) -> Result<Self, Problems> {
+        let Unchecked { playbooks, mut problems } = read;
         let definitions = link::link(playbooks, world, &mut problems);
         if problems.is_empty() { Ok(Self { definitions }) } else { Err(Problems(problems)) }
     }

@@ -120,14 +120,33 @@ impl Reader {
         let mut found = Vec::new();
         for row in view.rows(&keys::inventory(prefix)) {
             let (key, row) = row?;
-            let value = decode::<InventoryRow<T>>(&key, &row);
-            let value = value.map(|InventoryRow { revision, value, .. }| Versioned { revision, value });
-            found.push((key.strip_prefix(keys::INVENTORY).unwrap_or(&key).to_owned(), value));
+            found.push(entry_of(&key, &row));
         }
         Ok(found)
     }
 
-    /// The same of the rows that `is_wanted` by the part of them that it looks at, which alone is read of the others.
+    /// Every inventory row under `prefix`, sorted by key, for a look over all of them that keeps few. Commits go on in
+    /// between: what changes meanwhile may be missed. A row that cannot be read holds up no other.
+    pub fn each<T: DeserializeOwned>(&self, prefix: &str, mut visit: impl FnMut(Each<T>)) -> Result<(), ReadError> {
+        let prefix = keys::inventory(prefix);
+        let mut next = prefix.clone();
+        loop {
+            let view = self.view();
+            let mut last = None;
+            for row in view.rows_from(&prefix, &next).take(PAGE) {
+                let (key, row) = row?;
+                visit(entry_of(&key, &row));
+                last = Some(key);
+            }
+            // What sorts right behind it.
+            next = match last {
+                Some(key) => format!("{key}\0"),
+                None => return Ok(()),
+            };
+        }
+    }
+
+    /// The inventory under `prefix` of the rows that `is_wanted` by the part of them that it looks at, which alone is read of the others.
     pub fn scan_where<P: DeserializeOwned, T: DeserializeOwned>(
         &self,
         prefix: &str,
@@ -442,6 +461,12 @@ impl Reader {
     pub(crate) fn view(&self) -> View<'_> {
         View { tree: self.shared.rows() }
     }
+}
+
+fn entry_of<T: DeserializeOwned>(key: &str, row: &[u8]) -> Each<T> {
+    let value = decode::<InventoryRow<T>>(key, row);
+    let value = value.map(|InventoryRow { revision, value, .. }| Versioned { revision, value });
+    (key.strip_prefix(keys::INVENTORY).unwrap_or(key).to_owned(), value)
 }
 
 fn matches(query: &RunQuery, row: &RunRow) -> bool {

@@ -63,10 +63,6 @@ impl Agent for Nobody {
         Actions::default()
     }
 
-    fn playbooks(&self) -> Vec<(String, String)> {
-        Vec::new()
-    }
-
     fn accept<'a>(&'a self, _: &'a Message, _: &'a Reader) -> Answering<'a, Result<Sense, Vec<Violation>>> {
         Box::pin(async { Ok(Sense::default()) })
     }

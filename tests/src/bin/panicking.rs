@@ -29,6 +29,10 @@ impl Daemon for Panicking {
     const ABOUT: &'static str = "For a test: what a panic shows of the secrets that are open";
     const PARTY: Party = Party::Talos;
 
+    fn playbooks() -> Vec<(String, String)> {
+        TalosContractor::playbooks()
+    }
+
     fn agent(config: &Config<Sections>, store: &Store) -> Result<Arc<dyn Agent>, String> {
         Ok(Arc::new(Doomed { inner: TalosContractor::agent(config, store)?, config: config.clone() }))
     }
@@ -66,10 +70,6 @@ impl Agent for Doomed {
 
     fn actions(&self) -> Actions {
         self.inner.actions()
-    }
-
-    fn playbooks(&self) -> Vec<(String, String)> {
-        self.inner.playbooks()
     }
 
     fn accept<'a>(&'a self, message: &'a Message, store: &'a Reader) -> Answering<'a, Result<Sense, Vec<Violation>>> {

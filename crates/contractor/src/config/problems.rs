@@ -3,6 +3,7 @@
 use messages::schema::Violation;
 
 use super::{Common, problem};
+use crate::trust::AHEAD;
 
 pub(super) fn common_problems(common: &Common) -> Vec<Violation> {
     let mut problems = Vec::new();
@@ -37,8 +38,10 @@ pub(super) fn common_problems(common: &Common) -> Vec<Violation> {
         let expected = "client_certificate_file and client_key_file, or neither";
         problems.push(problem("/bus", "dependentRequired", expected, "one of them"));
     }
-    if common.store.keep_inbox.0 <= common.bus.stale_after.0 {
-        let limit = format!("longer than bus.stale_after ({:#})", common.bus.stale_after.0);
+    // What was made ahead of our clock becomes stale later.
+    let acceptable = common.bus.stale_after.0 + AHEAD;
+    if common.store.keep_inbox.0 <= acceptable {
+        let limit = format!("longer than bus.stale_after and {AHEAD:#} more ({acceptable:#})");
         problems.push(problem("/store/keep_inbox", "period", &limit, "a period in which a message could come twice"));
     }
     for (source, keys) in &common.bus.pinned_keys {

@@ -1,89 +1,54 @@
-//! Commands that were heard: each is carried out once, however often the broker brings it.
+//! Commands that were heard: each is carried out once, however often the broker brings it, and whatever restarts between.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
+use messages::{
+    envelope::{Headers, header},
+    query::{Refusal, RefusalKind},
 };
+use store::{Commit, CommitError, InboxKey, Store};
 
-use jiff::{SignedDuration, Timestamp};
-use messages::envelope::{Headers, header};
+use crate::{damage::unavailable, trust::Caller};
 
-use crate::trust::COMMAND_AGE;
-
-/// Why a rightly signed command is not carried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Again {
-    /// Its signature was seen before.
-    #[error("this very command was carried out before; ask again to have it done again")]
-    Heard,
-    /// It may have been carried out before a restart, of which nothing is remembered here.
-    #[error(
-        "this command was made at {made}, before this contractor started at {since}: ask again (if it was made just now, a clock is wrong)"
-    )]
-    Older {
-        /// When the sender says that it made it.
-        made: Timestamp,
-        /// Since when commands are remembered.
-        since: Timestamp,
-    },
-}
-
-/// Signatures of the commands of the last minutes; older ones are refused as stale.
-#[derive(Debug)]
-pub(super) struct Heard {
-    since: Timestamp,
-    signatures: Mutex<HashMap<String, Timestamp>>,
-}
-
-impl Heard {
-    /// Remembers from `since` on, the start of the process.
-    pub(super) fn since(since: Timestamp) -> Self {
-        Self { since, signatures: Mutex::default() }
-    }
-
-    /// Takes a command, whose signature over these headers was found right, if it comes for the first time.
-    ///
-    /// # Errors
-    /// See [`Again`].
-    pub(super) fn first(&self, headers: &Headers, now: Timestamp) -> Result<(), Again> {
-        let header = |name: &str| header(headers, name).unwrap_or_default();
-        let made = header("ce-time").parse().unwrap_or(Timestamp::MIN);
-        if made < self.since {
-            return Err(Again::Older { made, since: self.since });
-        }
-        let mut signatures = self.signatures.lock().unwrap_or_else(PoisonError::into_inner);
-        // A clock may be as far ahead as one may be behind.
-        let kept = COMMAND_AGE + COMMAND_AGE + SignedDuration::from_mins(1);
-        signatures.retain(|_, at| now.duration_since(*at) < kept);
-        match signatures.insert(header("cortex-signature").to_owned(), now) {
-            None => Ok(()),
-            Some(_) => Err(Again::Heard),
-        }
+/// Remembers a command, whose signature over these headers was found right. Its signature is what it is known by, in the
+/// inbox, where it stays for longer than it may be old.
+///
+/// # Errors
+/// A [conflict](RefusalKind::Conflict) where it was heard before, and why it cannot be remembered where it cannot.
+pub(super) async fn first(store: &Store, caller: &Caller, headers: &Headers, name: &str) -> Result<(), Refusal> {
+    let signature = header(headers, "cortex-signature").unwrap_or_default();
+    let key = InboxKey { source: format!("command of {}", caller.source), id: signature.to_owned() };
+    match store.commit(Commit { inbox: Some(key), ..Commit::default() }).await {
+        Ok(_) => Ok(()),
+        Err(CommitError::Duplicate { first, .. }) => Err(Refusal::new(
+            RefusalKind::Conflict,
+            format!("this very command was carried out before, at {}; ask again to have it done again", first.at),
+        )),
+        // On a full disk the commands that make room must work.
+        Err(error) if error.is_transient() && name.starts_with("store.") => Ok(()),
+        Err(error) => Err(unavailable(&error)),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use store::Options;
+
     use super::*;
 
-    #[test]
-    fn a_command_is_taken_once_and_none_of_before_the_start() {
-        let started: Timestamp = "2026-11-28T12:00:00Z".parse().unwrap();
-        let heard = Heard::since(started);
-        let signed = |made: Timestamp, signature: &str| {
-            Headers::from([
-                ("Ce-Time".to_owned(), made.to_string()),
-                ("Cortex-Signature".to_owned(), signature.to_owned()),
-            ])
-        };
-        let (before, after) = (started - SignedDuration::from_secs(1), started + SignedDuration::from_secs(1));
-        assert_eq!(heard.first(&signed(before, "a"), after), Err(Again::Older { made: before, since: started }));
-        assert_eq!(heard.first(&signed(after, "b"), after), Ok(()));
-        assert_eq!(heard.first(&signed(after, "b"), after), Err(Again::Heard));
-        assert_eq!(heard.first(&signed(after, "c"), after), Ok(()));
-        // Half an hour later the signature is forgotten; its age refuses the command then.
-        let later = after + SignedDuration::from_mins(30);
-        assert_eq!(heard.first(&signed(later, "d"), later), Ok(()));
-        assert_eq!(heard.signatures.lock().unwrap().len(), 1);
+    #[tokio::test]
+    async fn a_command_is_taken_once_also_over_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Store::open(folder.path(), Options { min_free_bytes: 0, ..Options::default() }).unwrap();
+        let ada = Caller { source: "/operator/ada".to_owned(), key: "ABCDEFGH".to_owned() };
+        let signed = |signature: &str| Headers::from([("Cortex-Signature".to_owned(), signature.to_owned())]);
+        let store = open();
+        first(&store, &ada, &signed("a+/="), "flows.cancel").await.unwrap();
+        first(&store, &ada, &signed("b"), "flows.cancel").await.unwrap();
+        let again = first(&store, &ada, &signed("a+/="), "flows.cancel").await.unwrap_err();
+        assert_eq!(again.kind, RefusalKind::Conflict, "{again:?}");
+        store.close().await;
+        let store = open();
+        let again = first(&store, &ada, &signed("a+/="), "flows.cancel").await.unwrap_err();
+        assert!(again.message.starts_with("this very command was carried out before, at "), "{again:?}");
+        store.close().await;
     }
 }

@@ -5,6 +5,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use serde::Deserialize;
 use store::{Commit, CommitError, InventoryChange, Reader, Retention, RunQuery, RunRow, Versioned};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,13 @@ pub struct Keeper {
     pub archive_after: Duration,
     /// Which flows cannot be kept and why; for `/healthz`.
     pub trouble: watch::Sender<Option<String>>,
+}
+
+/// What decides whether a flow has to be looked at.
+#[derive(Deserialize)]
+struct Standing {
+    flow: Uuid,
+    state: State,
 }
 
 /// What is known of the flows between two looks.
@@ -76,16 +84,14 @@ impl Keeper {
 
     /// Finds the flows that are open. One whose record cannot be read counts as open, and holds up no other.
     fn list(&self, known: &mut Known) -> Result<(), String> {
-        let records = self.at.store.reader().scan_each::<FlowRecord>(FLOWS).map_err(|error| chain(&error))?;
-        for (key, found) in records {
-            match found {
-                Ok(record) => known.open.extend((record.value.state == State::Open).then_some(record.value.flow)),
-                Err(error) => {
-                    tracing::error!(key, error = chain(&error), "a flow cannot be read and counts as open");
-                    known.open.extend(key.strip_prefix(FLOWS).and_then(|flow| flow.parse::<Uuid>().ok()));
-                }
+        let listed = self.at.store.reader().each::<Standing>(FLOWS, |(key, found)| match found {
+            Ok(found) => known.open.extend((found.value.state == State::Open).then_some(found.value.flow)),
+            Err(error) => {
+                tracing::error!(key, error = chain(&error), "a flow cannot be read and counts as open");
+                known.open.extend(key.strip_prefix(FLOWS).and_then(|flow| flow.parse::<Uuid>().ok()));
             }
-        }
+        });
+        listed.map_err(|error| chain(&error))?;
         known.is_listed = true;
         Ok(())
     }
@@ -274,14 +280,15 @@ impl Keeper {
         let now = Timestamp::now();
         let reader = self.at.store.reader();
         let mut gone = Vec::new();
-        for (key, found) in reader.scan_each::<FlowRecord>(FLOWS).map_err(|error| chain(&error))? {
+        let flows = reader.each::<FlowRecord>(FLOWS, |(key, found)| {
             let over = found.ok().filter(|it| it.value.ended.is_some_and(|end| age(end, now) > self.retention.runs));
             gone.extend(over.map(|it| InventoryChange::delete_at(key, it.revision)));
-        }
-        for (key, found) in reader.scan_each::<cancel::Mark>(cancel::MARKS).map_err(|error| chain(&error))? {
+        });
+        let marks = reader.each::<cancel::Mark>(cancel::MARKS, |(key, found)| {
             let over = found.ok().filter(|it| age(it.value.at, now) > self.retention.inbox);
             gone.extend(over.map(|it| InventoryChange::delete_at(key, it.revision)));
-        }
+        });
+        flows.and(marks).map_err(|error| chain(&error))?;
         for some in gone.chunks(200) {
             let commit = Commit { inventory: some.to_vec(), ..Commit::default() };
             match self.at.store.commit(commit).await {

@@ -12,7 +12,7 @@ use messages::{
 };
 use serde::Deserialize;
 use serde_json::json;
-use store::{Commit, InventoryChange, RunQuery};
+use store::{Commit, CommitError, InventoryChange, RunQuery};
 use uuid::Uuid;
 
 use super::{Intake, NotNow, Verdict, chain, context_of, flow_of, inbox_key};
@@ -40,22 +40,41 @@ impl Intake {
                 Err(error) => return Err(NotNow(chain(&error))),
             }
         }
-        let mut commit = Commit { inbox: Some(inbox_key(message)), ..Commit::default() };
-        let found = self.store.reader().get::<FlowRecord>(&flows::key(flow)).map_err(|error| NotNow(chain(&error)))?;
-        // Told of a flow that is over, it comes too late to say anything of it.
-        if let Some(found) = found.filter(|found| found.value.state == flows::State::Open) {
-            let mut record = found.value;
-            let step = failed.step.as_deref().map(|step| format!("{step}: ")).unwrap_or_default();
-            record.failing = Some(failed.failure_policy);
-            record.reason = Some(format!("{step}{}", failed.reason));
-            record.hint = failed.hint.clone().or(left);
-            commit.inventory.push(InventoryChange::put(flows::key(flow), record.to_value()));
-            let event = self.flow_event(&record, "flow_failing", &message.envelope.message_id());
-            commit.outgoing.push(event.map_err(not_now)?);
-        }
-        self.commit(commit).await?;
+        self.note_failing(message, &failed, left).await?;
         self.herald.flow_changed(flow);
         Ok(Verdict::Accepted(Accepted { flow, run, duplicate: false }))
+    }
+
+    /// Notes on the flow's record that the other contractor failed; whoever changed the record meanwhile stays heard.
+    async fn note_failing(
+        &self,
+        message: &Message,
+        failed: &ClusterFailed,
+        left: Option<String>,
+    ) -> Result<(), NotNow> {
+        let key = flows::key(flow_of(message));
+        let step = failed.step.as_deref().map(|step| format!("{step}: ")).unwrap_or_default();
+        loop {
+            let mut commit = Commit { inbox: Some(inbox_key(message)), ..Commit::default() };
+            let found = self.store.reader().get::<FlowRecord>(&key).map_err(|error| NotNow(chain(&error)))?;
+            // Told of a flow that is over, it comes too late to say anything of it.
+            if let Some(found) = found.filter(|found| found.value.state == flows::State::Open) {
+                let record = FlowRecord {
+                    failing: Some(failed.failure_policy),
+                    reason: Some(format!("{step}{}", failed.reason)),
+                    hint: failed.hint.clone().or_else(|| left.clone()),
+                    ..found.value
+                };
+                commit.inventory.push(InventoryChange::update(key.clone(), found.revision, record.to_value()));
+                let event = self.flow_event(&record, "flow_failing", &message.envelope.message_id());
+                commit.outgoing.push(event.map_err(not_now)?);
+            }
+            match self.store.commit(commit).await {
+                Ok(_) | Err(CommitError::Duplicate { .. }) => return Ok(()),
+                Err(CommitError::Precondition { .. }) => {}
+                Err(error) => return Err(NotNow(chain(&error))),
+            }
+        }
     }
 
     /// The contractor that keeps the flow wants it to stop. Where nothing of it was ever begun here, that is the answer.

@@ -1,11 +1,12 @@
 //! What becomes of a message that is refused: an event, a letter for the dead, a line of the audit log, and the same answer
 //! when it comes again.
 
+use bus::streams::MAX_DELIVERIES;
 use jiff::Timestamp;
 use messages::{
     envelope::Headers,
     event::{DeadLetter, Rejected},
-    query::Refusal,
+    query::{Refusal, RefusalKind},
     schema::Violation,
     signature,
 };
@@ -51,7 +52,9 @@ impl Intake {
             commit.outgoing.push(letter.map_err(|failure| NotNow(failure.message))?);
         }
         if let Some(message) = message {
-            self.tell_flow(message, &refusal, &mut commit)?;
+            if let Err(reason) = self.tell_flow(message, &refusal, &mut commit) {
+                tracing::error!(%reason, flow = %flow_of(message), "a flow does not hear that its message is refused");
+            }
             // A message whose sender is believed is remembered, so that it is refused once.
             commit.inbox = Some(inbox_key(message));
             commit.said = Some(json!(refusal));
@@ -64,6 +67,21 @@ impl Intake {
         }
         metrics::counter!("contractor_messages_refused_total").increment(1);
         Ok(Verdict::Refused(refusal))
+    }
+
+    /// Refuses a message that could not be taken over all its deliveries. `redeliver` takes it again.
+    ///
+    /// # Errors
+    /// [`NotNow`] when not even that could be made durable.
+    pub async fn give_up(&self, raw: &Raw, reason: &NotNow) -> Result<Verdict, NotNow> {
+        let message = match self.gate.pass(raw) {
+            Ok(message) => message,
+            Err(stopped) => return self.refuse(raw, stopped.believed.as_deref(), stopped.refusal).await,
+        };
+        let text = format!("it could not be taken in {MAX_DELIVERIES} deliveries: {reason}");
+        let refusal = Refusal::new(RefusalKind::Unavailable, text)
+            .with_hint("mend what that says, then bring it again: `cortexctl deadletter retry SEQUENCE`");
+        self.refuse(raw, Some(&message), refusal).await
     }
 
     /// What was wrong and where the message is. Its body stays in its stream, which fewer may read and which forgets it
@@ -136,8 +154,6 @@ fn harmless(headers: &Headers) -> Headers {
 
 #[cfg(test)]
 mod tests {
-    use messages::query::RefusalKind;
-
     use super::*;
 
     #[test]
