@@ -7,8 +7,11 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
+use contractor::flows::{self, FlowRecord};
+use jiff::Timestamp;
+use messages::request::FailurePolicy;
 use serde_json::{Value, json};
-use store::{Commit, Options, RunAppend, RunState, RunSummary, Store};
+use store::{Commit, Deed, InboxKey, InventoryChange, Options, RunAppend, RunState, RunSummary, Store};
 use tests::{
     process::memory,
     world::{World, WorldOptions, is_ready},
@@ -98,20 +101,21 @@ fn starts(figures: &mut Figures, world: &mut World, with: &str) -> anyhow::Resul
             times.push(begun.elapsed());
         }
         let name = process.name().to_owned();
-        figures.against("< 100", NAME, format!("{name}, {with}: start to ready"), (percentile(&mut times, 0.5), "ms"));
+        figures.against(100.0, NAME, format!("{name}, {with}: start to ready"), (percentile(&mut times, 0.5), "ms"));
         // A measurement, not a synchronisation: what is left when the start is over.
         std::thread::sleep(Duration::from_secs(3));
         let [now, _] = memory(process.id().context("it runs")?)?;
-        figures.against("< 32", NAME, format!("{name}, {with}: resident when idle"), (now as f64 / 1024.0, "MiB"));
+        figures.against(32.0, NAME, format!("{name}, {with}: resident when idle"), (now as f64 / 1024.0, "MiB"));
     }
     Ok(())
 }
 
+/// Each run with all that a message which is done leaves behind: its inbox row, its flow, its lines of the audit log.
 async fn fill(store: &Store) -> anyhow::Result<()> {
-    let flow = Uuid::now_v7();
     for first in (0..FINISHED).step_by(250) {
         let commits = (first..first + 250).map(|number| {
             let run = Uuid::from_u128((3 << 100) + number);
+            let flow = Uuid::from_u128((4 << 100) + number);
             let summary = RunSummary {
                 flow,
                 playbook: "provision-vms".to_owned(),
@@ -121,9 +125,47 @@ async fn fill(store: &Store) -> anyhow::Result<()> {
             };
             let events: Vec<Value> = (0..60).map(|at| entry(&format!("make.create[node-{at}]"))).collect();
             let append = RunAppend { run, expected_seq: 0, events, summary: Some(summary) };
-            store.commit(Commit { run: Some(append), archive: vec![run], ..Commit::default() })
+            store.commit(Commit {
+                run: Some(append),
+                archive: vec![run],
+                inbox: Some(InboxKey { source: "/coordinator/cortex".to_owned(), id: flow.to_string() }),
+                inventory: vec![InventoryChange::create(flows::key(flow), over(flow).to_value())],
+                audit: ["run_started", "run_succeeded"].map(|did| deed(did, flow, run)).to_vec(),
+                ..Commit::default()
+            })
         });
         futures::future::try_join_all(commits).await?;
     }
     Ok(())
+}
+
+fn over(flow: Uuid) -> FlowRecord {
+    let now = Timestamp::now();
+    FlowRecord {
+        flow,
+        kind: "provision_cluster".to_owned(),
+        cluster: Some("prod-k8s".to_owned()),
+        trace: None,
+        source: "/coordinator/cortex".to_owned(),
+        started: now,
+        deadline: now,
+        state: flows::State::Succeeded,
+        ended: Some(now),
+        failing: None,
+        failure_policy: FailurePolicy::Rollback,
+        cancelled: None,
+        reason: None,
+        hint: None,
+    }
+}
+
+fn deed(did: &str, flow: Uuid, run: Uuid) -> Deed {
+    Deed {
+        who: "/coordinator/cortex".to_owned(),
+        did: did.to_owned(),
+        cluster: Some("prod-k8s".to_owned()),
+        flow: Some(flow),
+        run: Some(run),
+        ..Deed::default()
+    }
 }

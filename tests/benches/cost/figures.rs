@@ -26,26 +26,29 @@ struct Figure {
     what: String,
     value: f64,
     unit: &'static str,
-    /// What the design asks for.
+    /// The most that the design asks for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    target: Option<String>,
+    most: Option<f64>,
+    /// Whether it is no more than that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    met: Option<bool>,
 }
 
 impl Figures {
     /// Notes a figure.
     pub(crate) fn note(&mut self, bench: &'static str, what: impl Into<String>, value: f64, unit: &'static str) {
-        self.0.push(Figure { bench, what: what.into(), value, unit, target: None });
+        self.0.push(Figure { bench, what: what.into(), value, unit, most: None, met: None });
     }
 
-    /// Notes a figure that has a target.
+    /// Notes a figure that should be `most` at most.
     pub(crate) fn against(
         &mut self,
-        target: &str,
+        most: f64,
         bench: &'static str,
         what: impl Into<String>,
         (value, unit): (f64, &'static str),
     ) {
-        self.0.push(Figure { bench, what: what.into(), value, unit, target: Some(target.to_owned()) });
+        self.0.push(Figure { bench, what: what.into(), value, unit, most: Some(most), met: Some(value <= most) });
     }
 
     /// As people read it.
@@ -56,7 +59,12 @@ impl Figures {
             let value =
                 if figure.value >= 100.0 { format!("{:.0}", figure.value) } else { format!("{:.2}", figure.value) };
             let what: String = figure.what.chars().take(WIDEST).collect();
-            table.add_row([figure.bench, &what, &value, figure.unit, figure.target.as_deref().unwrap_or("")]);
+            let target = match (figure.most, figure.met) {
+                (Some(most), Some(true)) => format!("≤ {most}"),
+                (Some(most), _) => format!("≤ {most}: MISSED"),
+                (None, _) => String::new(),
+            };
+            table.add_row([figure.bench, &what, &value, figure.unit, &target]);
         }
         if let Some(column) = table.column_mut(2) {
             column.set_cell_alignment(CellAlignment::Right);
