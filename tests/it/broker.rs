@@ -10,7 +10,10 @@ use bus::{TailFrom, identity::Identity, streams};
 use cortexctl::watch::Told;
 use messages::subject::Party;
 use serde_json::{Value, json};
-use tests::{process::signal, world::WorldOptions};
+use tests::{
+    process::{Process, signal},
+    world::{World, WorldOptions},
+};
 use uuid::Uuid;
 
 use crate::{
@@ -21,6 +24,9 @@ use crate::{
 /// Which daemon's health is looked at.
 const INFRASTRUCTURE: usize = 0;
 const TALOS: usize = 1;
+
+/// The last handoff of a deployment.
+const CLUSTER_READY: &str = "cortex.handoff.infrastructure.cluster_ready";
 
 pub(crate) fn edge(scenario: &Scenario) -> Uuid {
     scenario.submit("provision_cluster", &request()).unwrap()
@@ -177,13 +183,24 @@ fn rights_to_fetch_acknowledge_and_subscribe_taken_away_are_named_and_work_goes_
 }
 
 #[test]
-fn a_daemon_that_was_frozen_goes_on_without_doing_anything_twice() {
+fn infrastructure_that_was_frozen_goes_on_without_doing_anything_twice() {
+    frozen_goes_on("vm_created", |world| &world.infrastructure);
+}
+
+#[test]
+fn talos_that_was_frozen_goes_on_without_doing_anything_twice() {
+    frozen_goes_on("config_applied", |world| &world.talos);
+}
+
+/// Freezes a daemon in the middle of its part of a deployment, when an event of the given type comes.
+fn frozen_goes_on(at: &str, daemon: fn(&World) -> &Process) {
     let scenario = Scenario::start(&WorldOptions::default());
     let flow = edge(&scenario);
-    wait_for_event(&scenario, "vm_created");
-    let frozen = scenario.world.infrastructure.id().unwrap();
+    wait_for_event(&scenario, at);
+    let frozen = daemon(&scenario.world).id().unwrap();
     signal(frozen, "STOP").unwrap();
     std::thread::sleep(frozen_for());
+    assert!(!handoffs(&scenario).contains_key(CLUSTER_READY), "it stands still in the middle of the flow");
     signal(frozen, "CONT").unwrap();
     expect_one_of_each(&scenario, flow);
 }
@@ -200,7 +217,7 @@ pub(crate) fn expect_one_of_each(scenario: &Scenario, flow: Uuid) {
     let made = scenario.follow(flow).unwrap();
     assert_eq!(made.state, "succeeded", "{}", told(&made));
     assert_eq!(scenario.machines(), 2, "one machine per node");
-    let once = ["cortex.handoff.infrastructure.cluster_ready", "cortex.handoff.talos.vm_provisioned"];
+    let once = [CLUSTER_READY, "cortex.handoff.talos.vm_provisioned"];
     assert_eq!(handoffs(scenario), once.into_iter().map(|subject| (subject.to_owned(), 1)).collect());
 }
 

@@ -1,6 +1,7 @@
 //! A daemon on a store whose files are damaged, or that was imported: it has what it had, or says what to do, which helps.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -76,7 +77,11 @@ impl Lost {
         assert_eq!(made.state, "succeeded", "{}", told(&made));
         let folder = scenario.world.folder.clone();
         let lists = lists(&scenario).unwrap();
-        assert!(lists.iter().all(|list| !list.to_string().is_empty()), "{lists:?}");
+        let [clusters, runs] = &lists;
+        assert_eq!((&clusters["rows"][0]["cluster"], &clusters["rows"][1]), (&json!("edge"), &Value::Null));
+        let playbooks = runs.as_array().unwrap().iter().map(|run| (run["playbook"].as_str(), run["state"].as_str()));
+        let done = ["provision-vms", "register-monitoring"].map(|playbook| (Some(playbook), Some("succeeded")));
+        assert_eq!(playbooks.collect::<BTreeSet<_>>(), BTreeSet::from(done));
         Self {
             scenario,
             lists,

@@ -14,6 +14,41 @@ use sha2::{Digest, Sha256};
 /// What can be started in the image.
 const PROGRAMS: [&str; 4] = ["infrastructure-contractor", "talos-contractor", "lab", "cortexctl"];
 
+/// What every unit says, so that whoever takes over a daemon can do little with it.
+const SANDBOX: [&str; 30] = [
+    // A core file would hold its keys.
+    "LimitCORE=0",
+    "UMask=0077",
+    "NoNewPrivileges=yes",
+    "CapabilityBoundingSet=",
+    "AmbientCapabilities=",
+    "ProtectSystem=strict",
+    "ProtectHome=yes",
+    "PrivateTmp=yes",
+    "PrivateDevices=yes",
+    "PrivateUsers=yes",
+    "DevicePolicy=closed",
+    "ProtectClock=yes",
+    "ProtectControlGroups=yes",
+    "ProtectHostname=yes",
+    "ProtectKernelLogs=yes",
+    "ProtectKernelModules=yes",
+    "ProtectKernelTunables=yes",
+    "ProtectProc=invisible",
+    "ProcSubset=pid",
+    "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX",
+    "RestrictNamespaces=yes",
+    "RestrictRealtime=yes",
+    "RestrictSUIDSGID=yes",
+    "RemoveIPC=yes",
+    "LockPersonality=yes",
+    "MemoryDenyWriteExecute=yes",
+    "SystemCallArchitectures=native",
+    "SystemCallFilter=@system-service",
+    "SystemCallFilter=~@privileged @resources",
+    "SystemCallErrorNumber=EPERM",
+];
+
 #[test]
 fn the_example_configurations_are_accepted_and_name_every_setting() {
     check_example::<infrastructure_contractor::config::Sections>("deploy/infrastructure-contractor.toml");
@@ -148,8 +183,9 @@ fn the_units_start_programs_with_configurations_that_ship() {
         let text = fs::read_to_string(&path).expect("a unit can be read");
         let setting = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         assert_eq!(setting("User"), Some(&*unit), "each daemon has a user of its own");
-        assert_eq!(setting("ProtectSystem"), Some("strict"), "{unit} is not in a sandbox");
-        assert_eq!(setting("LimitCORE"), Some("0"), "a core file of {unit} would hold its keys");
+        let settings: BTreeSet<_> = text.lines().collect();
+        let missing: Vec<_> = SANDBOX.iter().filter(|line| !settings.contains(*line)).collect();
+        assert_eq!(missing, Vec::<&&str>::new(), "{unit} may do more than its work");
         let users = read("deploy/systemd/cortex.sysusers.conf");
         assert!(users.contains(&format!("\nu {unit} ")), "nobody makes the user of {unit}");
         if let Some(daemon) = setting("ExecStart").and_then(|line| line.split('/').find(|it| it.starts_with(&*unit))) {
@@ -182,6 +218,7 @@ fn the_units_can_do_little_beside_their_work() {
     };
     // Everything passes with the worst grade that there is, unless the tool is missing or older than 250.
     if !graded("100").is_ok_and(|output| output.status.success()) {
+        println!("not tried: the grades of systemd-analyze, which is not installed or cannot give them here");
         return;
     }
     let output = graded("20").expect("it ran a moment ago");

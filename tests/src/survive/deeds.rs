@@ -1,10 +1,10 @@
 //! The real actions against the lab, through the life of a cluster: nothing that was taken back may have left a trace.
 //!
 //! Before a playbook does its part of the life, it is put through every harm: each of its steps fails for good *after*
-//! it has acted, is cancelled while it acts, and its process dies at a commit. After each, hypervisors, nodes, clusters and
-//! both inventories must be as before, and with every action done twice they must be as after the run in which nothing
-//! goes wrong. A playbook whose deeds cannot be taken back is put through one kind of harm in each life. Its plan, made
-//! before all that, changes nothing and tells of every step that then runs.
+//! it has acted, is cancelled while it acts, and its process dies at a commit, which is durable or lost. After each,
+//! hypervisors, nodes, clusters and both inventories must be as before, and with every action done twice they must be as
+//! after the run in which nothing goes wrong. A playbook whose deeds cannot be taken back is put through one kind of harm
+//! in each life. Its plan, made before all that, changes nothing and tells of every step that then runs.
 
 pub mod datacenter;
 pub mod death;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use engine::{
+    catalog::Undo,
     playbook::Policy,
     report::{Status, StepStatus},
     run::Command,
@@ -85,8 +86,27 @@ fn leaves(subject: &Subject, scenario: &Scenario, ending: &Ending, untroubled: &
             Err(format!("is cancelled and leaves {:?}", ending.objects))
         }
         Status::Stuck => is_stuck_well(subject, scenario, ending),
+        Status::Kept | Status::Paused => is_left_alone(subject, ending),
+        // It was not undone then, whether it was asked to stop or failed and was given up.
+        Status::Cancelled if subject.policy() != Policy::Rollback => is_left_alone(subject, ending),
         _ => Ok(()),
     }
+}
+
+/// What was done before it stopped is there, in the world and in the inventory, and nobody began to take it back.
+fn is_left_alone(subject: &Subject, ending: &Ending) -> Result<(), String> {
+    let status = ending.status;
+    if let Some(undo) = ending.journal.iter().find(|event| event["event"] == "undo_started") {
+        return Err(format!("ends {status:?}, and {} was being undone", undo["step"]));
+    }
+    let changes = |action: &str| subject.undo_of(action).is_some_and(|undo| undo != Undo::Nothing);
+    let done = ending.report.steps.iter().filter(|step| step.status == StepStatus::Succeeded && changes(&step.does));
+    for step in done.map(|step| &step.step) {
+        if !ending.objects.contains(step) || !ending.known.contains(step) {
+            return Err(format!("ends {status:?} without {step}, which was done"));
+        }
+    }
+    Ok(())
 }
 
 /// A stuck run names the undo that failed, and nothing is left but that and what it stood on.
@@ -141,4 +161,35 @@ fn difference(expected: &BTreeSet<String>, found: &BTreeSet<String>) -> String {
     let missing: Vec<_> = expected.difference(found).collect();
     let surplus: Vec<_> = found.difference(expected).collect();
     format!("missing {missing:?}, too much {surplus:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{
+        super::{Fault, play, trial},
+        *,
+    };
+
+    #[test]
+    fn a_run_that_keeps_what_it_did_may_not_have_undone_any_of_it() {
+        let subjects = Subject::mean().unwrap();
+        let subject = subjects.iter().find(|subject| subject.playbook == "careless").unwrap();
+        let untroubled = trial::untroubled(subject).unwrap();
+        let fault = Fault { step: "b".to_owned(), undo: false, kind: FaultKind::Fail, times: 1 };
+        let scenario = Scenario { faults: vec![fault], ..Scenario::default() };
+        let ending = play(subject, &scenario).unwrap();
+        let said = |ending: &Ending| judge(subject, &scenario, ending, &untroubled);
+        assert_eq!((ending.status, said(&ending)), (Status::Kept, Ok(())));
+
+        let mut undone = ending.clone();
+        undone.journal.push(json!({ "event": "undo_started", "step": "a" }));
+        assert!(said(&undone).unwrap_err().contains("being undone"));
+        for forget in [|of: &mut Ending| of.objects.clear(), |of: &mut Ending| of.known.clear()] {
+            let mut gone = ending.clone();
+            forget(&mut gone);
+            assert_eq!(said(&gone), Err("ends Kept without a, which was done".to_owned()));
+        }
+    }
 }

@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    io::{self, Write},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -127,9 +128,14 @@ pub fn record(folder: &Path, subjects: &[Subject]) -> anyhow::Result<Vec<PathBuf
             }
         }
         lines.push(String::new());
-        fs::write(path, lines.join("\n")).with_context(|| format!("{} cannot be written", path.display()))?;
+        write_new(path, &lines.join("\n")).with_context(|| format!("{} cannot be written", path.display()))?;
     }
     Ok(missing.into_iter().collect())
+}
+
+/// A file that is there is never written again, whoever has made it meanwhile.
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    fs::File::create_new(path)?.write_all(text.as_bytes())
 }
 
 /// Reads a file and replays its journals, and every beginning of them. Returns the kinds of entries in them.

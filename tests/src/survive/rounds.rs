@@ -40,6 +40,11 @@ const START: Duration = Duration::from_millis(20);
 /// A life has about one kill of each daemon amid a run of its own; where it takes so many for one, kills miss the work.
 const LIVES_PER_KILL: u64 = 20;
 
+/// Kills at the start between two times at which the daemons must become ready.
+const IN_A_ROW: usize = 20;
+/// With so many of them each daemon must have been killed with its store open.
+const ENOUGH: u64 = 100;
+
 /// Which daemon, by its place in the world.
 type Victim = usize;
 const INFRASTRUCTURE: Victim = 0;
@@ -175,16 +180,11 @@ impl Stage {
 
     /// Asks for something and kills what does it, once, twice or three times.
     fn through_kills(&mut self, name: &str, body: &Value) -> anyhow::Result<()> {
-        let flow = Uuid::now_v7();
-        match self.runtime.block_on(self.operator.submit(Party::Infrastructure, name, flow, body))? {
-            Submission::Accepted(_) => {}
-            Submission::AwaitsApproval { .. } => bail!("{name} waits for approval"),
-        }
+        let flow = self.submit(name, body)?;
         let pace = self.pace.get(self.place).copied();
         self.place += 1;
         let killed = pace.map(|pace| self.kill_within(pace)).transpose()?;
-        let ended = self.follow(flow).with_context(|| format!("{name}, acknowledged as flow {flow}"))?;
-        ensure!(ended.state == "succeeded", "{name} is {}: {}", ended.state, ended.reason.unwrap_or_default());
+        let ended = self.done(name, flow)?;
         let runs = self.runtime.block_on(flows::of(&self.operator, flow))?.runs;
         if pace.is_none() {
             let took = ended.ended.unwrap_or(ended.started).duration_since(ended.started);
@@ -199,6 +199,23 @@ impl Stage {
             self.round.kills[victim].amid_a_run += u64::from(runs.iter().any(is_amid));
         }
         Ok(())
+    }
+
+    /// Asks for something; it is acknowledged when this returns.
+    fn submit(&self, name: &str, body: &Value) -> anyhow::Result<Uuid> {
+        let flow = Uuid::now_v7();
+        match self.runtime.block_on(self.operator.submit(Party::Infrastructure, name, flow, body))? {
+            Submission::Accepted(_) => Ok(flow),
+            Submission::AwaitsApproval { .. } => bail!("{name} waits for approval"),
+        }
+    }
+
+    /// Waits until what was acknowledged is done.
+    fn done(&self, name: &str, flow: Uuid) -> anyhow::Result<FlowView> {
+        let ended = self.follow(flow).with_context(|| format!("{name}, acknowledged as flow {flow}"))?;
+        let why = ended.reason.as_deref().unwrap_or_default();
+        ensure!(ended.state == "succeeded", "{name} is {}: {why}", ended.state);
+        Ok(ended)
     }
 
     /// Kills one daemon or both, once, twice or three times; who died when.
@@ -247,19 +264,37 @@ impl Stage {
         Ok(())
     }
 
-    /// Daemons that are killed again and again before they are ready; in between they must become it.
+    /// Daemons that are killed again and again before they are ready, while a cluster is to be made; in between they must
+    /// become ready, make it, and take it away.
     fn starts(&mut self, kills: u64) -> anyhow::Result<()> {
-        for number in 1..=kills {
-            let victim = if number % 2 == 0 { TALOS } else { INFRASTRUCTURE };
-            let process = self.victim(victim);
-            kill(process)?;
-            process.start(false)?;
-            self.kill_at_start(victim)?;
-            if number % 20 == 0 {
-                self.world.wait_ready().with_context(|| format!("after {number} kills"))?;
+        for first in (0..kills).step_by(IN_A_ROW) {
+            let name = format!("starts-{first}");
+            let request = json!({
+                "request_type": "provision_cluster", "cluster_name": name, "pattern": "single",
+                "service_account_key": "ecdsa-p256",
+            });
+            let made = self.submit("provision_cluster", &request)?;
+            let last = kills.min(first + IN_A_ROW as u64);
+            for number in first..last {
+                let victim = if number % 2 == 0 { INFRASTRUCTURE } else { TALOS };
+                let process = self.victim(victim);
+                kill(process)?;
+                process.start(false)?;
+                self.kill_at_start(victim)?;
             }
+            self.world.wait_ready().with_context(|| format!("after {last} kills"))?;
+            self.done("provision_cluster", made)?;
+            self.one_machine_per_node(&name, 1)?;
+            let gone = json!({ "cluster_name": name });
+            let consented = self.runtime.block_on(consented(&self.operator, "decommission_request", gone))?;
+            let gone = self.submit("decommission_request", &consented)?;
+            self.done("decommission_request", gone)?;
         }
-        self.world.wait_ready()?;
+        let in_store = self.round.kills.map(|kills| kills.in_store);
+        ensure!(
+            kills < ENOUGH || !in_store.contains(&0),
+            "a daemon was never killed with its store open: {in_store:?}"
+        );
         self.nothing_unfinished()
     }
 

@@ -1,4 +1,4 @@
-//! A store under a process that dies at a commit: it is durable, and nobody hears of it.
+//! A store under a process that dies at a commit: it is durable and nobody hears of it, or it is lost with the process.
 
 use std::{
     collections::BTreeSet,
@@ -29,6 +29,16 @@ impl From<u64> for Hour {
     }
 }
 
+/// What becomes of the commit at which the process dies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Last {
+    /// It is durable.
+    #[default]
+    Durable,
+    /// It is lost: what was done is done, and no journal says so.
+    Lost,
+}
+
 /// Decides when the process dies.
 #[derive(Default)]
 pub(super) struct Death {
@@ -39,13 +49,20 @@ pub(super) struct Death {
 #[derive(Default)]
 struct Fate {
     hour: Option<Hour>,
+    last: Last,
     commits: Vec<Vec<String>>,
 }
 
 impl Death {
-    /// It comes at that hour, or not at all.
-    pub(super) fn come_at(&self, hour: Option<Hour>) {
-        self.fate().hour = hour;
+    /// It comes at that hour, in that way.
+    pub(super) fn come_at(&self, hour: Hour, last: Last) {
+        let mut fate = self.fate();
+        (fate.hour, fate.last) = (Some(hour), last);
+    }
+
+    /// It does not come any more.
+    pub(super) fn stay_away(&self) {
+        self.fate().hour = None;
     }
 
     /// How often it came.
@@ -64,9 +81,12 @@ impl Death {
         std::mem::take(&mut self.fate().commits)
     }
 
-    /// A commit with these entries is durable; true when the process dies of it.
-    fn strikes(&self, entries: Vec<String>) -> bool {
+    /// A commit with these entries comes to be as `now` says; true when the process dies of it.
+    fn strikes(&self, entries: &[String], now: Last) -> bool {
         let mut fate = self.fate();
+        if fate.last != now {
+            return false;
+        }
         let is_first = entries.iter().any(|entry| entry.starts_with("opened"));
         let strikes = !is_first
             && match &mut fate.hour {
@@ -76,7 +96,7 @@ impl Death {
                     *left = before.saturating_sub(1);
                     before == 1
                 }
-                Some(Hour::Entry(entry)) => entries.contains(entry),
+                Some(Hour::Entry(entry)) => entries.iter().any(|known| known == entry),
                 Some(Hour::New(known)) => {
                     let before = known.len();
                     known.extend(entries.iter().cloned());
@@ -86,7 +106,6 @@ impl Death {
         if strikes && !matches!(fate.hour, Some(Hour::New(_))) {
             fate.hour = None;
         }
-        fate.commits.push(entries);
         drop(fate);
         if strikes {
             self.count.send_modify(|count| *count += 1);
@@ -122,9 +141,16 @@ impl Journal for Mortal {
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Committed, CommitError>> {
         Box::pin(async move {
             let entries = entries(&commit);
-            let committed = self.store.commit(commit).await;
-            if committed.is_ok() && self.death.strikes(entries) {
+            if self.death.strikes(&entries, Last::Lost) {
                 return std::future::pending().await;
+            }
+            let committed = self.store.commit(commit).await;
+            if committed.is_ok() {
+                let dies = self.death.strikes(&entries, Last::Durable);
+                self.death.fate().commits.push(entries);
+                if dies {
+                    return std::future::pending().await;
+                }
             }
             committed
         })

@@ -6,7 +6,14 @@ use anyhow::{Context, ensure};
 use engine::report::{Report, Status};
 use serde_json::Value;
 
-use super::{Deed, Life, Party, Tried, datacenter::expect, death::Hour, done, footprint::Footprint, untold};
+use super::{
+    Deed, Life, Party, Tried,
+    datacenter::expect,
+    death::{Hour, Last},
+    done,
+    footprint::Footprint,
+    untold,
+};
 
 /// What befalls each step of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,10 +24,12 @@ pub(super) enum Harm {
     Cancel,
     /// The process dies at each of its commits.
     Death,
+    /// The process dies before each of its commits, which is lost.
+    Loss,
 }
 
 impl Harm {
-    pub(super) const ALL: [Self; 3] = [Self::Failure, Self::Cancel, Self::Death];
+    pub(super) const ALL: [Self; 4] = [Self::Failure, Self::Cancel, Self::Death, Self::Loss];
 }
 
 /// What is left when it was taken back.
@@ -101,10 +110,11 @@ impl Life<'_> {
                 ensure!(cancelled == done(&report), "only {cancelled:?} were cancelled");
                 Ok(report)
             }
-            Harm::Death => {
+            Harm::Death | Harm::Loss => {
+                let last = if harm == Harm::Loss { Last::Lost } else { Last::Durable };
                 let hour = Hour::New(BTreeSet::new());
                 let side = self.side_mut(deed.party);
-                let (report, died) = side.run_through_death(deed.playbook, deed.input, hour)?;
+                let (report, died) = side.run_through_death(deed.playbook, deed.input, hour, last)?;
                 expect(&report, Status::Succeeded)?;
                 ensure!(died, "the process does not die");
                 Ok(report)

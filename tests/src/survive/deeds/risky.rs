@@ -6,7 +6,14 @@ use anyhow::Context;
 use engine::report::{Report, Status};
 use serde_json::Value;
 
-use super::{Deed, Life, Party, Tried, datacenter::expect, death::Hour, done, footprint::Footprint, untold};
+use super::{
+    Deed, Life, Party, Tried,
+    datacenter::expect,
+    death::{Hour, Last},
+    done,
+    footprint::Footprint,
+    untold,
+};
 
 /// Entries that every run of a playbook has; how often it waits and tries again depends on what is faster.
 const STEADY: [&str; 6] = ["expanded ", "skipped ", "started ", "checkpointed ", "succeeded ", "finished "];
@@ -62,16 +69,21 @@ impl Life<'_> {
             tried.note(&format!("cancelled at {step}"), left(self, report, Status::Cancelled));
         }
         for hour in self.sample(hours) {
-            let report = self.dies(deed, &hour, &after);
+            let report = self.dies(deed, (&hour, Last::Durable), &after);
             tried.note(&format!("dies after `{hour}`, then undone"), left(self, report, Status::Undone));
+            if hour.starts_with("succeeded ") {
+                let report = self.dies(deed, (&hour, Last::Lost), &after);
+                tried.note(&format!("dies before `{hour}`, then undone"), left(self, report, Status::Undone));
+            }
         }
         Ok(after)
     }
 
-    /// The process dies once that entry is durable, the next one goes on, and what it did is taken back.
-    fn dies(&mut self, deed: Deed<'_>, entry: &str, after: &Footprint) -> anyhow::Result<Report> {
+    /// The process dies with that entry, the next one goes on, and what it did is taken back.
+    fn dies(&mut self, deed: Deed<'_>, (entry, last): (&str, Last), after: &Footprint) -> anyhow::Result<Report> {
         let hour = Hour::Entry(entry.to_owned());
-        let (report, died) = self.side_mut(deed.party).run_through_death(deed.playbook, deed.input, hour)?;
+        let side = self.side_mut(deed.party);
+        let (report, died) = side.run_through_death(deed.playbook, deed.input, hour, last)?;
         expect(&report, Status::Succeeded)?;
         let differs = self.datacenter.differs(&|now| after.difference_but_ids(now))?;
         let undone = self.take_back(deed, &report)?;

@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use super::{
     super::path::levels,
-    death::{Death, Hour, Mortal},
+    death::{Death, Hour, Last, Mortal},
     trouble::Trouble,
 };
 
@@ -109,8 +109,9 @@ impl Side {
         playbook: &str,
         input: &Value,
         hour: impl Into<Hour>,
+        last: Last,
     ) -> anyhow::Result<(Report, bool)> {
-        self.death.come_at(Some(hour.into()));
+        self.death.come_at(hour.into(), last);
         let (mut buried, run) = (self.death.count(), self.submit(playbook, input));
         let before = buried;
         while run.is_ok() && self.dies(buried)? {
@@ -118,7 +119,7 @@ impl Side {
             self.die();
             self.live()?;
         }
-        self.death.come_at(None);
+        self.death.stay_away();
         Ok((self.rest(run?)?, buried > before))
     }
 

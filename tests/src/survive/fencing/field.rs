@@ -35,6 +35,7 @@ use crate::{
     hypervisor,
     survive::deeds::{
         datacenter::{self, compare},
+        death::Last,
         side::{self, Side},
     },
 };
@@ -255,7 +256,7 @@ impl<'f> Play<'f> {
         let before = self.machines();
         self.played.runs += 1;
         let mut report = match twist {
-            Twist::Dies(commit) => self.side.run_through_death(playbook, &input, commit)?.0,
+            Twist::Dies(commit) => self.side.run_through_death(playbook, &input, commit, Last::Durable)?.0,
             Twist::Fails(step) => {
                 for name in names(step) {
                     self.side.trouble.fail(&name);
