@@ -1,8 +1,9 @@
 //! The broker dies, forgets a consumer, takes rights away; a daemon is frozen: no handoff is lost, none is done twice.
 
+mod rights;
+
 use std::{
     collections::BTreeMap,
-    fs,
     time::{Duration, Instant},
 };
 
@@ -16,10 +17,7 @@ use tests::{
 };
 use uuid::Uuid;
 
-use crate::{
-    command::run,
-    scenario::{Scenario, told},
-};
+use crate::scenario::{Scenario, told};
 
 /// Which daemon's health is looked at.
 const INFRASTRUCTURE: usize = 0;
@@ -92,94 +90,6 @@ fn consumers_deleted_by_hand_are_missed_by_name_and_made_again_by_init() {
 fn bus_consumers() -> Vec<(usize, &'static str, String)> {
     let of = |name: &str| if name.ends_with("talos") { TALOS } else { INFRASTRUCTURE };
     streams::consumers().into_iter().map(|spec| (of(&spec.name), spec.stream, spec.name)).collect()
-}
-
-#[test]
-fn rights_taken_away_are_named_and_work_goes_on_when_they_are_back() {
-    let scenario = Scenario::start(&WorldOptions::default());
-    let config = scenario.world.nats.setup().config.clone();
-    let all = fs::read_to_string(&config).unwrap();
-    let handoff = "\"cortex.handoff.talos.*\"";
-    assert!(all.contains(handoff), "the right that is taken away is there");
-    fs::write(&config, all.replace(handoff, "\"cortex.handoff.nobody.*\"")).unwrap();
-    scenario.world.nats.reload().unwrap();
-    // The answer to a call that comes in this moment may be refused to the contractor; the flow is found all the same.
-    let flow = edge(&scenario);
-    wait_for_trouble(&scenario, INFRASTRUCTURE, "cortex.handoff.talos.vm_provisioned");
-    let config_of_daemon = scenario.world.folder.join("infrastructure-contractor.toml").display().to_string();
-    let check = run("infrastructure-contractor", &["check", "--config", &config_of_daemon], &[], "");
-    check.ended(1).says(&["the bus does not let infrastructure publish on cortex.handoff.talos.*", "bus configure"]);
-    assert!(!check.out.contains("cortex.event"), "the other rights are there: {}", check.out);
-    fs::write(&config, all).unwrap();
-    scenario.world.nats.reload().unwrap();
-    expect_one_of_each(&scenario, flow);
-    wait_until_healthy(&scenario, INFRASTRUCTURE);
-}
-
-/// What is told of acknowledgements that are not allowed.
-const ACKNOWLEDGE: &str = "publish $JS.ACK.";
-
-/// Rights besides that to publish: whose, which, and what its daemon is then told that it may not do.
-const RIGHTS: [(usize, &[&str], &str); 6] = [
-    (TALOS, &["$JS.API.CONSUMER.MSG.NEXT.CORTEX_HANDOFFS.handoffs-talos"], "publish $JS.API.CONSUMER.MSG.NEXT."),
-    (
-        INFRASTRUCTURE,
-        &["$JS.API.CONSUMER.MSG.NEXT.CORTEX_HANDOFFS.handoffs-infrastructure"],
-        "publish $JS.API.CONSUMER.MSG.NEXT.",
-    ),
-    (TALOS, &["$JS.ACK.CORTEX_HANDOFFS.handoffs-talos.>", "$JS.ACK.*.*.CORTEX_HANDOFFS.handoffs-talos.>"], ACKNOWLEDGE),
-    (
-        INFRASTRUCTURE,
-        &["$JS.ACK.CORTEX_HANDOFFS.handoffs-infrastructure.>", "$JS.ACK.*.*.CORTEX_HANDOFFS.handoffs-infrastructure.>"],
-        ACKNOWLEDGE,
-    ),
-    (TALOS, &["_INBOX.talos.>"], "subscribe _INBOX.talos."),
-    (INFRASTRUCTURE, &["cortex.cmd.infrastructure.>"], "subscribe cortex.cmd.infrastructure."),
-];
-
-/// One after the other, each in the middle of a deployment of its own.
-#[test]
-fn rights_to_fetch_acknowledge_and_subscribe_taken_away_are_named_and_work_goes_on_when_they_are_back() {
-    let scenario = Scenario::start(&WorldOptions::default());
-    let config = scenario.world.nats.setup().config.clone();
-    let all = fs::read_to_string(&config).unwrap();
-    for ((of, rights, trouble), number) in RIGHTS.into_iter().zip(1..) {
-        let without = rights.iter().fold(all.clone(), |text, right| {
-            let quoted = format!("\"{right}\"");
-            assert!(text.contains(&quoted), "{right} is there");
-            text.replace(&quoted, "\"cortex.nobody\"")
-        });
-        // Whatever it is sent a contractor may answer once within a minute, and an acknowledgement is an answer.
-        let without = match trouble {
-            ACKNOWLEDGE => without.replace("\"expires\": \"1m\"", "\"expires\": \"1ns\""),
-            _ => without,
-        };
-        println!("taken away: {rights:?}");
-        let name = format!("edge-{number}");
-        let body = json!({ "request_type": "provision_cluster", "cluster_name": name, "pattern": "single" });
-        let flow = scenario.submit("provision_cluster", &body).unwrap();
-        fs::write(&config, without).unwrap();
-        scenario.world.nats.reload().unwrap();
-        wait_for_trouble(&scenario, of, trouble);
-        fs::write(&config, &all).unwrap();
-        scenario.world.nats.reload().unwrap();
-        let made = scenario.follow(flow).unwrap();
-        assert_eq!(made.state, "succeeded", "{rights:?}: {}", told(&made));
-        assert_eq!(scenario.machines(), number, "{rights:?}: one machine per node");
-        wait_until_healthy(&scenario, of);
-        for party in [Party::Infrastructure, Party::Talos] {
-            let listed = scenario.operator.command::<Value>(party, "outbox.retry", json!({}));
-            scenario
-                .runtime
-                .block_on(listed)
-                .unwrap_or_else(|error| panic!("{rights:?}: {party} does not hear: {error}"));
-        }
-    }
-    let runs = scenario.runs();
-    for playbook in ["provision-vms", "bootstrap-cluster", "register-monitoring"] {
-        let succeeded = runs.iter().filter(|run| run.ends_with(&format!(": {playbook} succeeded"))).count();
-        assert_eq!((succeeded, runs.len()), (RIGHTS.len(), 3 * RIGHTS.len()), "{runs:#?}");
-    }
 }
 
 #[test]

@@ -45,7 +45,11 @@ fn no_secret_is_in_events_logs_stores_or_answers() {
     sealed(&scenario, &mut needles);
     let plans = daemons::plans(&scenario, CLUSTER);
     said.extend(plans.into_iter().map(|(what, told)| (format!("answer of {what}"), (told.out + &told.err).into())));
-    said.push(("a panic".to_owned(), panicked(&scenario).into()));
+    let token = scenario.world.facts.api_token.split('=').next().unwrap().to_owned();
+    let secrets = ["secrets", "kubeconfig"].map(|secret| format!("cluster/{CLUSTER}/{secret}"));
+    for (party, opened) in [(Party::Infrastructure, &[token][..]), (Party::Talos, &secrets)] {
+        said.push((format!("a panic of {party}"), panicked(&scenario, party, opened).into()));
+    }
     for process in [&mut scenario.world.infrastructure, &mut scenario.world.talos] {
         process.start(false).unwrap();
     }
@@ -421,19 +425,19 @@ fn wrong_token(scenario: &Scenario) -> String {
     said
 }
 
-/// The standard error and backtrace of the talos daemon when it panics with every secret open.
-fn panicked(scenario: &Scenario) -> String {
+/// The standard error and backtrace of a daemon when it panics with every secret open, of which these are some.
+fn panicked(scenario: &Scenario, party: Party, opened: &[String]) -> String {
     let output = std::process::Command::new(tests::binaries::path("panicking").unwrap())
         .arg("--config")
-        .arg(scenario.world.folder.join("talos-contractor.toml"))
+        .arg(scenario.world.folder.join(format!("{party}-contractor.toml")))
+        .env("PANICKING", party.to_string())
         .env("RUST_BACKTRACE", "full")
         .output()
         .unwrap();
     let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert!(!output.status.success(), "a task that died ends the daemon");
-    let opened = ["secrets", "kubeconfig"].map(|secret| format!("cluster/{CLUSTER}/{secret}"));
-    for wanted in [&opened[..], &["secrets open".to_owned(), "stack backtrace".to_owned()]].concat() {
-        assert!(said.contains(&wanted), "it did not panic with its secrets open, `{wanted}` is missing: {said}");
+    for wanted in [opened, &["secrets open".to_owned(), "stack backtrace".to_owned()]].concat() {
+        assert!(said.contains(&wanted), "{party} did not panic with its secrets open, `{wanted}` is missing: {said}");
     }
     said
 }

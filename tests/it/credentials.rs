@@ -12,8 +12,12 @@ use std::{
 use bus::TailFrom;
 use cortexctl::watch::Told;
 use messages::event::CertificateExpiring;
+use rcgen::{CertificateParams, DnType, KeyPair};
 use serde_json::Value;
-use tests::{binaries, world::WorldOptions};
+use tests::{
+    binaries,
+    world::{World, WorldOptions},
+};
 
 use crate::scenario::Scenario;
 
@@ -78,10 +82,29 @@ fn open_keys_stop_a_daemon_and_certificates_near_their_end_are_told_of() {
     }
     set_mode(&token, 0o600);
     set_mode(&key, 0o600);
+    refuses_an_authority_that_has_expired(&scenario.world);
     let (ended_well, said) = infrastructure(&folder, "check");
     assert!(ended_well, "{said}");
     scenario.world.infrastructure.start(false).unwrap();
     scenario.world.wait_ready().unwrap();
+}
+
+/// It says which certificate has expired, where it stands and what to do, and does not start.
+fn refuses_an_authority_that_has_expired(world: &World) {
+    let (ca, sound) = (&world.nats.setup().root_ca, fs::read(&world.nats.setup().root_ca).unwrap());
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "an old CA");
+    (params.not_before, params.not_after) = (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2025, 3, 1));
+    let old = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+    fs::write(ca, old.pem()).unwrap();
+    for command in ["check", "run"] {
+        let (ended_well, said) = infrastructure(&world.folder, command);
+        assert!(!ended_well, "{command} takes an authority that has expired");
+        let wanted = format!("bus.ca_file {}: certificate CN=an old CA expired at 2025-03-01T00:00:00Z", ca.display());
+        assert!(said.contains(&wanted), "{command} does not say `{wanted}`:\n{said}");
+        assert!(said.contains("put a renewed certificate there"), "{command} does not say what to do:\n{said}");
+    }
+    fs::write(ca, sound).unwrap();
 }
 
 /// Whether the command ended well, and everything that it said.

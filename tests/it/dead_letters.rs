@@ -205,7 +205,7 @@ fn expect_nothing_comes_again(scenario: &Scenario, lane: &Lane) {
 }
 
 /// What the dead letter stream holds by one contractor; waits until there are so many.
-fn letters(scenario: &Scenario, at: Party, count: usize) -> Vec<Recorded> {
+pub(crate) fn letters(scenario: &Scenario, at: Party, count: usize) -> Vec<Recorded> {
     let filter = format!("cortex.deadletter.{at}");
     scenario.until(&format!("{count} letters of {at}"), || {
         let found = recorded(scenario, streams::DEADLETTER, &filter);

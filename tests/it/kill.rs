@@ -5,7 +5,11 @@ use std::time::Duration;
 use cortexctl::watch::{self, Told};
 use messages::{query::Listing, subject::Party};
 use serde_json::{Value, json};
-use tests::{demo, world::WorldOptions};
+use tests::{
+    demo,
+    survive::rounds::{self, Kills},
+    world::WorldOptions,
+};
 use uuid::Uuid;
 
 use crate::scenario::{Scenario, told};
@@ -101,4 +105,20 @@ fn killing_infrastructure_while_pools_change_and_the_cluster_goes_changes_nothin
 #[test]
 fn killing_talos_while_pools_change_and_the_cluster_goes_changes_nothing_in_the_end() {
     the_rest_of_its_life_survives(Party::Talos, ["config_applied", "node_drained", "cluster_leaving"]);
+}
+
+/// The bounded part of `cargo survive -- --real`: each daemon amid a run of its own, and within 20 ms of its start.
+#[test]
+fn kills_at_random_instants_and_right_after_starts_change_nothing_in_the_end() {
+    let seed = std::env::var("SURVIVE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    println!("SURVIVE_SEED={seed}");
+    let mut all = [Kills::default(); 2];
+    let options = rounds::Options { seed, rounds: 1, starts: 100, patience: rounds::PATIENCE, forgets: false };
+    let played = rounds::play(options, &mut |round| {
+        for (all, more) in all.iter_mut().zip(round.kills) {
+            *all += more;
+        }
+    });
+    played.unwrap_or_else(|error| panic!("SURVIVE_SEED={seed}: {error:#}"));
+    assert!(all.iter().all(|kills| kills.amid_a_run > 0 && kills.in_store > 0 && kills.at_start >= 50), "{all:?}");
 }

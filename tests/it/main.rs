@@ -41,6 +41,7 @@ mod proxmox_hands;
 mod refusal;
 mod replay;
 mod rotation;
+mod sabotage;
 mod scenario;
 mod survive;
 mod talos_faults;

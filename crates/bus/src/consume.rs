@@ -16,7 +16,8 @@ use crate::{connect::Bus, link::Link, publish::headers_of, tail::timestamp};
 
 /// Messages that wait here at most; more would be redelivered while they wait (reliability.md 3).
 const BATCH: usize = 8;
-const EXPIRES: Duration = Duration::from_secs(30);
+/// A consumer that is gone, or a right to it, is missed after this time at the latest.
+const EXPIRES: Duration = Duration::from_secs(10);
 /// Two missed heartbeats end the pull; it is renewed.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const FIRST_DELAY: Duration = Duration::from_millis(100);

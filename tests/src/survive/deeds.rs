@@ -6,6 +6,7 @@
 //! after the run in which nothing goes wrong. A playbook whose deeds cannot be taken back is put through one kind of harm
 //! in each life. Its plan, made before all that, changes nothing and tells of every step that then runs.
 
+mod broken;
 pub mod datacenter;
 pub mod death;
 mod firm;
@@ -20,6 +21,8 @@ use std::{
 };
 
 use anyhow::Context;
+pub use broken::Bug;
+pub(in crate::survive) use broken::with;
 use datacenter::Datacenter;
 use engine::{
     plan::Plan,
@@ -111,10 +114,34 @@ pub fn live(options: Options, tell: &mut dyn FnMut(&Tried)) -> anyhow::Result<()
     };
     for (at, harm) in harms.into_iter().enumerate() {
         let (random, options) = (StdRng::seed_from_u64(random.random()), options.clone());
-        let datacenter = Datacenter::start()?;
+        let datacenter = Datacenter::start(None)?;
         Life { datacenter, options, random, harm, is_first: at == 0, tell: &mut *tell }.pass()?;
     }
     Ok(())
+}
+
+/// What is complained of when a cluster's machines are made, and taken back, by actions with this bug.
+///
+/// # Errors
+/// If there is no datacenter.
+pub fn found(bug: &Bug) -> anyhow::Result<Vec<String>> {
+    // No step by itself: it shows in the whole.
+    let options = Options { every: usize::MAX, seed: 1, playbook: String::new() };
+    let (datacenter, random) = (Datacenter::start(Some(bug))?, StdRng::seed_from_u64(options.seed));
+    let mut life = Life { datacenter, options, random, harm: Harm::ALL[0], is_first: true, tell: &mut |_| {} };
+    let mut tried = Tried::of("provision-vms");
+    let deed = Deed { party: Party::Infrastructure, playbook: "provision-vms", input: &request() };
+    let ended = life.harmed(deed, &mut tried);
+    tried.failures.extend(ended.err().map(|error| format!("{error:#}")));
+    Ok(tried.failures)
+}
+
+/// For the cluster of the life.
+fn request() -> Value {
+    json!({
+        "request_type": "provision_cluster", "cluster_name": "prod", "pattern": "edge", "worker_nodes": 1,
+        "service_account_key": "ecdsa-p256",
+    })
 }
 
 /// What a plan does not say, as failures.
@@ -131,11 +158,7 @@ impl Life<'_> {
     fn pass(&mut self) -> anyhow::Result<()> {
         use Party::{Infrastructure, Talos};
         let begin = self.datacenter.calm()?;
-        let request = json!({
-            "request_type": "provision_cluster", "cluster_name": "prod", "pattern": "edge", "worker_nodes": 1,
-            "service_account_key": "ecdsa-p256",
-        });
-        let made = self.risky((Infrastructure, "provision-vms"), &request, "vm_provisioned")?;
+        let made = self.risky((Infrastructure, "provision-vms"), &request(), "vm_provisioned")?;
         let ready = self.risky((Talos, "bootstrap-cluster"), &made, "cluster_ready")?;
         self.firm((Infrastructure, "register-monitoring"), &ready, Stays::Nothing)?;
         let prod = json!({ "cluster": "prod" });

@@ -54,8 +54,20 @@ pub struct Failing {
 /// # Errors
 /// If the datacenter does not start, or a run cannot be made.
 pub fn play(seeds: Range<u64>) -> anyhow::Result<Tried> {
+    play_as(seeds, false)
+}
+
+/// The same with a contractor that is careless: it takes machines away by their numbers.
+///
+/// # Errors
+/// See [`play`].
+pub fn play_carelessly(seeds: Range<u64>) -> anyhow::Result<Tried> {
+    play_as(seeds, true)
+}
+
+fn play_as(seeds: Range<u64>, careless: bool) -> anyhow::Result<Tried> {
     let began = Instant::now();
-    let (imports, clones) = (Field::start(Method::Import)?, Field::start(Method::Clone)?);
+    let (imports, clones) = (Field::start(Method::Import, careless)?, Field::start(Method::Clone, careless)?);
     let mut tried = Tried::default();
     for seed in seeds {
         let story = Story::of(seed);

@@ -30,6 +30,7 @@ use super::{
     gate::{Gate, Verdict},
     journal::MemoryJournal,
     play::{Messages, PausedClock},
+    sabotage::{self, Bug},
     trial,
 };
 
@@ -69,12 +70,12 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// Plays so many random stories.
+/// Plays so many random stories, with a contractor that has the bug if there is one.
 ///
 /// # Errors
 /// The shortest story that does not end as it may, and why.
-pub fn play_all(seed: u64, stories: u32) -> Result<(), String> {
-    let scene = Scene::new()?;
+pub fn play_all(seed: u64, stories: u32, bug: Option<Bug>) -> Result<(), String> {
+    let scene = Scene::new(bug)?;
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let config = Config { cases: stories, failure_persistence: None, ..Config::default() };
@@ -85,18 +86,22 @@ pub fn play_all(seed: u64, stories: u32) -> Result<(), String> {
 
 /// What every story starts from.
 struct Scene {
+    bug: Option<Bug>,
     subjects: Vec<Subject>,
     /// What is in the world after the success of each message's run.
     wanted: Vec<BTreeSet<String>>,
+    /// How many messages such a run sends.
+    sent: Vec<usize>,
 }
 
 impl Scene {
-    fn new() -> Result<Self, String> {
+    fn new(bug: Option<Bug>) -> Result<Self, String> {
         let all = Subject::mean().map_err(|problems| problems.to_string())?;
         let find = |name: &&str| all.iter().find(|it| it.playbook == **name).cloned().ok_or(format!("no {name}"));
         let subjects = PLAYBOOKS.iter().map(find).collect::<Result<Vec<_>, _>>()?;
-        let wanted = subjects.iter().map(|subject| Ok(trial::untroubled(subject)?.objects));
-        Ok(Self { wanted: wanted.collect::<Result<_, String>>()?, subjects })
+        let untroubled = subjects.iter().map(trial::untroubled).collect::<Result<Vec<_>, String>>()?;
+        let (wanted, sent) = untroubled.into_iter().map(|ending| (ending.objects, ending.sent.len())).unzip();
+        Ok(Self { bug, wanted, sent, subjects })
     }
 
     fn play(&self, acts: &[Act]) -> Result<(), String> {
@@ -238,6 +243,11 @@ impl Model<'_> {
         if sent.iter().collect::<BTreeSet<_>>().len() != sent.len() {
             return Err("a message was sent twice".to_owned());
         }
+        let succeeded = ends.iter().filter(|(_, status)| **status == Status::Succeeded);
+        let due: usize = succeeded.map(|(message, _)| self.scene.sent[*message]).sum();
+        if sent.len() < due {
+            return Err(format!("{due} messages were to be sent by the runs that succeeded, and {} were", sent.len()));
+        }
         for (message, status) in &ends {
             let run = self.scene.run(*message);
             let left = self.gate.objects(run);
@@ -260,7 +270,7 @@ impl Model<'_> {
     fn parts(&self) -> Parts {
         let subject = &self.scene.subjects[0];
         Parts {
-            journal: Arc::new(self.journal.clone()) as Arc<dyn Journal>,
+            journal: sabotage::journal(self.scene.bug, self.journal.clone()),
             actions: self.gate.actions(&self.scene.subjects),
             playbooks: subject.library.clone(),
             clock: Arc::new(PausedClock::new(self.now.clone())),

@@ -32,8 +32,8 @@ use crate::{
     world::{World, WorldOptions, consented, tail},
 };
 
-/// No flow of a round takes longer, however often its contractors die.
-const PATIENCE: Duration = Duration::from_secs(240);
+/// No flow of a round takes longer, on any machine that runs this.
+pub const PATIENCE: Duration = Duration::from_secs(240);
 /// Kills of a starting daemon fall into this time after its start.
 const START: Duration = Duration::from_millis(20);
 
@@ -60,6 +60,10 @@ pub struct Options {
     pub rounds: u64,
     /// How often a daemon is killed in the first 20 ms after its start.
     pub starts: u64,
+    /// No flow takes longer, however often its contractors die.
+    pub patience: Duration,
+    /// Whether infrastructure-contractor's store does not survive its death at work, which must be found.
+    pub forgets: bool,
 }
 
 /// How often a daemon was killed.
@@ -108,7 +112,9 @@ pub fn play(options: Options, tell: &mut dyn FnMut(&Round)) -> anyhow::Result<()
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let operator = runtime.block_on(world.operator())?;
     let random = StdRng::seed_from_u64(options.seed);
-    let mut stage = Stage { world, runtime, operator, random, round: Round::default(), pace: Vec::new(), place: 0 };
+    let Options { patience, forgets, .. } = options;
+    let (round, pace) = (Round::default(), Vec::new());
+    let mut stage = Stage { world, runtime, operator, random, patience, forgets, round, pace, place: 0 };
     let told = stage.play(options, tell);
     let logs = told.is_err().then(|| [stage.world.infrastructure.log(), stage.world.talos.log()]);
     told.with_context(|| logs.map(|logs| logs.map(|log| tail(&log)).join("\n")).unwrap_or_default())
@@ -119,6 +125,8 @@ struct Stage {
     runtime: tokio::runtime::Runtime,
     operator: Client,
     random: StdRng,
+    patience: Duration,
+    forgets: bool,
     round: Round,
     /// How long each of a life's requests takes when nobody dies.
     pace: Vec<Duration>,
@@ -242,9 +250,11 @@ impl Stage {
     }
 
     fn kill(&mut self, victim: Victim) -> anyhow::Result<()> {
-        let process = self.victim(victim);
-        kill(process)?;
-        process.start(false)?;
+        kill(self.victim(victim))?;
+        if self.forgets && victim == INFRASTRUCTURE {
+            fs::remove_dir_all(self.world.folder.join("infrastructure-store"))?;
+        }
+        self.victim(victim).start(false)?;
         self.round.kills[victim].at_work += 1;
         while self.random.random_bool(0.4) {
             self.kill_at_start(victim)?;
@@ -309,7 +319,7 @@ impl Stage {
                 let (_, view) = watch::follow(&self.operator, flow, tail, |_| {}).await?;
                 view.context("it needs an operator")
             };
-            tokio::time::timeout(PATIENCE, told).await.context("it does not end")?
+            tokio::time::timeout(self.patience, told).await.context("it does not end")?
         })
     }
 

@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use contractor::driver::Journal;
@@ -13,9 +14,21 @@ use serde_json::Value;
 use store::{Commit, CommitError, Committed, ReadError, Reader, RunQuery, RunRow};
 use uuid::Uuid;
 
-use super::{Subject, journal::MemoryJournal, machine::lock, trial};
+use super::{
+    Subject, deeds, fencing,
+    journal::MemoryJournal,
+    machine::{self, lock},
+    rounds, trial,
+};
 
-/// What is wrong.
+/// As many random stories as CI plays.
+const STORIES: u32 = 100;
+/// A flow that nobody remembers does not end; several times as long as one that goes well.
+const SOON: Duration = Duration::from_secs(20);
+/// As many histories of strangers.
+const HISTORIES: u64 = 40;
+
+/// What is wrong with a contractor, or with the disk below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
     /// An action that acts again without looking whether it has acted.
@@ -53,11 +66,59 @@ impl Bug {
     ];
 }
 
-/// What the harness says about a contractor with this bug: the first case that fails, if one does.
-///
-/// # Errors
-/// If a playbook cannot be read.
-pub fn found(bug: Bug) -> anyhow::Result<Option<String>> {
+/// Those that the state machine can see: its actions take no checkpoints and keep no inventory.
+const IN_ORDER: [Bug; 4] = [Bug::SkipsStarted, Bug::ForgetsDone, Bug::LosesMessages, Bug::SendsTwice];
+
+/// A part of the harness, each with bugs of its own kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Every playbook through every failure, with fakes.
+    Trials,
+    /// Whatever happens in whatever order.
+    StateMachine,
+    /// The real actions against the lab.
+    Deeds,
+    /// Strangers.
+    Fencing,
+    /// Real daemons that are killed.
+    Rounds,
+}
+
+impl Part {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Trials, Self::StateMachine, Self::Deeds, Self::Fencing, Self::Rounds];
+
+    /// What this part of the harness says about each bug that it must find: the first complaint, if there is one.
+    ///
+    /// # Errors
+    /// If it cannot be played.
+    pub fn findings(self) -> anyhow::Result<Vec<(String, Option<String>)>> {
+        match self {
+            Self::Trials => Bug::ALL.iter().map(|bug| Ok((format!("{bug:?}"), in_trials(*bug)?))).collect(),
+            Self::StateMachine => {
+                let found = |bug: &Bug| (format!("{bug:?}"), machine::play_all(1, STORIES, Some(*bug)).err());
+                Ok(IN_ORDER.iter().map(found).collect())
+            }
+            Self::Deeds => {
+                let bugs = [deeds::Bug::UndoesNothing, deeds::Bug::UndoesOnce, deeds::Bug::LosesInventory];
+                bugs.iter().map(|bug| Ok((format!("{bug:?}"), deeds::found(bug)?.into_iter().next()))).collect()
+            }
+            Self::Fencing => {
+                let told = fencing::play_carelessly(0..HISTORIES)?.failure;
+                let told = told.map(|failing| format!("{} ({})", failing.complaints.join("; "), failing.story));
+                Ok(vec![("DestroysByNumber".to_owned(), told)])
+            }
+            Self::Rounds => {
+                let options = rounds::Options { seed: 1, rounds: 1, starts: 0, patience: SOON, forgets: true };
+                let told = rounds::play(options, &mut |_| {}).err().map(|error| format!("{error:#}"));
+                Ok(vec![("ForgetsItsStore".to_owned(), told)])
+            }
+        }
+    }
+}
+
+/// What trials say about a contractor with this bug: the first case that fails, if one does.
+fn in_trials(bug: Bug) -> anyhow::Result<Option<String>> {
     let mut subjects = Subject::mean().map_err(|problems| anyhow::anyhow!("{problems}"))?;
     subjects.extend(Subject::shipped()?);
     for mut subject in subjects {

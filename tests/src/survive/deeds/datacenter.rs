@@ -18,6 +18,7 @@ use talos_contractor::{
 };
 
 use super::{
+    broken::{self, Bug},
     footprint::Footprint,
     side::{self, Side},
 };
@@ -42,11 +43,11 @@ pub struct Datacenter {
 }
 
 impl Datacenter {
-    /// Starts it.
+    /// Starts it; infrastructure-contractor's actions have the bug, if there is one.
     ///
     /// # Errors
     /// If something in it does not start.
-    pub fn start() -> anyhow::Result<Self> {
+    pub fn start(bug: Option<&Bug>) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let lab = runtime.block_on(Lab::start(LabOptions { speed: SPEED, ..LabOptions::default() }))?;
@@ -54,7 +55,9 @@ impl Datacenter {
         let own = sections(&lab, folder.path())?;
         let own = infrastructure_contractor::Deps::new(own, &["127.0.0.0/8".to_owned()], store.clone())?;
         let playbooks = infrastructure_contractor::playbooks::shipped();
-        let infrastructure = Side::start(store, &infrastructure_contractor::actions(&own), &playbooks)?;
+        let actions = infrastructure_contractor::actions(&own);
+        let actions = bug.map_or_else(|| actions.clone(), |bug| broken::with(bug, &actions));
+        let infrastructure = Side::start(store, &actions, &playbooks)?;
         let deps = Deps::new(TalosSettings::default(), addons(&lab), AllowedTargets::loopback());
         let actions = talos_contractor::actions::actions(&deps);
         let store = side::store(folder.path(), "talos")?;

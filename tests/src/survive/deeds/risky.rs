@@ -43,7 +43,7 @@ impl Life<'_> {
     }
 
     /// All harms, each taken back. Returns how it is after the run in which nothing goes wrong.
-    fn harmed(&mut self, deed: Deed<'_>, tried: &mut Tried) -> anyhow::Result<Footprint> {
+    pub(super) fn harmed(&mut self, deed: Deed<'_>, tried: &mut Tried) -> anyhow::Result<Footprint> {
         let before = self.datacenter.calm()?;
         let plan = self.plan(deed, &before)?;
         let _ = self.side(deed.party).commits();

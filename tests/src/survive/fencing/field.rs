@@ -19,6 +19,7 @@ use infrastructure_contractor::{
     playbooks,
 };
 use jiff::Timestamp;
+use proxmox::targets::AllowedTargets;
 use serde_json::{Value, json};
 use simulators::{
     lab::{Lab, LabOptions},
@@ -34,9 +35,11 @@ use super::{
 use crate::{
     hypervisor,
     survive::deeds::{
+        Bug,
         datacenter::{self, compare},
         death::Last,
         side::{self, Side},
+        with,
     },
 };
 
@@ -61,6 +64,8 @@ pub(super) struct Played {
 /// Hypervisors, with a template where machines are cloned.
 pub(super) struct Field {
     method: Method,
+    /// Whether the contractor takes machines away by their numbers.
+    careless: bool,
     lab: Arc<Lab>,
     runtime: Runtime,
     /// What is there when no history is played.
@@ -91,8 +96,8 @@ struct Scene {
 }
 
 impl Field {
-    /// Starts the hypervisors.
-    pub(super) fn start(method: Method) -> anyhow::Result<Self> {
+    /// Starts the hypervisors, for a contractor that is careless or not.
+    pub(super) fn start(method: Method, careless: bool) -> anyhow::Result<Self> {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let options = LabOptions { speed: f64::INFINITY, ..LabOptions::default() };
         let lab = Arc::new(runtime.block_on(Lab::start(options))?);
@@ -101,7 +106,7 @@ impl Field {
             runtime.block_on(hypervisor::make_template(&root, &lab.mirror().url()))?;
         }
         let empty = seen(&lab);
-        Ok(Self { method, lab, runtime, empty })
+        Ok(Self { method, careless, lab, runtime, empty })
     }
 
     /// Plays a history to its end, and leaves the datacenter as it was.
@@ -151,8 +156,15 @@ impl<'f> Play<'f> {
         let Field { lab, runtime: lab_runtime, .. } = field;
         let folder = tempfile::tempdir()?;
         let store = side::store(folder.path(), "infrastructure")?;
-        let deps = Deps::new(sections(field, folder.path())?, &["127.0.0.0/8".to_owned()], store.clone())?;
-        let side = Side::start_by(Arc::new(Hurry::default()), store.clone(), &actions(&deps), &playbooks::shipped())?;
+        let (sections, allowed) = (sections(field, folder.path())?, ["127.0.0.0/8".to_owned()]);
+        let deps = Deps::new(sections.clone(), &allowed, store.clone())?;
+        let mut actions = actions(&deps);
+        if field.careless {
+            let client =
+                infrastructure_contractor::deps::client(&sections, AllowedTargets::new(["127.0.0.0/8".parse()?]))?;
+            actions = with(&Bug::DestroysByNumber(client), &actions);
+        }
+        let side = Side::start_by(Arc::new(Hurry::default()), store.clone(), &actions, &playbooks::shipped())?;
         let scene = Scene {
             stranger: Stranger::beside(lab.proxmox(), hypervisor::TEMPLATE),
             done: 0,
