@@ -106,7 +106,7 @@ fn rights_taken_away_one_by_one_are_named_and_work_goes_on_when_they_are_back() 
         let said = began.elapsed();
         give_back(&scenario, &all);
         let made = scenario.follow(flow).unwrap();
-        println!("said after {said:.1?}, made after {:.1?}", began.elapsed());
+        println!("{:?}: said after {said:.1?}, made after {:.1?}", right.subjects, began.elapsed());
         assert_eq!(made.state, "succeeded", "{:?}: {}", right.subjects, told(&made));
         assert_eq!(scenario.machines(), number, "{:?}: one machine per node", right.subjects);
         for party in [Party::Infrastructure, Party::Talos] {
@@ -141,7 +141,6 @@ fn take_away(scenario: &Scenario, rights: &[&str], to_answer: bool) -> String {
     if to_answer {
         without = without.replace("\"expires\": \"1m\"", "\"expires\": \"1ns\"");
     }
-    println!("taken away: {rights:?}");
     fs::write(&config, without).unwrap();
     scenario.world.nats.reload().unwrap();
     all

@@ -22,7 +22,6 @@ use std::{
 
 use anyhow::Context;
 pub use broken::Bug;
-pub(in crate::survive) use broken::with;
 use datacenter::Datacenter;
 use engine::{
     plan::Plan,
@@ -127,7 +126,7 @@ pub fn live(options: Options, tell: &mut dyn FnMut(&Tried)) -> anyhow::Result<()
 pub fn found(bug: &Bug) -> anyhow::Result<Vec<String>> {
     // No step by itself: it shows in the whole.
     let options = Options { every: usize::MAX, seed: 1, playbook: String::new() };
-    let (datacenter, random) = (Datacenter::start(Some(bug))?, StdRng::seed_from_u64(options.seed));
+    let (datacenter, random) = (Datacenter::start(Some(bug.clone()))?, StdRng::seed_from_u64(options.seed));
     let mut life = Life { datacenter, options, random, harm: Harm::ALL[0], is_first: true, tell: &mut |_| {} };
     let mut tried = Tried::of("provision-vms");
     let deed = Deed { party: Party::Infrastructure, playbook: "provision-vms", input: &request() };

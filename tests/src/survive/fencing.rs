@@ -5,6 +5,7 @@
 //! that proves and acts at once, so whoever acts on a proof must do it in the next call.
 
 mod field;
+mod hurry;
 mod story;
 mod stranger;
 

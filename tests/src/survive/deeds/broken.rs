@@ -1,20 +1,15 @@
 //! Real actions that are wrong on purpose: each bug must be found by the harness that looks for its kind.
 
-use std::{
-    collections::BTreeSet,
-    fmt,
-    sync::{Arc, Mutex},
+use std::fmt;
+
+use contractor::action::StepContext;
+use infrastructure_contractor::{
+    config::Sections,
+    deps,
+    inventory::{Machine, Vm},
 };
-
-use contractor::action::{Actions, AnyAction, Change, Done, Effects, PreviewContext, StepContext, StepError};
-use engine::catalog::Catalog;
-use futures::future::BoxFuture;
-use infrastructure_contractor::inventory::{Machine, Vm};
-use proxmox::{Client, VmId};
+use proxmox::{Client, VmId, targets::AllowedTargets};
 use serde_json::Value;
-use uuid::Uuid;
-
-use super::super::machine::lock;
 
 /// What is wrong.
 #[derive(Clone)]
@@ -40,84 +35,20 @@ impl fmt::Debug for Bug {
     }
 }
 
-/// The same actions with this bug.
-pub(in crate::survive) fn with(bug: &Bug, actions: &Actions) -> Actions {
-    let mut broken = Actions::default();
-    for name in actions.names() {
-        if let (Some(spec), Some(action)) = (actions.action(name), actions.get(name)) {
-            let releases = name == "infrastructure.release_vm";
-            let undone = Mutex::default();
-            let action = Broken { bug: bug.clone(), releases, action: action.clone(), undone };
-            broken = broken.with_any(spec.clone(), Arc::new(action));
+impl Bug {
+    /// With a connection of its own to the hypervisors.
+    ///
+    /// # Errors
+    /// If the configuration is wrong.
+    pub(in crate::survive) fn destroys_by_number(sections: &Sections) -> anyhow::Result<Self> {
+        deps::client(sections, AllowedTargets::new(["127.0.0.0/8".parse()?])).map(Self::DestroysByNumber)
+    }
+
+    /// What comes before an action that takes a machine of ours away.
+    pub(super) async fn strikes_before_release(&self, cx: &StepContext, input: &Value) {
+        if let Self::DestroysByNumber(client) = self {
+            destroy_by_number(client, cx, &input["machine"]).await;
         }
-    }
-    broken
-}
-
-struct Broken {
-    bug: Bug,
-    /// Whether it is the action that takes a machine away.
-    releases: bool,
-    action: Arc<dyn AnyAction>,
-    undone: Mutex<BTreeSet<(Uuid, String)>>,
-}
-
-impl AnyAction for Broken {
-    fn run<'a>(&'a self, cx: &'a StepContext, input: &'a Value) -> BoxFuture<'a, Result<Done<Value>, StepError>> {
-        Box::pin(async move {
-            if let Bug::DestroysByNumber(client) = &self.bug
-                && self.releases
-            {
-                destroy_by_number(client, cx, &input["machine"]).await;
-            }
-            let mut done = self.action.run(cx, input).await?;
-            if matches!(self.bug, Bug::LosesInventory) {
-                done.effects.inventory.clear();
-            }
-            Ok(done)
-        })
-    }
-
-    fn find<'a>(
-        &'a self,
-        cx: &'a StepContext,
-        input: &'a Value,
-    ) -> BoxFuture<'a, Result<Option<Done<Value>>, StepError>> {
-        self.action.find(cx, input)
-    }
-
-    fn undo<'a>(
-        &'a self,
-        cx: &'a StepContext,
-        input: &'a Value,
-        output: Option<&'a Value>,
-    ) -> BoxFuture<'a, Result<Effects, StepError>> {
-        let is_first = lock(&self.undone).insert((cx.run, cx.step.clone()));
-        match self.bug {
-            Bug::UndoesNothing => Box::pin(async { Ok(Effects::default()) }),
-            Bug::UndoesOnce if !is_first => Box::pin(async { Err(StepError::fail("it is not there")) }),
-            _ => self.action.undo(cx, input, output),
-        }
-    }
-
-    fn limits(&self, input: &Value) -> Vec<(String, usize)> {
-        self.action.limits(input)
-    }
-
-    fn preview<'a>(
-        &'a self,
-        cx: &'a PreviewContext,
-        input: &'a Value,
-    ) -> BoxFuture<'a, Result<Vec<Change>, StepError>> {
-        self.action.preview(cx, input)
-    }
-
-    fn foresee<'a>(
-        &'a self,
-        cx: &'a PreviewContext,
-        input: &'a Value,
-    ) -> BoxFuture<'a, Result<Option<Value>, StepError>> {
-        self.action.foresee(cx, input)
     }
 }
 

@@ -18,9 +18,10 @@ use talos_contractor::{
 };
 
 use super::{
-    broken::{self, Bug},
+    Bug,
     footprint::Footprint,
     side::{self, Side},
+    trouble::Trouble,
 };
 
 /// How many times as fast as real hardware.
@@ -47,7 +48,7 @@ impl Datacenter {
     ///
     /// # Errors
     /// If something in it does not start.
-    pub fn start(bug: Option<&Bug>) -> anyhow::Result<Self> {
+    pub fn start(bug: Option<Bug>) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let lab = runtime.block_on(Lab::start(LabOptions { speed: SPEED, ..LabOptions::default() }))?;
@@ -56,12 +57,11 @@ impl Datacenter {
         let own = infrastructure_contractor::Deps::new(own, &["127.0.0.0/8".to_owned()], store.clone())?;
         let playbooks = infrastructure_contractor::playbooks::shipped();
         let actions = infrastructure_contractor::actions(&own);
-        let actions = bug.map_or_else(|| actions.clone(), |bug| broken::with(bug, &actions));
-        let infrastructure = Side::start(store, &actions, &playbooks)?;
+        let infrastructure = Side::start(Trouble::of(bug), store, &actions, &playbooks)?;
         let deps = Deps::new(TalosSettings::default(), addons(&lab), AllowedTargets::loopback());
         let actions = talos_contractor::actions::actions(&deps);
         let store = side::store(folder.path(), "talos")?;
-        let talos = Side::start(store, &actions, &talos_contractor::playbooks::playbooks())?;
+        let talos = Side::start(Trouble::default(), store, &actions, &talos_contractor::playbooks::playbooks())?;
         Ok(Self { infrastructure, talos, deps, lab, _runtime: runtime, folder })
     }
 

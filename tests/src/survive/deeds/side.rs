@@ -50,12 +50,17 @@ pub struct Side {
 type Emitted = Arc<Mutex<Vec<(String, Value)>>>;
 
 impl Side {
-    /// A contractor with these actions and playbooks.
+    /// A contractor with these actions and playbooks, in this trouble.
     ///
     /// # Errors
     /// If a playbook is wrong, or it does not start.
-    pub fn start(store: Store, actions: &Actions, playbooks: &[(String, String)]) -> anyhow::Result<Self> {
-        Self::start_by(Arc::new(SystemClock), store, actions, playbooks)
+    pub fn start(
+        trouble: Trouble,
+        store: Store,
+        actions: &Actions,
+        playbooks: &[(String, String)],
+    ) -> anyhow::Result<Self> {
+        Self::start_by(Arc::new(SystemClock), trouble, store, actions, playbooks)
     }
 
     /// The same by another clock.
@@ -64,11 +69,11 @@ impl Side {
     /// See [`start`](Self::start).
     pub fn start_by(
         clock: Arc<dyn Clock>,
+        trouble: Trouble,
         store: Store,
         actions: &Actions,
         playbooks: &[(String, String)],
     ) -> anyhow::Result<Self> {
-        let trouble = Trouble::default();
         let actions = trouble.with(actions);
         let checked = Checked {
             catalog: &actions,

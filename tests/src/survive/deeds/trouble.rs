@@ -1,4 +1,4 @@
-//! Real actions that are run twice, fail after they have acted, or are cancelled while they act.
+//! Real actions that are run twice, fail after they have acted, are cancelled while they act, or have a bug.
 
 use std::{
     collections::BTreeSet,
@@ -11,12 +11,16 @@ use futures::future::BoxFuture;
 use serde_json::Value;
 use tokio::sync::watch;
 
+use super::Bug;
+
 /// What happens to the actions of a contractor; a cheap clone.
 #[derive(Clone, Default)]
 pub struct Trouble {
     plan: Arc<Mutex<Plan>>,
     /// Attempts that wait to be cancelled.
     held: Arc<watch::Sender<usize>>,
+    /// What is wrong with the actions, so that the harness can be put to the test.
+    bug: Option<Bug>,
 }
 
 #[derive(Default)]
@@ -52,6 +56,11 @@ impl Drop for Held<'_> {
 }
 
 impl Trouble {
+    /// With actions that have the bug, if there is one.
+    pub fn of(bug: Option<Bug>) -> Self {
+        Self { bug, ..Self::default() }
+    }
+
     /// Every action and every undo runs twice.
     pub fn repeat_all(&self) {
         let mut plan = self.plan();
@@ -114,7 +123,8 @@ impl Trouble {
         let mut troubled = Actions::default();
         for name in actions.names() {
             if let (Some(spec), Some(action)) = (actions.action(name), actions.get(name)) {
-                let action = Troubled { action: action.clone(), trouble: self.clone() };
+                let releases = name == "infrastructure.release_vm";
+                let action = Troubled { action: action.clone(), releases, trouble: self.clone() };
                 troubled = troubled.with_any(spec.clone(), Arc::new(action));
             }
         }
@@ -153,6 +163,8 @@ impl Trouble {
 
 struct Troubled {
     action: Arc<dyn AnyAction>,
+    /// Whether it takes a machine away.
+    releases: bool,
     trouble: Trouble,
 }
 
@@ -161,7 +173,13 @@ impl AnyAction for Troubled {
         Box::pin(async move {
             // It begins only when it is cancelled, as one would that does not listen.
             self.trouble.hold(cx).await;
+            if let Some(bug) = self.trouble.bug.as_ref().filter(|_| self.releases) {
+                bug.strikes_before_release(cx, input).await;
+            }
             let mut done = self.action.run(cx, input).await?;
+            if matches!(self.trouble.bug, Some(Bug::LosesInventory)) {
+                done.effects.inventory.clear();
+            }
             if self.trouble.repeats(&cx.step) {
                 // What the first one would have committed is lost with its reply. The second may have to wait.
                 drop(done);
@@ -189,8 +207,14 @@ impl AnyAction for Troubled {
         output: Option<&'a Value>,
     ) -> BoxFuture<'a, Result<Effects, StepError>> {
         Box::pin(async move {
+            if matches!(self.trouble.bug, Some(Bug::UndoesNothing)) {
+                return Ok(Effects::default());
+            }
             let mut effects = self.action.undo(cx, input, output).await?;
             if self.trouble.plan().undo_twice {
+                if matches!(self.trouble.bug, Some(Bug::UndoesOnce)) {
+                    return Err(StepError::fail("it is not there"));
+                }
                 effects = self.action.undo(cx, input, output).await?;
             }
             Ok(effects)

@@ -9,17 +9,13 @@ use std::{
 };
 
 use anyhow::ensure;
-use contractor::driver::Clock;
 use engine::report::{Report, Status, StepStatus};
-use futures::future::BoxFuture;
 use infrastructure_contractor::{
     Deps, actions,
     config::{Images, Method, Sections},
     inventory::{Cluster, Machine, Quarantine, Vm},
     playbooks,
 };
-use jiff::Timestamp;
-use proxmox::targets::AllowedTargets;
 use serde_json::{Value, json};
 use simulators::{
     lab::{Lab, LabOptions},
@@ -29,6 +25,7 @@ use store::{Commit, InventoryChange, Store};
 use tokio::runtime::{self, Runtime};
 
 use super::{
+    hurry::Hurry,
     story::{Act, Chapter, Deed, Step, Story, Twist},
     stranger::{self, Stranger},
 };
@@ -39,12 +36,10 @@ use crate::{
         datacenter::{self, compare},
         death::Last,
         side::{self, Side},
-        with,
+        trouble::Trouble,
     },
 };
 
-/// How much faster the driver's clock runs, so that pauses between attempts take no time.
-const HURRY: i32 = 200;
 /// No task of the hypervisors takes longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -158,13 +153,10 @@ impl<'f> Play<'f> {
         let store = side::store(folder.path(), "infrastructure")?;
         let (sections, allowed) = (sections(field, folder.path())?, ["127.0.0.0/8".to_owned()]);
         let deps = Deps::new(sections.clone(), &allowed, store.clone())?;
-        let mut actions = actions(&deps);
-        if field.careless {
-            let client =
-                infrastructure_contractor::deps::client(&sections, AllowedTargets::new(["127.0.0.0/8".parse()?]))?;
-            actions = with(&Bug::DestroysByNumber(client), &actions);
-        }
-        let side = Side::start_by(Arc::new(Hurry::default()), store.clone(), &actions, &playbooks::shipped())?;
+        let bug = field.careless.then(|| Bug::destroys_by_number(&sections)).transpose()?;
+        let trouble = Trouble::of(bug);
+        let side =
+            Side::start_by(Arc::new(Hurry::default()), trouble, store.clone(), &actions(&deps), &playbooks::shipped())?;
         let scene = Scene {
             stranger: Stranger::beside(lab.proxmox(), hypervisor::TEMPLATE),
             done: 0,
@@ -483,27 +475,4 @@ fn names(step: Step) -> Vec<String> {
     };
     let machines = ["prod-cp-1", "prod-worker-1", "prod-worker-2", "prod-worker-3"];
     machines.iter().map(|machine| format!("make.{step}[{machine}]")).collect()
-}
-
-/// A clock that runs faster than real time.
-struct Hurry {
-    base: Timestamp,
-    since: Instant,
-}
-
-impl Default for Hurry {
-    fn default() -> Self {
-        Self { base: Timestamp::now(), since: Instant::now() }
-    }
-}
-
-impl Clock for Hurry {
-    fn now(&self) -> Timestamp {
-        self.base.saturating_add(self.since.elapsed() * HURRY.unsigned_abs()).unwrap_or(Timestamp::MAX)
-    }
-
-    fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'_, ()> {
-        let left = Duration::try_from(deadline.duration_since(self.now())).unwrap_or_default();
-        Box::pin(tokio::time::sleep(left / HURRY.unsigned_abs()))
-    }
 }
