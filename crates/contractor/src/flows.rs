@@ -1,5 +1,6 @@
 //! Flows: what somebody asked for, over all runs with its correlation id. The contractor that took the request keeps them.
 
+mod index;
 mod keeper;
 
 use engine::event::Failure;
@@ -10,7 +11,10 @@ use serde_json::Value;
 use store::{Commit, InventoryChange, RunRow, RunState, Store, Versioned};
 use uuid::Uuid;
 
-pub use self::keeper::Keeper;
+pub use self::{
+    index::{begun, ended},
+    keeper::Keeper,
+};
 use crate::{
     herald::{Context, Herald},
     intake::chain,
@@ -200,18 +204,17 @@ pub async fn withdraw(
     reason: String,
 ) -> Result<(), String> {
     let mut record = pending.value.record;
+    let now = Timestamp::now();
     record.state = State::Cancelled;
-    record.ended = Some(Timestamp::now());
+    record.ended = Some(now);
     record.reason = Some(reason);
     let event = record.event(herald, "flow_cancelled", None).map_err(|failure| failure.message)?;
-    let commit = Commit {
-        inventory: vec![
-            InventoryChange::delete_at(pending_key(record.flow), pending.revision),
-            InventoryChange::put(key(record.flow), record.to_value()),
-        ],
-        outgoing: vec![event],
-        ..Commit::default()
-    };
+    let mut inventory = vec![
+        InventoryChange::delete_at(pending_key(record.flow), pending.revision),
+        InventoryChange::put(key(record.flow), record.to_value()),
+    ];
+    inventory.extend(ended(record.flow, now));
+    let commit = Commit { inventory, outgoing: vec![event], ..Commit::default() };
     store.commit(commit).await.map(|_| ()).map_err(|error| chain(&error))
 }
 

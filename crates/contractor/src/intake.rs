@@ -217,7 +217,7 @@ impl Intake {
         let mut with = Commit { inbox: Some(inbox_key(message)), ..Commit::default() };
         if self.begins_flow(message, considered.flow)? {
             let record = self.record(message, &considered);
-            with.inventory.push(InventoryChange::create(flows::key(considered.flow), record.to_value()));
+            with.inventory.extend(flows::begun(&record));
             let event = self.flow_event(&record, "flow_started", &message.envelope.message_id());
             with.outgoing.push(event.map_err(|failure| NotNow(failure.message))?);
         }

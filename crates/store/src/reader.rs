@@ -192,6 +192,14 @@ impl Reader {
         Ok(entries.into_iter().map(|entry| (entry.key, entry.revision)).collect())
     }
 
+    /// The inventory keys under `prefix` that sort before `end`.
+    pub fn keys_before(&self, prefix: &str, end: &str) -> Result<Vec<String>, ReadError> {
+        let end = keys::inventory(end);
+        let rows = self.view().rows(&keys::inventory(prefix));
+        let rows = rows.take_while(|row| row.as_ref().map_or(true, |(key, _)| *key < end));
+        rows.map(|row| Ok(row?.0.strip_prefix(keys::INVENTORY).unwrap_or_default().to_owned())).collect()
+    }
+
     /// The newest generation of a secret.
     pub fn secret(&self, name: &str) -> Result<Option<Secret>, ReadError> {
         self.open_secret(name, None)

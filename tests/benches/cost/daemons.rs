@@ -129,7 +129,7 @@ async fn fill(store: &Store) -> anyhow::Result<()> {
                 run: Some(append),
                 archive: vec![run],
                 inbox: Some(InboxKey { source: "/coordinator/cortex".to_owned(), id: flow.to_string() }),
-                inventory: vec![InventoryChange::create(flows::key(flow), over(flow).to_value())],
+                inventory: over(flow),
                 audit: ["run_started", "run_succeeded"].map(|did| deed(did, flow, run)).to_vec(),
                 ..Commit::default()
             })
@@ -139,9 +139,10 @@ async fn fill(store: &Store) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn over(flow: Uuid) -> FlowRecord {
+/// What is kept of a flow that is over.
+fn over(flow: Uuid) -> Vec<InventoryChange> {
     let now = Timestamp::now();
-    FlowRecord {
+    let record = FlowRecord {
         flow,
         kind: "provision_cluster".to_owned(),
         cluster: Some("prod-k8s".to_owned()),
@@ -156,7 +157,10 @@ fn over(flow: Uuid) -> FlowRecord {
         cancelled: None,
         reason: None,
         hint: None,
-    }
+    };
+    let mut changes = vec![InventoryChange::create(flows::key(flow), record.to_value())];
+    changes.extend(flows::ended(flow, now));
+    changes
 }
 
 fn deed(did: &str, flow: Uuid, run: Uuid) -> Deed {

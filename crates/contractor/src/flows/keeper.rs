@@ -5,13 +5,12 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use serde::Deserialize;
 use store::{Commit, CommitError, InventoryChange, Reader, Retention, RunQuery, RunRow, Versioned};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Decision, FLOWS, FlowRecord, PENDING, Pending, State, decide, failure_of, key, withdraw};
+use super::{Decision, FlowRecord, PENDING, Pending, State, decide, failure_of, index, key, withdraw};
 use crate::{
     agent::{Agent, Left, Workplace},
     cancel,
@@ -36,13 +35,6 @@ pub struct Keeper {
     pub trouble: watch::Sender<Option<String>>,
 }
 
-/// What decides whether a flow has to be looked at.
-#[derive(Deserialize)]
-struct Standing {
-    flow: Uuid,
-    state: State,
-}
-
 /// What is known of the flows between two looks.
 #[derive(Default)]
 struct Known {
@@ -63,7 +55,7 @@ impl Keeper {
             () = stop.cancelled() => return,
             () = cancel::remind(&self.at) => {}
         }
-        if let Err(reason) = self.list(&mut known) {
+        if let Err(reason) = self.list(&mut known).await {
             tracing::error!(reason, "the flows cannot be listed; nothing is archived before they can");
         }
         loop {
@@ -82,16 +74,10 @@ impl Keeper {
         }
     }
 
-    /// Finds the flows that are open. One whose record cannot be read counts as open, and holds up no other.
-    fn list(&self, known: &mut Known) -> Result<(), String> {
-        let listed = self.at.store.reader().each::<Standing>(FLOWS, |(key, found)| match found {
-            Ok(found) => known.open.extend((found.value.state == State::Open).then_some(found.value.flow)),
-            Err(error) => {
-                tracing::error!(key, error = chain(&error), "a flow cannot be read and counts as open");
-                known.open.extend(key.strip_prefix(FLOWS).and_then(|flow| flow.parse::<Uuid>().ok()));
-            }
-        });
-        listed.map_err(|error| chain(&error))?;
+    /// Finds the flows that are open. One whose record cannot be read holds up no other.
+    async fn list(&self, known: &mut Known) -> Result<(), String> {
+        index::make(&self.at.store).await?;
+        known.open.extend(index::open(&self.at.store.reader()).map_err(|error| chain(&error))?);
         known.is_listed = true;
         Ok(())
     }
@@ -100,7 +86,7 @@ impl Keeper {
     async fn look_at_all(&self, known: &mut Known) -> Result<(), String> {
         let mut problems = Vec::new();
         if !known.is_listed
-            && let Err(reason) = self.list(known)
+            && let Err(reason) = self.list(known).await
         {
             problems.push(format!("the flows cannot be listed: {reason}"));
         }
@@ -165,8 +151,9 @@ impl Keeper {
             return Ok(());
         };
         let mut record = found.value;
+        let now = Timestamp::now();
         record.state = state;
-        record.ended = Some(Timestamp::now());
+        record.ended = Some(now);
         if state == State::Succeeded {
             // Whoever asked to stop it, or its time being over, came to nothing.
             (record.reason, record.hint) = (None, None);
@@ -182,6 +169,7 @@ impl Keeper {
         };
         let event = record.event(&self.at.herald, name, None).map_err(|failure| failure.message)?;
         let mut inventory = vec![InventoryChange::update(key(flow), found.revision, record.to_value())];
+        inventory.extend(index::ended(flow, now));
         if state != State::Succeeded {
             match self.agent.left(Left::ByFlow(&record), &reader) {
                 Ok(left) => inventory.extend(left),
@@ -280,15 +268,21 @@ impl Keeper {
         let now = Timestamp::now();
         let reader = self.at.store.reader();
         let mut gone = Vec::new();
-        let flows = reader.each::<FlowRecord>(FLOWS, |(key, found)| {
-            let over = found.ok().filter(|it| it.value.ended.is_some_and(|end| age(end, now) > self.retention.runs));
-            gone.extend(over.map(|it| InventoryChange::delete_at(key, it.revision)));
-        });
+        for over in index::ended_before(&reader, before(now, self.retention.runs)).map_err(|error| chain(&error))? {
+            match reader.get::<FlowRecord>(&key(over.flow)) {
+                // The record goes first: a row without one is found again, a record without a row is not.
+                Ok(record) => {
+                    gone.extend(record.map(|it| InventoryChange::delete_at(key(over.flow), it.revision)));
+                    gone.push(InventoryChange::delete(over.row));
+                }
+                Err(error) => tracing::error!(flow = %over.flow, error = chain(&error), "a flow cannot be forgotten"),
+            }
+        }
         let marks = reader.each::<cancel::Mark>(cancel::MARKS, |(key, found)| {
             let over = found.ok().filter(|it| age(it.value.at, now) > self.retention.inbox);
             gone.extend(over.map(|it| InventoryChange::delete_at(key, it.revision)));
         });
-        flows.and(marks).map_err(|error| chain(&error))?;
+        marks.map_err(|error| chain(&error))?;
         for some in gone.chunks(200) {
             let commit = Commit { inventory: some.to_vec(), ..Commit::default() };
             match self.at.store.commit(commit).await {
@@ -318,6 +312,11 @@ fn strangers(reader: &Reader, open: &BTreeSet<Uuid>, after: Duration) -> Result<
 /// Whether the same commit never succeeds.
 fn is_for_good(error: &CommitError) -> bool {
     matches!(error, CommitError::Damaged(_) | CommitError::Invalid(_) | CommitError::TooLarge { .. })
+}
+
+/// The moment that long before `now`.
+fn before(now: Timestamp, period: Duration) -> Timestamp {
+    now.checked_sub(period).unwrap_or(Timestamp::MIN)
 }
 
 fn age(then: Timestamp, now: Timestamp) -> Duration {

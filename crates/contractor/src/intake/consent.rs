@@ -44,7 +44,7 @@ impl Intake {
             outcome: None,
         });
         with.inventory.push(InventoryChange::delete_at(key, pending.revision));
-        with.inventory.push(InventoryChange::create(flows::key(flow), value.record.to_value()));
+        with.inventory.extend(flows::begun(&value.record));
         let body = json!({ "object": value.record.cluster, "flow": flow, "message": format!("approved by {}", asked.by),
             "facts": { "plan_hash": plan_hash } });
         let context = value.record.context(Some(&value.cause));

@@ -6,13 +6,13 @@ use contractor::{
     action::Actions,
     agent::{Agent, Answering, Message, Query, Sense, Workplace},
     driver::CommandError,
-    flows::{FlowRecord, Keeper, State, key},
+    flows::{FlowRecord, Keeper, State, begun, ended, key},
     herald::Herald,
 };
 use engine::report::Status;
 use jiff::{SignedDuration, Timestamp};
 use messages::{request::FailurePolicy, schema::Violation, subject::Party};
-use serde_json::json;
+use serde_json::{Value, json};
 use store::{Commit, InventoryChange, Reader, Retention};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -70,8 +70,13 @@ impl Agent for Nobody {
     }
 }
 
+/// As it was written before there was an index of flows.
 fn record(flow: Uuid, ended: Option<Timestamp>) -> InventoryChange {
-    let record = FlowRecord {
+    InventoryChange::put(key(flow), flow_record(flow, ended).to_value())
+}
+
+fn flow_record(flow: Uuid, ended: Option<Timestamp>) -> FlowRecord {
+    FlowRecord {
         flow,
         kind: "provision_cluster".to_owned(),
         cluster: None,
@@ -86,8 +91,7 @@ fn record(flow: Uuid, ended: Option<Timestamp>) -> InventoryChange {
         cancelled: None,
         reason: None,
         hint: None,
-    };
-    InventoryChange::put(key(flow), record.to_value())
+    }
 }
 
 async fn keep(life: &Life, until: impl Fn(Option<&str>) -> bool) {
@@ -155,6 +159,42 @@ async fn a_flow_or_run_that_cannot_be_read_is_named_and_no_other_is_given_up() {
     .await;
     assert!(!is_archived(unreadable), "its flow may be open: it may have to be taken back");
     assert!(!is_archived(damaged) && !is_archived(ends), "what is left of them stays for an operator to see");
+    drop(reader);
+    life.stop().await;
+}
+
+/// With the index only open flows are read, and those that are old enough to be forgotten.
+#[tokio::test]
+async fn a_flow_that_is_known_to_be_over_is_not_read_until_it_is_forgotten() {
+    let bench = Bench::new();
+    let life = bench.start(&[PLAIN]).await;
+    // An empty store gets its index at once.
+    life.store.commit(Commit { inventory: vec![record(flow("early"), None)], ..Commit::default() }).await.unwrap();
+    keep(&life, |_| life.store.reader().get::<Value>("flow-index").unwrap().is_some()).await;
+    let mut inventory = Vec::new();
+    for (name, at) in [("open", None), ("over", Some(Timestamp::now())), ("past", Some(Timestamp::UNIX_EPOCH))] {
+        inventory.extend(begun(&flow_record(flow(name), at)));
+        inventory.extend(at.into_iter().flat_map(|at| ended(flow(name), at)));
+    }
+    life.store.commit(Commit { inventory, ..Commit::default() }).await.unwrap();
+    life.stop().await;
+    for name in ["open", "over"] {
+        bench.damage(&format!("inventory/{}", key(flow(name))));
+    }
+
+    let life = bench.start(&[PLAIN]).await;
+    let reader = life.store.reader();
+    let is_there = |name: &str| reader.get::<Value>(&key(flow(name))).map_or(true, |found| found.is_some());
+    let told = std::cell::RefCell::new(String::new());
+    keep(&life, |trouble| {
+        told.replace(trouble.unwrap_or_default().to_owned());
+        trouble.is_some_and(|text| text.contains(&flow("open").to_string())) && !is_there("past")
+    })
+    .await;
+    let told = told.into_inner();
+    assert!(!told.contains(&flow("over").to_string()), "{told}");
+    assert!(!told.contains(&flow("early").to_string()), "it can be read: {told}");
+    assert!(is_there("over") && is_there("early"));
     drop(reader);
     life.stop().await;
 }
