@@ -40,19 +40,35 @@ fn limit(asked: &Asked) -> Result<usize, Refusal> {
     Ok(limit.unwrap_or(SOME).clamp(1, PAGE))
 }
 
+/// Adds a flow to those that may be among the `limit` newest, of which there are never many more than that.
+fn push_newest(ended: &mut Vec<FlowRecord>, record: FlowRecord, limit: usize) {
+    ended.push(record);
+    if ended.len() >= 2 * limit {
+        ended.sort_unstable_by_key(|record| Reverse(record.started));
+        ended.truncate(limit);
+    }
+}
+
 impl Look {
     /// Flows that this contractor keeps, and those of others that it has unfinished work of, newest first. What is open goes
     /// before what has ended where not all of them fit.
     fn flows(&self, cluster: Option<&str>, limit: usize) -> Result<Value, Refusal> {
-        let (mut kept, mut ended) = (BTreeSet::new(), Vec::new());
-        let mut views = Vec::new();
-        for (key, found) in self.reader.scan_each::<FlowRecord>(FLOWS).map_err(|error| unavailable(&error))? {
-            let Some(record) = read(&key, found) else { continue };
+        let is_of = |of: Option<&String>| cluster.is_none_or(|cluster| of.is_some_and(|of| of == cluster));
+        let (mut kept, mut open, mut ended) = (BTreeSet::new(), Vec::new(), Vec::new());
+        let looked = self.reader.each::<FlowRecord>(FLOWS, |(key, found)| {
+            let Some(record) = read(&key, found) else { return };
             kept.insert(record.flow);
-            match record.state {
-                State::Open => views.extend(self.flow_view(record.flow, Some(&record), false)?),
-                _ => ended.push(record),
+            if is_of(record.cluster.as_ref()) {
+                match record.state {
+                    State::Open => open.push(record),
+                    _ => push_newest(&mut ended, record, limit),
+                }
             }
+        });
+        looked.map_err(|error| unavailable(&error))?;
+        let mut views = Vec::new();
+        for record in open {
+            views.extend(self.flow_view(record.flow, Some(&record), false)?);
         }
         for (key, found) in self.reader.scan_each::<Pending>(PENDING).map_err(|error| unavailable(&error))? {
             views.extend(read(&key, found).as_ref().and_then(awaiting));
@@ -62,9 +78,7 @@ impl Look {
         for flow in others.difference(&kept) {
             views.extend(self.flow_view(*flow, None, false)?);
         }
-        let is_of = |of: Option<&String>| cluster.is_none_or(|cluster| of.is_some_and(|of| of == cluster));
         views.retain(|view| is_of(view.cluster.as_ref()));
-        ended.retain(|record| is_of(record.cluster.as_ref()));
         ended.sort_unstable_by_key(|record| Reverse(record.started));
         for record in ended.iter().take(limit.saturating_sub(views.len())) {
             views.extend(self.flow_view(record.flow, Some(record), false)?);
