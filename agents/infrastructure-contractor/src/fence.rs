@@ -100,7 +100,11 @@ async fn look_by(deps: &Deps, machine: &Machine, nonce: Option<Nonce>) -> Result
     }
     match deps.proxmox.vm_config(&host, vmid).await {
         Ok(config) => Ok(judge(machine, nonce, host, config)),
-        Err(error) if error.is_missing_vm() => Ok(Found::Absent),
+        // It was taken away between the two looks, or moved: then it is looked for again.
+        Err(error) if error.is_missing_vm() => match deps.proxmox.is_free(vmid).await? {
+            true => Ok(Found::Absent),
+            false => Err(Error { kind: Kind::Modified, ..error }),
+        },
         Err(error) => Err(error),
     }
 }

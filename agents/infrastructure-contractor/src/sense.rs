@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 use messages::{
-    request::{Architecture, EndpointKind, Feature, Pool, ProvisionCluster, Role, Storage},
+    request::{Architecture, Cni, EndpointKind, Feature, Pool, ProvisionCluster, Role, Storage},
     schema::Violation,
 };
 use talos::version::Minor;
@@ -103,6 +103,12 @@ fn switches(request: &ProvisionCluster, found: &mut Found) {
         let expected =
             "longhorn, local-path or none; ceph is not in the add-on catalogue, bring it yourself after none";
         found.add("/storage_backend", "available", expected, "ceph");
+    }
+    if let (Some(Cni::None), Some(Storage::Longhorn | Storage::LocalPath | Storage::LocalStorage)) =
+        (request.network_cni, request.storage_backend)
+    {
+        let expected = "none with network_cni none: without a pod network the pods of an add-on do not start";
+        found.add("/storage_backend", "consistent", expected, "an add-on");
     }
     for (index, feature) in request.features.iter().enumerate() {
         let (name, instead) = match feature {

@@ -41,8 +41,13 @@ pub(crate) async fn destroy(
     }
     let Some(ours) = proven(deps, machine, nonce).await? else { return Ok(()) };
     cx.progress(format!("destroying {}", machine.title()));
-    match deps.proxmox.destroy_vm(&ours.host, vmid).await {
-        Ok(upid) => wait(deps, &upid).await?,
+    // Its task looks again at what the call has looked at, once it has the lock.
+    let destroyed = async {
+        let upid = deps.proxmox.destroy_vm(&ours.host, vmid).await?;
+        deps.proxmox.wait_for_task(&upid, PATIENCE).await
+    };
+    match destroyed.await {
+        Ok(_) => {}
         Err(error) if error.is_missing_vm() => {}
         Err(error) if error.kind == Kind::Running => {
             let reason = format!("{} still runs after it was stopped", machine.title());

@@ -56,6 +56,8 @@ struct Facts {
     memory_kib: u64,
     status: String,
     running: bool,
+    /// What a running node still lacks, by the names of Talos's checks.
+    unmet: Vec<String>,
     diagnostics: Vec<String>,
 }
 
@@ -63,7 +65,7 @@ struct Facts {
 pub async fn check(deps: &Deps, store: &Reader, cluster: &Cluster, nodes: &[Node]) -> Result<Health, StepError> {
     let seen = join_all(nodes.iter().map(|node| see(deps, store, node))).await;
     let mut findings = Findings::default();
-    machines(&mut findings, &seen);
+    machines(&mut findings, cluster, &seen);
     etcd(&mut findings, &seen);
     let mut p95 = 0.0;
     match kubernetes::connect(deps, store, cluster).await {
@@ -90,18 +92,20 @@ async fn see<'n>(deps: &Deps, store: &Reader, node: &'n Node) -> Seen<'n> {
 async fn facts(client: &Client, node: &Node) -> Result<Facts, talos::api::Error> {
     let status = client.get::<MachineStatus>(cosi::MACHINE).await?.map(|status| status.spec).unwrap_or_default();
     let members = if node.is_control_plane() { client.etcd_members(true).await.ok() } else { None };
+    let unmet = status.status.as_ref().map(|status| status.unmet_conditions.as_slice()).unwrap_or_default();
     Ok(Facts {
         services: client.services().await?,
         members,
         memory_kib: client.memory_kib().await?,
         running: status.stage() == RuntimeMachineStage::MachineStageRunning
-            && status.status.as_ref().is_some_and(|status| status.ready),
+            && status.status.as_ref().is_some_and(|status| status.ready || !unmet.is_empty()),
+        unmet: unmet.iter().map(|condition| condition.name.clone()).collect(),
         status: status.stage().as_str_name().to_owned(),
         diagnostics: client.list::<Diagnostic>().await?.into_iter().map(|of| of.spec.message).collect(),
     })
 }
 
-fn machines(findings: &mut Findings, seen: &[Seen<'_>]) {
+fn machines(findings: &mut Findings, cluster: &Cluster, seen: &[Seen<'_>]) {
     let each = |problem: &dyn Fn(&Node, &Facts) -> Option<String>| -> Vec<String> {
         let known = seen.iter().filter_map(|seen| Some((seen.node, seen.facts.as_ref().ok()?)));
         known.filter_map(|(node, facts)| Some(format!("{}: {}", node.hostname, problem(node, facts)?))).collect()
@@ -110,7 +114,9 @@ fn machines(findings: &mut Findings, seen: &[Seen<'_>]) {
         .iter()
         .filter_map(|seen| seen.facts.as_ref().err().map(|error| format!("{}: {error}", seen.node.hostname)));
     findings.note("Talos API", silent.collect());
-    findings.note("boot sequence", each(&|_, facts| (!facts.running).then(|| facts.status.clone())));
+    // Without a CNI no node comes to be Ready, and none of them calls itself so (talos.md 6.1).
+    let without_cni = cluster.spec.network_cni == Some(Cni::None);
+    findings.note("boot sequence", each(&|_, facts| boot_problem(facts, without_cni)));
     findings.note(
         "memory",
         each(&|node, facts| {
@@ -121,6 +127,16 @@ fn machines(findings: &mut Findings, seen: &[Seen<'_>]) {
     findings
         .note("diagnostics", each(&|_, facts| (!facts.diagnostics.is_empty()).then(|| facts.diagnostics.join(", "))));
     findings.note("kubelet", each(&|_, facts| service_problem(facts, "kubelet")));
+}
+
+/// Why a node has not come up: its stage, or what it lacks in the last one.
+fn boot_problem(facts: &Facts, without_cni: bool) -> Option<String> {
+    if !facts.running {
+        return Some(facts.status.clone());
+    }
+    let lacking: Vec<&str> =
+        facts.unmet.iter().map(String::as_str).filter(|name| !(without_cni && *name == "nodeReady")).collect();
+    (!lacking.is_empty()).then(|| format!("{}, and lacks {}", facts.status, lacking.join(", ")))
 }
 
 fn service_problem(facts: &Facts, id: &str) -> Option<String> {

@@ -136,6 +136,9 @@ pub async fn follow(
             if halted {
                 return Ok((Ending::NeedsOperator, None));
             }
+            // The other contractor, which would be asked too, is away.
+            let ending = if told.kind == "flow_succeeded" { Ending::Ok } else { Ending::Failed };
+            return Ok((ending, None));
         }
     }
 }

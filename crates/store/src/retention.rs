@@ -12,8 +12,9 @@ use crate::{
     rows::RunRow,
 };
 
-/// Rows that one batch removes at most.
-const BATCH: usize = 200;
+/// Rows that one batch removes at most. sled frees nothing of what a batch replaces before its end, so that large ones cost
+/// megabytes for a moment, of which the allocator keeps most.
+const BATCH: usize = 48;
 
 /// How long to keep what is over.
 #[derive(Clone, Debug, PartialEq, Eq)]

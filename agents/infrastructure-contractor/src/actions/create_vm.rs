@@ -17,7 +17,7 @@ use proxmox::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use store::InventoryChange;
+use store::{Commit, InventoryChange};
 
 use super::{ensure_image::AvailableImage, machine_event, recall, recall_known, record};
 use crate::{
@@ -95,9 +95,14 @@ impl Making {
         Self { machine: Machine { vmid: progress.vmid, ..reserved.clone() }, progress }
     }
 
-    /// Another id, under which nothing was asked for yet. Durable when this returns.
-    async fn take_id(&mut self, cx: &StepContext, vmid: u32) -> Result<(), StepError> {
+    /// Another id, under which nothing was asked for yet. Durable when this returns, in the inventory first: whoever takes
+    /// the machine away must know under which id there may be one.
+    async fn take_id(&mut self, deps: &Deps, cx: &StepContext, vmid: u32) -> Result<(), StepError> {
+        let mut inventory = moved(&self.machine, vmid);
         self.machine.vmid = vmid;
+        inventory.push(record(&cx.store, &self.machine, VmState::Reserved)?);
+        let taken = deps.store.commit(Commit { inventory, ..Commit::default() }).await;
+        taken.map_err(|error| StepError::retry(format!("another VMID cannot be recorded: {error}")))?;
         self.progress = Progress { vmid, nonce: None, task: None };
         self.progress.keep(cx).await
     }
@@ -120,7 +125,8 @@ impl Action for CreateVm {
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<MachineRef>, StepError> {
         let reserved = recall_known(&cx.store, &input.machine)?;
         let mut making = Making::of(cx, &reserved);
-        let mut made = self.task_made(&making.progress).await;
+        let mut task = self.task_of(&making.progress).await;
+        let mut made = task == Task::Made;
         let mut claim = None;
         for _ in 0..IDS {
             let machine = &making.machine;
@@ -131,6 +137,11 @@ impl Action for CreateVm {
                     return Ok(done);
                 }
                 Found::HalfCloned(half) => self.dress(machine, &half).await?,
+                // Nobody is at it any more: what the task has left has no mark, and its lock only root can take away.
+                Found::Unfinished { host, lock } if task == Task::Lost && !made => {
+                    claim = self.leave_id(cx, &mut making, &half_made(&host, &lock)).await?;
+                    task = Task::Unknown;
+                }
                 Found::Unfinished { host, lock } => return Err(fence::unfinished(machine, &host, &lock)),
                 Found::LookAlike(found) => return Err(look_alike::refuse(&self.0, machine, &found).await),
                 // It was made for us, or may have been, and somebody took away all that tells it, or took its place.
@@ -141,7 +152,7 @@ impl Action for CreateVm {
                 }
                 Found::Foreign { host, differences } => {
                     let words = ownership::in_words(&differences);
-                    claim = self.leave_id(cx, &mut making, &format!("on {host}: {words}")).await?;
+                    claim = self.leave_id(cx, &mut making, &format!("somebody else's (on {host}: {words})")).await?;
                     made = false;
                 }
                 Found::Hidden if made => return Err(fence::hidden(&self.0, machine).await),
@@ -149,14 +160,14 @@ impl Action for CreateVm {
                     OwnTask::Running(upid) => made = self.0.proxmox.wait_for_task(&upid, PATIENCE).await.is_ok(),
                     OwnTask::Made => made = true,
                     OwnTask::None if self.is_hidden(&making).await? => {
-                        claim = self.leave_id(cx, &mut making, "a guest that we may not see").await?;
+                        claim = self.leave_id(cx, &mut making, "somebody else's (a guest that we may not see)").await?;
                     }
                     OwnTask::None => {}
                 },
                 Found::Absent => match self.make_alone(cx, &mut making, &input.images).await {
                     Ok(()) => made = true,
                     Err(Unmade::Taken) if self.is_absent(&making).await? => {
-                        claim = self.leave_id(cx, &mut making, "a guest that comes and goes").await?;
+                        claim = self.leave_id(cx, &mut making, "somebody else's (a guest that comes and goes)").await?;
                     }
                     Err(Unmade::Taken) => {}
                     Err(Unmade::Step(error)) => return Err(error),
@@ -183,12 +194,16 @@ impl Action for CreateVm {
         let Making { machine, progress } = Making::of(cx, &reserved);
         let left = machine.vmid != reserved.vmid;
         let asked = left || progress.nonce.is_some() || progress.task.is_some() || output.is_some();
-        self.task_made(&progress).await;
+        let task = self.task_of(&progress).await;
         // What was reported has its hardware, and nothing less proves it any more.
         let nonce = progress.nonce.filter(|_| output.is_none());
         match self.look(&machine, nonce).await? {
             // We never asked for a VM, and what stands there is not ours.
             Found::Foreign { .. } if !asked && !self.was_made(cx, &machine, &input.images).await? => {}
+            Found::Unfinished { host, lock } if task == Task::Lost => {
+                let reason = format!("VM {} is {}", machine.vmid, half_made(&host, &lock));
+                self.0.quarantine_vmid(machine.vmid, &reason).await;
+            }
             Found::Hidden => match self.ended_task(cx, &machine, &input.images).await? {
                 OwnTask::None if !asked => {}
                 _ => teardown::destroy(&self.0, cx, &machine, nonce).await?,
@@ -206,6 +221,24 @@ impl Action for CreateVm {
         }
         Ok(Effects { inventory, ..Effects::default() })
     }
+}
+
+/// What became of the task of an earlier attempt.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Task {
+    /// It made the VM.
+    Made,
+    /// It died with its host, wherever it was.
+    Lost,
+    /// There was none, it failed, or it cannot be asked.
+    Unknown,
+}
+
+/// What a task leaves that died in the middle.
+fn half_made(host: &str, lock: &str) -> String {
+    format!(
+        "half made (lock: {lock}) by a task of ours that died with {host}; as root, `qm unlock` and `qm destroy` it"
+    )
 }
 
 /// Why there is no VM after asking for one.
@@ -229,11 +262,13 @@ impl CreateVm {
         Ok(matches!(self.look(&making.machine, making.progress.nonce).await?, Found::Hidden))
     }
 
-    /// Waits for the task of an earlier attempt. Whether it made a VM; what stands there says more than the task does.
-    async fn task_made(&self, progress: &Progress) -> bool {
-        match &progress.task {
-            Some(upid) => self.0.proxmox.wait_for_task(upid, PATIENCE).await.is_ok(),
-            None => false,
+    /// Waits for the task of an earlier attempt; what stands there says more than the task does.
+    async fn task_of(&self, progress: &Progress) -> Task {
+        let Some(upid) = &progress.task else { return Task::Unknown };
+        match self.0.proxmox.wait_for_task(upid, PATIENCE).await {
+            Ok(_) => Task::Made,
+            Err(error) if error.kind == Kind::TaskLost => Task::Lost,
+            Err(_) => Task::Unknown,
         }
     }
 
@@ -410,9 +445,7 @@ impl CreateVm {
         let mut effects = Effects::default();
         effects.inventory.push(record(&cx.store, &machine, VmState::Created)?);
         if machine.vmid != reserved.vmid {
-            let taken = TakenVmid { node_uid: machine.node_uid, flow: machine.flow };
-            effects.inventory.push(InventoryChange::put(vmid_key(machine.vmid), reservation::json(&taken)));
-            effects.inventory.push(InventoryChange::delete(vmid_key(reserved.vmid)));
+            effects.inventory.extend(moved(reserved, machine.vmid));
         }
         effects.events.push(machine_event("vm_created", &machine));
         Ok(Done::with_effects(machine.reference(), effects))
@@ -420,17 +453,27 @@ impl CreateVm {
 
     /// Quarantines the id and takes another one, durably, before anything is made under it. The claim keeps it from others
     /// until it is in the inventory.
-    async fn leave_id(&self, cx: &StepContext, making: &mut Making, whose: &str) -> Result<Option<Claim>, StepError> {
+    async fn leave_id(&self, cx: &StepContext, making: &mut Making, why: &str) -> Result<Option<Claim>, StepError> {
         let machine = &making.machine;
-        let reason = format!("VM {} is somebody else's ({whose})", machine.vmid);
-        tracing::warn!(vmid = machine.vmid, node = %machine.hostname, whose, "a reserved VMID is somebody else's");
+        let reason = format!("VM {} is {why}", machine.vmid);
+        tracing::warn!(vmid = machine.vmid, node = %machine.hostname, why, "a reserved VMID cannot be used");
         self.0.quarantine_vmid(machine.vmid, &reason).await;
         cx.progress(format!("{reason}; taking another id"));
         let mut ground = Ground::survey(&self.0, &cx.store, &machine.cluster).await?;
         let vmid = ground.take_vmid(&self.0).await?.ok_or_else(|| StepError::retry(reason))?;
-        making.take_id(cx, vmid).await?;
+        making.take_id(&self.0, cx, vmid).await?;
         Ok(ground.into_claim())
     }
+}
+
+/// The ids' rows when a machine that has none yet goes to another one.
+fn moved(machine: &Machine, vmid: u32) -> Vec<InventoryChange> {
+    let taken = TakenVmid { node_uid: machine.node_uid, flow: machine.flow };
+    let mut changes = vec![InventoryChange::put(vmid_key(vmid), reservation::json(&taken))];
+    if vmid != machine.vmid {
+        changes.push(InventoryChange::delete(vmid_key(machine.vmid)));
+    }
+    changes
 }
 
 /// `size=32G` in bytes.

@@ -174,20 +174,24 @@ impl EnsureImage {
         if let Some(known) = known {
             return Ok((known, Effects::default()));
         }
-        let row = |sha256: &String| Checksum { sha256: sha256.clone(), hashed_from: Some(url.clone()) };
+        // Whoever hashed it may have failed after that, and recorded nothing.
+        let recorded = |sha256: &String| {
+            let row = Checksum { sha256: sha256.clone(), hashed_from: Some(url.clone()) };
+            let inventory = vec![InventoryChange::put(key, reservation::json(&row))];
+            (row, Effects { inventory, ..Effects::default() })
+        };
         let mut hashed = self.hashed.lock().await;
         if let Some(sha256) = hashed.get(image) {
-            return Ok((row(sha256), Effects::default()));
+            return Ok(recorded(sha256));
         }
         cx.progress(format!("hashing {url}"));
         let sha256 = fetch::sha256(images, &self.deps.allowed, &url)
             .await
             .map_err(|error| StepError::retry(format!("the image cannot be fetched to be hashed: {error:#}")))
             .map_err(|error| error.with_hint(GIVE_A_CHECKSUM))?;
-        let row = row(&sha256);
+        let told = recorded(&sha256);
         hashed.insert(image.clone(), sha256);
-        let inventory = vec![InventoryChange::put(key, reservation::json(&row))];
-        Ok((row, Effects { inventory, ..Effects::default() }))
+        Ok(told)
     }
 
     /// A factory serves images of the schematics that it was told of.

@@ -22,7 +22,7 @@ use crate::{
     Deps,
     claims::Claim,
     failure,
-    inventory::{Cluster, Image, Machine, MachineRef, cluster_key},
+    inventory::{Cluster, ClusterState, Image, Machine, MachineRef, cluster_key},
     reservation::{self, Ground, Wanted},
 };
 
@@ -34,6 +34,9 @@ pub(super) struct ReserveNodes(pub(super) Deps);
 pub(super) struct Input {
     /// The cluster.
     cluster: ClusterName,
+    /// Which of that name: it may have been taken away and made again while this waited for room.
+    #[serde(default)]
+    cluster_uid: Option<Uuid>,
     /// The pool.
     pool: PoolName,
     /// How many machines it should have in all.
@@ -61,7 +64,10 @@ impl Action for ReserveNodes {
     type Output = Output;
 
     async fn run(&self, cx: &StepContext, input: &Input) -> Result<Done<Output>, StepError> {
-        let cluster = known_cluster(&cx.store, &input.cluster, None)?.value;
+        let cluster = known_cluster(&cx.store, &input.cluster, input.cluster_uid)?.value;
+        if cluster.state == ClusterState::Leaving {
+            return Err(StepError::fail(format!("cluster {} is being taken away", cluster.name)));
+        }
         let gone = || StepError::fail(format!("cluster {} has no pool {}", input.cluster, input.pool));
         let pool = &cluster.pools.get(&input.pool).ok_or_else(gone)?.spec;
         let uid = |what: &str| cx.unique_id(what);

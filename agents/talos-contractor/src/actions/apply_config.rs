@@ -123,6 +123,13 @@ impl Action for ApplyConfig {
             Some(_) => self.back(cx, &node.value).await,
             None => self.0.node(&cx.store, &node.value, Role::Admin).await.ok(),
         };
+        let active = cluster.filter(|cluster| cluster.value.state == ClusterState::Active);
+        // A voter that is wiped and stays a member costs the cluster its quorum.
+        if active.is_some() && node.value.is_control_plane() && cx.last_checkpoint.is_some() {
+            let mut others = control_planes(&cx.store, &input.cluster)?;
+            others.retain(|other| other.hostname != node.value.hostname);
+            super::reset_node::remove_member(&self.0, cx, &others, &node.value).await?;
+        }
         if let Some(client) = client {
             let partitions = vec!["STATE".to_owned(), "EPHEMERAL".to_owned()];
             let options = ResetOptions { graceful: false, reboot: true, partitions };
@@ -131,7 +138,7 @@ impl Action for ApplyConfig {
             }
         }
         // A cluster that stands would keep the node as one that is not ready; one in the making goes as a whole.
-        if let Some(cluster) = cluster.filter(|cluster| cluster.value.state == ClusterState::Active) {
+        if let Some(cluster) = active {
             self.left(cx, &node.value).await?;
             super::delete_node::delete(&self.0, cx, &cluster.value, &input.node).await?;
         }

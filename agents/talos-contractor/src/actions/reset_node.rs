@@ -1,6 +1,6 @@
 //! `talos.reset_node`: makes a node leave its cluster and forget its secrets; a dead one is only removed from etcd.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use contractor::action::{Action, Change, Done, PreviewContext, StepContext, StepError};
 use engine::catalog::Undo;
@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use talos::{
-    api::{Client, Code, EventStream, Happening, ResetOptions},
+    api::{Client, Code, EtcdMember, EventStream, Happening, ResetOptions},
     pki::Role,
     proto::machine::task_event,
 };
@@ -27,6 +27,8 @@ use crate::{
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long a node is given to end its services and wipe itself.
 const WIPE: Duration = Duration::from_secs(5 * 60);
+/// Where etcd's members reach each other.
+const PEER_PORT: u16 = 2380;
 /// The task at whose start a reset is past everything that matters to others.
 const LAST_TASK: &str = "stopAllServices";
 
@@ -69,7 +71,7 @@ impl Action for ResetNode {
             Err(_) => false,
         };
         if node.is_control_plane() {
-            self.remove_member(cx, &others, &node).await?;
+            remove_member(&self.0, cx, &others, &node).await?;
         }
         Ok(Done::new(Output { wiped }))
     }
@@ -118,28 +120,39 @@ impl ResetNode {
             views.len()
         )))
     }
+}
 
-    async fn remove_member(&self, cx: &StepContext, others: &[Node], node: &Node) -> Result<(), StepError> {
-        let mut last = StepError::wait("no other control plane answers", Duration::from_secs(1));
-        for other in others {
-            let client = match self.0.node(&cx.store, other, Role::Admin).await {
-                Ok(client) => client,
-                Err(error) => {
-                    last = error;
-                    continue;
-                }
-            };
-            let members = client.etcd_members(true).await.map_err(reached)?;
-            let Some(member) = members.iter().find(|member| member.hostname == node.hostname.as_str()) else {
-                return Ok(());
-            };
-            return match client.remove_etcd_member(member.id).await {
-                Err(error) if error.code() != Some(Code::NotFound) => Err(reached(error)),
-                _ => Ok(()),
-            };
-        }
-        Err(last)
+/// Takes a control plane out of etcd, through another one, unless it is no member.
+pub(super) async fn remove_member(
+    deps: &Deps,
+    cx: &StepContext,
+    others: &[Node],
+    node: &Node,
+) -> Result<(), StepError> {
+    let mut last = StepError::wait("no other control plane answers", Duration::from_secs(1));
+    for other in others {
+        let client = match deps.node(&cx.store, other, Role::Admin).await {
+            Ok(client) => client,
+            Err(error) => {
+                last = error;
+                continue;
+            }
+        };
+        let members = client.etcd_members(true).await.map_err(reached)?;
+        let Some(member) = members.iter().find(|member| is_of(member, node)) else { return Ok(()) };
+        return match client.remove_etcd_member(member.id).await {
+            Err(error) if error.code() != Some(Code::NotFound) => Err(reached(error)),
+            _ => Ok(()),
+        };
     }
+    Err(last)
+}
+
+/// One that has not started yet has no name, but an address.
+fn is_of(member: &EtcdMember, node: &Node) -> bool {
+    let at = SocketAddr::new(node.ip, PEER_PORT).to_string();
+    member.hostname == node.hostname.as_str()
+        || (member.hostname.is_empty() && member.peer_urls.iter().any(|url| url.ends_with(&format!("://{at}"))))
 }
 
 /// Ends well when the last task began or the connection broke, which is what a node that powers off does.

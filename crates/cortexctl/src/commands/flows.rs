@@ -76,7 +76,7 @@ pub async fn run(command: Command, connection: &Connection, out: &mut Output) ->
         Command::Watch { flow } => watch(&client, flow, out).await,
         Command::Cancel { flow } => cancel(&client, flow, out).await,
         Command::Resume { flow } => {
-            let runs = order(&client, "flows.resume", flow).await?;
+            let runs = order(&client, "flows.resume", flow, out).await?;
             out.note(&format!("flow {flow} goes on ({runs} resumed)"));
             Ok(Ending::Ok)
         }
@@ -163,15 +163,16 @@ pub async fn watch(client: &Client, flow: Uuid, out: &mut Output) -> Outcome {
 
 /// Cancels a flow at both contractors.
 pub async fn cancel(client: &Client, flow: Uuid, out: &mut Output) -> Outcome {
-    order(client, "flows.cancel", flow).await?;
+    order(client, "flows.cancel", flow, out).await?;
     out.note(&format!("flow {flow} is being cancelled"));
     Ok(Ending::Ok)
 }
 
 /// Tells both contractors what is to become of a flow, and returns how many runs that is about. It is enough if one of
-/// them has work of it; the other's word counts only if neither has.
-async fn order(client: &Client, what: &str, flow: Uuid) -> Result<usize, Failure> {
-    let (mut done, mut runs, mut refused) = (false, 0, None);
+/// them has work of it; the other's word counts only if neither has. One that does not answer keeps nobody from telling the
+/// other.
+async fn order(client: &Client, what: &str, flow: Uuid, out: &Output) -> Result<usize, Failure> {
+    let (mut done, mut runs, mut refused, mut missed) = (false, 0, None, None);
     for at in [Party::Talos, Party::Infrastructure] {
         match client.command::<Value>(at, what, json!({ "flow": flow })).await {
             Ok(told) => {
@@ -180,13 +181,18 @@ async fn order(client: &Client, what: &str, flow: Uuid) -> Result<usize, Failure
             }
             Err(client::Error::Refused(refusal)) if refusal.kind == RefusalKind::NotFound => {}
             Err(client::Error::Refused(refusal)) if refusal.kind == RefusalKind::Conflict => refused = Some(refusal),
-            Err(error) => return Err(error.into()),
+            Err(error) => missed = Some((at, error)),
         }
     }
-    match (done, refused) {
-        (true, _) => Ok(runs),
-        (false, Some(refusal)) => Err(client::Error::Refused(refusal).into()),
-        (false, None) => Err(Failure::Other(format!("neither contractor knows flow {flow}"))),
+    match (done, refused, missed) {
+        (true, _, None) => Ok(runs),
+        (true, _, Some((at, error))) => {
+            out.note(&format!("{at}-contractor was not told: {error}"));
+            Ok(runs)
+        }
+        (false, Some(refusal), _) => Err(client::Error::Refused(refusal).into()),
+        (false, None, Some((_, error))) => Err(error.into()),
+        (false, None, None) => Err(Failure::Other(format!("neither contractor knows flow {flow}"))),
     }
 }
 

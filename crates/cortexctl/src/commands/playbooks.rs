@@ -100,6 +100,11 @@ fn read(files: &[PathBuf]) -> Result<(BTreeMap<String, String>, Vec<String>), Fa
     Ok((texts, problems))
 }
 
+/// Whether a problem, `node.yaml:7:3: …`, is one of that file: another's name may end in it.
+fn is_about(problem: &str, name: &str) -> bool {
+    problem.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'))
+}
+
 /// Asks the contractor whose actions each file names; files without actions must suit one of them.
 async fn ask(client: &Client, texts: &BTreeMap<String, String>) -> Result<Vec<String>, Failure> {
     let names = |text: &str, party: Party| text.contains(&format!("action: {party}."));
@@ -117,13 +122,13 @@ async fn ask(client: &Client, texts: &BTreeMap<String, String>) -> Result<Vec<St
     }
     // A file that both were asked about is well where one of them has no problem with it.
     let of = |problems: &[Vec<String>], name: &str| {
-        problems.iter().all(|found| found.iter().any(|text| text.contains(name)))
+        problems.iter().all(|found| found.iter().any(|problem| is_about(problem, name)))
     };
     let shared = |text: &str| names(text, Party::Infrastructure) == names(text, Party::Talos);
     let fine: Vec<&String> =
         texts.iter().filter(|(name, text)| shared(text) && !of(&problems, name)).map(|(name, _)| name).collect();
     let mut all: Vec<String> = problems.into_iter().flatten().collect();
-    all.retain(|problem| !fine.iter().any(|name| problem.contains(name.as_str())));
+    all.retain(|problem| !fine.iter().any(|name| is_about(problem, name)));
     all.dedup();
     Ok(all)
 }

@@ -370,6 +370,9 @@ impl ProvisionCluster {
             Pattern::Single | Pattern::Edge => (Cni::Flannel, Storage::LocalPath),
             Pattern::Hybrid => (Cni::Cilium, Storage::None),
         };
+        let cni = self.network_cni.unwrap_or(cni);
+        // The pods of an add-on need a pod network.
+        let storage = if cni == Cni::None { Storage::None } else { storage };
         let storage = match self.storage_backend.unwrap_or(storage) {
             Storage::LocalStorage => Storage::LocalPath,
             other => other,
@@ -378,7 +381,7 @@ impl ProvisionCluster {
         TalosSpec {
             talos_version: self.talos_version.clone(),
             kubernetes_version: self.kubernetes_version.clone(),
-            network_cni: Some(self.network_cni.unwrap_or(cni)),
+            network_cni: Some(cni),
             storage_backend: Some(storage),
             allow_workloads_on_control_plane: Some(
                 self.allow_workloads_on_control_plane
