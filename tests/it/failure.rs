@@ -143,12 +143,9 @@ fn a_flow_that_is_cancelled_on_its_way_to_talos_is_taken_back_and_never_begun_th
     scenario.world.talos.kill();
     let flow = scenario.submit("provision_cluster", &request("rollback")).unwrap();
     wait_for(&scenario, &mut tail, flow, "run_succeeded");
-    let cancelled: Result<Value, _> = scenario.runtime.block_on(scenario.operator.command(
-        Party::Infrastructure,
-        "flows.cancel",
-        json!({ "flow": flow }),
-    ));
-    cancelled.expect("the flow is known where it is kept");
+    // The flow is known where it is kept; that the other does not answer keeps nobody from telling that one.
+    cortexctl(&scenario, &["flows", "cancel", &flow.to_string()])
+        .warns(&["talos-contractor was not told", "is being cancelled"]);
     scenario.world.talos.start(false).unwrap();
     scenario.world.wait_ready().unwrap();
     let ended = scenario.follow(flow).unwrap();

@@ -71,6 +71,25 @@ fn a_cluster_is_made_scaled_up_and_down_and_taken_away_without_a_trace() {
     assert_eq!((last.deed.who.as_str(), last.deed.key.as_deref()), ("/operator/test", Some(&operator[48..])));
 }
 
+/// Its nodes are not Ready before somebody brings one, and say so; all the rest is well.
+#[test]
+fn a_cluster_that_wants_no_cni_is_made_and_called_healthy() {
+    let scenario = Scenario::start(&WorldOptions::default());
+    let before = scenario.snapshot();
+    let mut request = json!({
+        "request_type": "provision_cluster", "cluster_name": "bare", "pattern": "edge", "worker_nodes": 1,
+        "network_cni": "none", "storage_backend": "local-path", "service_account_key": "ecdsa-p256",
+    });
+    let refused = scenario.ask("provision_cluster", &request).unwrap_err().to_string();
+    assert!(refused.contains("/storage_backend: expected none with network_cni none"), "{refused}");
+    request.as_object_mut().unwrap().remove("storage_backend");
+    let made = scenario.ask("provision_cluster", &request).unwrap();
+    assert_eq!(made.state, "succeeded", "{}", told(&made));
+    let gone = scenario.ask_with_consent("decommission_request", json!({ "cluster_name": "bare" })).unwrap();
+    assert_eq!(gone.state, "succeeded", "{}", told(&gone));
+    assert_eq!(demo::leftovers(&before, &scenario.snapshot()), Vec::<String>::new());
+}
+
 /// Waits until the whole log was told, verifies it against what was told, and returns it.
 fn check_audit_log(scenario: &Scenario, of: Party) -> Vec<AuditRecord> {
     scenario.runtime.block_on(async {

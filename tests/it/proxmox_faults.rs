@@ -3,7 +3,7 @@
 
 use bus::identity::Identity;
 use messages::subject::Party;
-use proxmox::{VmId, form::Params};
+use proxmox::{VmId, form::Params, new_vm::NewVm};
 use serde_json::{Value, json};
 use tests::{demo, hypervisor::smallest, world::WorldOptions};
 use uuid::Uuid;
@@ -188,4 +188,50 @@ fn machines_that_others_work_on_are_found_where_they_are_and_strangers_are_left_
     let clusters: messages::query::Listing =
         scenario.runtime.block_on(scenario.operator.query(Party::Infrastructure, "clusters.list", json!({}))).unwrap();
     assert_eq!(clusters.rows.len(), 0);
+}
+
+/// What the removal's call has looked at may have changed when its task has the lock.
+#[test]
+fn a_removal_that_its_task_refuses_for_a_moment_is_waited_for() {
+    let scenario = start();
+    let before = scenario.snapshot();
+    let flow = submit(&scenario, "edge");
+    expect_one_vm_per_node(&scenario, flow, "edge");
+    scenario.plan(&[
+        "pve task qmdestroy 100#1=error:500:VM 100 is running - destroy failed",
+        "pve task qmdestroy 101#1=error:500:can't remove VM 101 - protection mode enabled",
+    ]);
+    let gone = scenario.ask_with_consent("decommission_request", json!({ "cluster_name": "edge" })).unwrap();
+    assert_eq!(gone.state, "succeeded", "{}", told(&gone));
+    assert_eq!(scenario.idle_faults(), Vec::<String>::new());
+    assert_eq!(demo::leftovers(&before, &scenario.snapshot()), Vec::<String>::new());
+}
+
+/// A flow fails before it makes its machines, and keeps their ids; Proxmox knows of no reservation.
+#[test]
+fn ids_that_strangers_take_before_a_kept_machine_was_made_do_not_keep_a_cluster_from_being_taken_away() {
+    let scenario = start();
+    let before = scenario.snapshot();
+    scenario.plan(&["pve POST /nodes/*/storage/*/download-urlx*=error:400:Parameter verification failed"]);
+    let mut body = request("edge");
+    body["failure_policy"] = json!("keep");
+    let failed = scenario.ask("provision_cluster", &body).unwrap();
+    assert_eq!(failed.state, "failed", "{}", told(&failed));
+    scenario.lift();
+    let root = scenario.root();
+    // One outside of the pool, which may not be seen, and one in it.
+    for (vmid, pool) in [(100, None), (101, Some("cortex".to_owned()))] {
+        let stranger = NewVm { pool, ..smallest(vmid, "stranger") };
+        scenario.runtime.block_on(async {
+            let task = root.create_vm("pve1", &stranger).await.unwrap();
+            root.wait_for_task(&task, std::time::Duration::from_secs(20)).await.unwrap();
+        });
+    }
+    let strangers = scenario.snapshot()["vms"].clone();
+    let gone = scenario.ask_with_consent("decommission_request", json!({ "cluster_name": "edge" })).unwrap();
+    assert_eq!(gone.state, "succeeded", "{}", told(&gone));
+    assert_eq!(scenario.snapshot()["vms"], strangers, "they are as they were");
+    assert_eq!(demo::leftovers(&before, &scenario.snapshot()), ["member of pool cortex 101", "vm 100", "vm 101"]);
+    let listed = call(&["cluster", "list", "-o", "json"], &scenario.world.environment(Identity::Operator), "");
+    assert_eq!(listed.ok().json(), json!([]));
 }

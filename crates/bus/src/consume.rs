@@ -150,6 +150,18 @@ impl Deliveries {
             match pull.messages.next().await {
                 Some(Ok(message)) => {
                     self.delay = FIRST_DELAY;
+                    // On another connection the stream may be another one, too; the message is not answered and comes again.
+                    if self.link.has_changed().unwrap_or_default() {
+                        self.link.mark_unchanged();
+                        match self.bus.created(&self.stream).await {
+                            Ok(created) => pull.stream_created = created,
+                            Err(reason) => {
+                                tracing::debug!(reason, durable = self.durable, "renewing the pull");
+                                self.pull = None;
+                                continue;
+                            }
+                        }
+                    }
                     match delivery(&self.bus, message, pull.stream_created) {
                         Some(delivery) => return delivery,
                         None => tracing::warn!(stream = self.stream, "a message without stream data was skipped"),

@@ -133,6 +133,13 @@ impl FlowRecord {
         herald.event(Uuid::new_v5(&self.flow, name.as_bytes()), name, &context, &body)
     }
 
+    /// It has waited for consent: its time runs from now on.
+    pub fn begin_now(&mut self) {
+        let time = self.deadline.duration_since(self.started);
+        self.started = Timestamp::now();
+        self.deadline = self.started.checked_add(time).unwrap_or(Timestamp::MAX);
+    }
+
     /// As the inventory holds it.
     pub fn to_value(&self) -> Value {
         serde_json::to_value(self).expect("a flow record is JSON")

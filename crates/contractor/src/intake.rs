@@ -17,7 +17,7 @@ use messages::{
     catalogue::Family,
     query::{Accepted, PlanView, Refusal, RefusalKind},
     request::FailurePolicy,
-    signature,
+    service, signature,
     subject::Party,
 };
 use serde_json::{Value, json};
@@ -128,6 +128,8 @@ impl Intake {
     async fn known(&self, message: &Message, remembered: Known) -> Result<Option<Verdict>, NotNow> {
         let row = self.store.reader().inbox(&inbox_key(message)).map_err(|error| NotNow(chain(&error)))?;
         let Some(row) = row else { return Ok(None) };
+        // Readers see what is written before it is durable, and whoever is told so never sends the message again.
+        self.store.settled().await.map_err(|error| NotNow(chain(&error)))?;
         let flow = flow_of(message);
         if let Some(said) = row.said {
             let refusal = serde_json::from_value(said).map_err(|error| NotNow(format!("its inbox row: {error}")))?;
@@ -193,25 +195,29 @@ impl Intake {
     }
 
     async fn admit(&self, raw: &Raw, message: &Message, considered: Considered) -> Result<Verdict, NotNow> {
-        let approval = message.body.pointer("/approval/plan_hash").and_then(Value::as_str);
+        let shown = message.body.pointer("/approval/plan_hash").and_then(Value::as_str);
+        let shown = shown.filter(|_| message.family == Family::Request);
+        let waits = considered.needs_consent
+            && self.policy.destroy == Consent::Required
+            && message.family == Family::Request
+            // Whoever asks for a destruction is no second principal: only an operator consents in the same breath.
+            && !(shown.is_some() && self.may_approve(&message.envelope.source));
         let mut approved = None;
-        if considered.needs_consent && self.policy.destroy == Consent::Required && message.family == Family::Request {
+        if waits || shown.is_some() {
             let plan = match self.planner.plan(&considered.playbook, considered.flow, &considered.input).await {
                 Ok(plan) => plan,
                 Err(refusal) => return self.refuse(raw, Some(message), refusal).await,
             };
-            match approval {
-                None => return self.await_approval(raw, message, considered, plan).await,
-                Some(hash) => {
-                    let same = match same_plan(&plan, hash) {
-                        Ok(()) => self.approved(&plan, &considered.playbook, considered.flow, &considered.input).await,
-                        Err(refusal) => Err(refusal),
-                    };
-                    match same {
-                        Ok(plan) => approved = Some(plan),
-                        Err(refusal) => return self.refuse(raw, Some(message), refusal).await,
-                    }
-                }
+            // What was shown must be what is done, whether or not it needs consent.
+            if let Err(refusal) = shown.map_or(Ok(()), |hash| same_plan(&plan, hash)) {
+                return self.refuse(raw, Some(message), refusal).await;
+            }
+            if waits {
+                return self.await_approval(raw, message, considered, plan).await;
+            }
+            match self.approved(&plan, &considered.playbook, considered.flow, &considered.input).await {
+                Ok(plan) => approved = Some(plan),
+                Err(refusal) => return self.refuse(raw, Some(message), refusal).await,
             }
         }
         let mut with = Commit { inbox: Some(inbox_key(message)), ..Commit::default() };
@@ -229,7 +235,7 @@ impl Intake {
             playbook: considered.playbook,
             subject: cluster_of(message),
             input: considered.input,
-            plan: approved.or_else(|| approval.map(|shown| Approved { shown: shown.to_owned(), own: None })),
+            plan: approved,
             trace: message.envelope.trace().map(str::to_owned),
             with,
         };
@@ -254,6 +260,11 @@ impl Intake {
             }
             Err(error) => Err(NotNow(chain(&error))),
         }
+    }
+
+    /// Whether a source may consent to what it asks for.
+    fn may_approve(&self, source: &str) -> bool {
+        service::find(self.agent.party(), "approve", false).is_some_and(|approve| approve.may_come_from(source))
     }
 
     /// What was consented to, with this contractor's part of it, which the run makes again before its first step.
@@ -298,7 +309,7 @@ impl Intake {
             input: considered.input,
             cause: message.envelope.message_id(),
             plan_hash: plan.plan_hash.clone(),
-            expires: Timestamp::now() + self.policy.consent_within.0,
+            expires: Timestamp::now().checked_add(self.policy.consent_within.0).unwrap_or(Timestamp::MAX),
             record,
         };
         let event = self.flow_event(&pending.record, "flow_awaits_approval", &pending.cause);
@@ -354,7 +365,7 @@ impl Intake {
             trace: message.envelope.trace().map(str::to_owned),
             source: message.envelope.source.clone(),
             started: now,
-            deadline: now + period.0,
+            deadline: now.checked_add(period.0).unwrap_or(Timestamp::MAX),
             state: flows::State::Open,
             ended: None,
             failing: None,

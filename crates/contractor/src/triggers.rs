@@ -19,6 +19,8 @@ use crate::{
 
 /// A clock that is set, or a machine that slept, is noticed within this time.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// How soon a schedule that could not begin its run tries again.
+const AGAIN: Duration = Duration::from_secs(15);
 
 /// Why a playbook starts by itself, and with what.
 pub struct Cause<'c> {
@@ -67,8 +69,17 @@ pub(crate) async fn follow_schedule(at: Workplace, playbook: String, schedule: S
             continue;
         }
         let name = format!("schedule/{next}");
-        fire(&at, Cause { playbook: &playbook, name, cluster: None, input: json!({}), with: Commit::default() }).await;
-        let Some(following) = schedule.next_after(now) else { return };
+        let cause = Cause { playbook: &playbook, name, cluster: None, input: json!({}), with: Commit::default() };
+        let fired = fire(&at, cause).await;
+        let following = schedule.next_after(now);
+        // What could not begin for a moment, as on a full disk, is tried until its next time comes.
+        if !fired && following.is_none_or(|following| now + AGAIN < following) {
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => continue,
+                () = stop.cancelled() => return,
+            }
+        }
+        let Some(following) = following else { return };
         next = following;
     }
 }

@@ -163,6 +163,9 @@ impl JsonSchema for VmId {
     }
 }
 
+/// Added to any moment, it is a moment still.
+const LONGEST: jiff::SignedDuration = jiff::SignedDuration::from_hours(10 * 365 * 24);
+
 /// A length of time as people write it: `30s`, `10m`, `2h`, `1h30m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -179,11 +182,12 @@ impl TryFrom<String> for Period {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        text.parse::<jiff::SignedDuration>()
-            .ok()
-            .filter(|duration| duration.is_positive())
-            .map(Self)
-            .ok_or_else(|| "a period must look like 30s, 10m, 2h or 1h30m".to_owned())
+        let period = text.parse::<jiff::SignedDuration>().ok().filter(|period| period.is_positive());
+        let period = period.ok_or_else(|| "a period must look like 30s, 10m, 2h or 1h30m".to_owned())?;
+        if period > LONGEST {
+            return Err(format!("a period must be at most {}h (ten years), not {text}", LONGEST.as_hours()));
+        }
+        Ok(Self(period))
     }
 }
 

@@ -115,6 +115,14 @@ impl Store {
         self.ask(|reply| Job::Commit(Box::new(sealed), reply)).await.unwrap_or(Err(CommitError::Closed))
     }
 
+    /// Returns when all that readers see by now is durable.
+    ///
+    /// # Errors
+    /// If it will not be.
+    pub async fn settled(&self) -> Result<(), CommitError> {
+        self.commit(Commit::default()).await.map(drop)
+    }
+
     /// [`commit`](Self::commit) for callers outside an async runtime.
     pub fn commit_blocking(&self, commit: Commit) -> Result<Committed, CommitError> {
         let sealed = Sealed::new(commit, self.shared.sealer.as_ref())?;

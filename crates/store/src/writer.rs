@@ -128,8 +128,18 @@ impl Writer {
         self.shared.begin();
         match job {
             Job::Prune(retention, reply) => drop(reply.send(self.prune(&retention))),
-            Job::Export(path, reply) => drop(reply.send(self.export(&path))),
-            Job::Compact(reply) => drop(reply.send(self.compact())),
+            Job::Export(path, reply) => {
+                let exported = caught(|| self.export(&path));
+                drop(reply.send(exported.unwrap_or_else(|reason| Err(TransferError::Failed(reason)))));
+            }
+            Job::Compact(reply) => {
+                let compacted = caught(|| self.compact()).unwrap_or_else(|reason| {
+                    // Nobody knows how far it came.
+                    self.shared.fail(&reason);
+                    Err(TransferError::Failed(reason))
+                });
+                drop(reply.send(compacted));
+            }
             Job::Commit(..) | Job::Outbox(..) | Job::Close(_) => {}
         }
         self.shared.end();
@@ -267,9 +277,10 @@ impl Writer {
 
 fn answer<T: 'static>(result: Result<T, CommitError>, reply: oneshot::Sender<Result<T, CommitError>>) -> Answer {
     Box::new(move |failure| {
-        let result = match (failure, result) {
-            (Some(reason), Ok(_)) => Err(CommitError::Failed(reason.to_owned())),
-            (_, result) => result,
+        // What another commit of the group has written before is as lost as this one: even "known before" is not true then.
+        let result = match failure {
+            Some(reason) => Err(CommitError::Failed(reason.to_owned())),
+            None => result,
         };
         // Whoever asked may have gone; what was committed stays.
         let _ = reply.send(result);
@@ -278,14 +289,16 @@ fn answer<T: 'static>(result: Result<T, CommitError>, reply: oneshot::Sender<Res
 
 /// sled asserts on some damage: a panic in it must not take the writer away silently.
 pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, CommitError>) -> Result<T, CommitError> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result,
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            Err(CommitError::Failed(format!("sled panicked: {}", text.unwrap_or_default())))
-        }
-    }
+    caught(work).unwrap_or_else(|reason| Err(CommitError::Failed(reason)))
+}
+
+/// What the work returns, or what it said when it panicked.
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        format!("sled panicked: {}", text.unwrap_or_default())
+    })
 }
 
 /// How long a writer may be at one group before that is an alarm.

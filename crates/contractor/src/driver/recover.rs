@@ -42,15 +42,18 @@ pub(super) fn resume_all(shared: &Arc<Shared>) -> Result<(), ReadError> {
     Ok(())
 }
 
-/// Who held locks holds them again before anybody can ask.
+/// Who held locks holds them again before anybody can ask. One that stops, and of which nothing is at work, may have stood in
+/// line for them again: two such would wait for each other for ever if both were believed to hold.
 fn take_locks(locks: &Locks, states: &[RunState]) {
-    let (yielding, holding): (Vec<_>, Vec<_>) =
-        states.iter().filter(|state| state.is_begun()).partition(|it| it.yields());
+    let holds = |state: &&RunState| {
+        !state.yields() && (!state.is_stopping() || state.status().needs_operator() || state.is_at_work())
+    };
+    let (holding, others): (Vec<_>, Vec<_>) = states.iter().filter(|state| state.is_begun()).partition(holds);
     for state in &holding {
         locks.seize(state.opened().run, &state.opened().locks);
     }
     let at_work = holding.into_iter().filter(|state| !state.status().needs_operator());
-    for state in at_work.chain(yielding) {
+    for state in at_work.chain(others) {
         // Whether it gets them now or stands first in line, its task asks again. A run that was resumed while shared ones
         // were inside stands in line.
         let opened = state.opened();

@@ -27,7 +27,8 @@ impl Intake {
                 format!("no request waits for approval under flow {flow}"),
             ));
         };
-        let value = pending.value;
+        let mut value = pending.value;
+        value.record.begin_now();
         let plan = self.planner.plan(&value.playbook, flow, &value.input).await?;
         same_plan(&plan, plan_hash)?;
         let approved = self.approved(&plan, &value.playbook, flow, &value.input).await?;

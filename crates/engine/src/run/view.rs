@@ -119,6 +119,26 @@ impl RunState {
         begun
     }
 
+    /// Whether it provably holds its locks: something of it is at work, is tried again, or was taken back. A run that is to
+    /// stop may have given them up before, or never have had them again since it ended.
+    pub fn is_at_work(&self) -> bool {
+        let mut at_work = false;
+        self.each(&mut |instance| {
+            at_work |= match instance.progress {
+                Progress::Waiting { yields, .. } => !yields,
+                Progress::Running { .. } => instance.called.is_none(),
+                Progress::Retrying { .. }
+                | Progress::Undoing
+                | Progress::UndoWaiting { .. }
+                | Progress::UndoRetrying { .. }
+                | Progress::Undone
+                | Progress::UndoFailed => true,
+                Progress::Pending | Progress::Succeeded | Progress::Failed => false,
+            };
+        });
+        at_work
+    }
+
     fn going(&self) -> Status {
         let (mut begun, mut running, mut waiting) = (false, false, false);
         self.each(&mut |instance| {
