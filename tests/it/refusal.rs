@@ -1,16 +1,23 @@
 //! What is wrong is refused with every reason; what fails is taken back.
 
 use bus::{Outgoing, TailFrom, identity::Identity, streams};
+use cortexctl::client::{Client, Submission};
 use messages::{
     event::DeadLetter,
     query::{Refusal, RefusalKind},
     subject::Party,
 };
 use serde_json::{Value, json};
-use tests::{demo, world::WorldOptions};
+use tests::{
+    demo,
+    world::{self, WorldOptions},
+};
 use uuid::Uuid;
 
-use crate::scenario::Scenario;
+use crate::{
+    command::call,
+    scenario::{Scenario, told},
+};
 
 #[test]
 fn an_invalid_request_is_refused_with_every_violation_and_put_aside() {
@@ -139,4 +146,57 @@ fn a_step_that_fails_for_good_is_rolled_back_to_a_clean_slate() {
     assert_eq!(failed.state, "failed");
     assert!(failed.reason.unwrap_or_default().contains("QEMU exited with code 1"));
     assert_eq!(demo::leftovers(&before, &scenario.snapshot()), Vec::<String>::new());
+}
+
+/// A sum of times that overflows would take the daemon away, and the message with it.
+#[test]
+fn a_deadline_of_thousands_of_years_is_refused_by_its_field() {
+    let scenario = Scenario::start(&WorldOptions::default());
+    for (name, body) in [
+        (
+            "provision_cluster",
+            json!({ "request_type": "provision_cluster", "cluster_name": "edge", "pattern": "single" }),
+        ),
+        ("scale_request", json!({ "cluster_name": "edge", "pool": "worker", "count": 2 })),
+        ("decommission_request", json!({ "cluster_name": "edge" })),
+    ] {
+        let mut body = body;
+        body["deadline"] = json!("99999999h");
+        let refused = scenario.ask(name, &body).unwrap_err().to_string();
+        assert!(refused.contains("deadline") && refused.contains("at most 87600h"), "{name}: {refused}");
+    }
+    assert_eq!(scenario.machines(), 0);
+}
+
+/// A second principal is somebody else.
+#[test]
+fn who_asks_for_a_destruction_does_not_consent_to_it() {
+    let scenario = Scenario::start(&WorldOptions::default());
+    let made = scenario.ask(
+        "provision_cluster",
+        &json!({ "request_type": "provision_cluster", "cluster_name": "one", "pattern": "single" }),
+    );
+    let made = made.unwrap();
+    assert_eq!(made.state, "succeeded", "{}", told(&made));
+    let (flow, body) = (Uuid::now_v7(), json!({ "cluster_name": "one" }));
+    let options = scenario.world.client_options(Identity::Coordinator, "cortex");
+    let asked = scenario.runtime.block_on(async {
+        let coordinator = Client::connect(options).await.unwrap();
+        let consented = world::consented(&coordinator, "decommission_request", body).await.unwrap();
+        coordinator.submit(Party::Infrastructure, "decommission_request", flow, &consented).await.unwrap()
+    });
+    let Submission::AwaitsApproval { plan, .. } = asked else { panic!("it is carried out: {asked:?}") };
+    assert_eq!(scenario.machines(), 1);
+    let environment = scenario.world.environment(Identity::Operator);
+    call(&["flows", "approve", &flow.to_string(), "--plan-hash", &plan.plan_hash], &environment, "").ok();
+    let gone = scenario.follow(flow).unwrap();
+    assert_eq!(gone.state, "succeeded", "{}", told(&gone));
+    // A plan that is named is compared also where nobody has to consent.
+    let stale = json!({
+        "request_type": "provision_cluster", "cluster_name": "two", "pattern": "single",
+        "approval": { "plan_hash": plan.plan_hash },
+    });
+    let refused = scenario.ask("provision_cluster", &stale).unwrap_err().to_string();
+    assert!(refused.contains("plan"), "{refused}");
+    assert_eq!(scenario.machines(), 0);
 }

@@ -242,5 +242,10 @@ mod tests {
             assert_eq!(serde_json::to_value(period).unwrap(), text);
         }
         assert!(serde_json::from_value::<Period>("soon".into()).is_err());
+        assert!(serde_json::from_value::<Period>("87600h".into()).is_ok());
+        for long in ["87600h1ms", "99999999h"] {
+            let refused = serde_json::from_value::<Period>(long.into()).unwrap_err().to_string();
+            assert!(refused.contains("at most 87600h (ten years)") && refused.contains(long), "{refused}");
+        }
     }
 }

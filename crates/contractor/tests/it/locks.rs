@@ -68,6 +68,28 @@ async fn a_run_that_waits_for_room_lets_others_go_before_and_one_that_waits_for_
     life.stop().await;
 }
 
+/// It had given its lock up, and stands in line for it to be taken back.
+#[tokio::test]
+async fn a_run_that_was_cancelled_while_it_waited_for_room_keeps_nobody_from_going_on_after_a_restart() {
+    let bench = Bench::new();
+    let texts = [playbook("grow", "exclusive", "rollback"), playbook("change", "exclusive", "rollback")];
+    let life = bench.start(&[&texts[0], &texts[1]]).await;
+    let grow = life.submit("1", "grow", input("room")).await;
+    life.until_status(grow, Status::Waiting).await;
+    let change = life.submit("2", "change", input("hold")).await;
+    life.until_status(change, Status::Running).await;
+    life.driver.cancel(flow("1"), "ada").await.unwrap();
+    let stands = life.until(grow, |report| report.waits_for.as_deref().is_some_and(|it| it.starts_with("lock"))).await;
+    assert!(!stands.status.is_terminal(), "{stands:?}");
+    life.stop().await;
+
+    bench.world.open("change");
+    let life = bench.start(&[&texts[0], &texts[1]]).await;
+    life.until_status(change, Status::Succeeded).await;
+    life.until_status(grow, Status::Cancelled).await;
+    life.stop().await;
+}
+
 #[tokio::test]
 async fn a_paused_run_keeps_its_lock_over_a_restart_and_lets_shared_ones_in() {
     let bench = Bench::new();
