@@ -9,6 +9,7 @@ use messages::{
     schema::Violation,
 };
 use serde::de::DeserializeOwned;
+use serde_path_to_error::Segment;
 use store::Reader;
 use uuid::Uuid;
 
@@ -151,8 +152,15 @@ fn cluster(store: &Reader, name: &ClusterName) -> Result<Option<Cluster>, Vec<Vi
 }
 
 fn read<T: DeserializeOwned>(message: &Message) -> Result<T, Vec<Violation>> {
-    T::deserialize(&message.body)
-        .map_err(|error| vec![violation("", "shape", &format!("a {}", message.name), &error.to_string())])
+    serde_path_to_error::deserialize(&message.body).map_err(|error| {
+        let part = |part: &Segment| match part {
+            Segment::Seq { index } => format!("/{index}"),
+            other => format!("/{other}"),
+        };
+        let path: String = error.path().iter().map(part).collect();
+        let expected = if path.is_empty() { format!("a {}", message.name) } else { "another value".to_owned() };
+        vec![violation(&path, "shape", &expected, &error.inner().to_string())]
+    })
 }
 
 fn unreadable(error: &store::ReadError) -> Vec<Violation> {
