@@ -292,7 +292,7 @@ fn look(run: &dyn Fn(&[&str]) -> Told) {
     let text = std::fs::read_to_string(&add_on).unwrap();
     assert_eq!(run(&["playbooks", "show", "install-cni-cilium"]).ok().out, text, "of talos-contractor");
     let shown = run(&["playbooks", "show", "scale-pool", "-o", "json"]).json();
-    assert_eq!((&shown["contractor"], &shown["version"]), (&json!("infrastructure"), &json!(1)));
+    assert_eq!((&shown["contractor"], &shown["version"]), (&json!("infrastructure"), &json!(2)));
     run(&["playbooks", "show", "nothing"]).ended(1).warns(&["no contractor has a playbook nothing"]);
     let told = run(&["events", "tail", "--cluster", "web", "--type", "flow_succeeded", "-o", "json"]).json();
     assert_eq!(told["body"]["flow"], flow);

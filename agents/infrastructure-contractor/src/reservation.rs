@@ -354,6 +354,16 @@ pub(crate) fn claims(machines: &[Machine]) -> Vec<InventoryChange> {
     changes
 }
 
+/// The ids' rows when a machine that has none yet goes to another one.
+pub(crate) fn moved(machine: &Machine, vmid: u32) -> Vec<InventoryChange> {
+    let taken = TakenVmid { node_uid: machine.node_uid, flow: machine.flow };
+    let mut changes = vec![InventoryChange::put(vmid_key(vmid), json(&taken))];
+    if vmid != machine.vmid {
+        changes.push(InventoryChange::delete(vmid_key(machine.vmid)));
+    }
+    changes
+}
+
 /// The inventory changes that give back what a machine held.
 pub(crate) fn releases(machine: &Machine) -> Vec<InventoryChange> {
     vec![

@@ -26,7 +26,7 @@ use crate::{
     failure,
     fence::{self, Found, Ours},
     half_clone::{self, Nonce},
-    inventory::{Machine, MachineRef, TakenVmid, VmState, vmid_key},
+    inventory::{Machine, MachineRef, VmState, vmid_key},
     look_alike,
     own_task::{self, OwnTask},
     ownership,
@@ -98,7 +98,7 @@ impl Making {
     /// Another id, under which nothing was asked for yet. Durable when this returns, in the inventory first: whoever takes
     /// the machine away must know under which id there may be one.
     async fn take_id(&mut self, deps: &Deps, cx: &StepContext, vmid: u32) -> Result<(), StepError> {
-        let mut inventory = moved(&self.machine, vmid);
+        let mut inventory = reservation::moved(&self.machine, vmid);
         self.machine.vmid = vmid;
         inventory.push(record(&cx.store, &self.machine, VmState::Reserved)?);
         let taken = deps.store.commit(Commit { inventory, ..Commit::default() }).await;
@@ -445,7 +445,7 @@ impl CreateVm {
         let mut effects = Effects::default();
         effects.inventory.push(record(&cx.store, &machine, VmState::Created)?);
         if machine.vmid != reserved.vmid {
-            effects.inventory.extend(moved(reserved, machine.vmid));
+            effects.inventory.extend(reservation::moved(reserved, machine.vmid));
         }
         effects.events.push(machine_event("vm_created", &machine));
         Ok(Done::with_effects(machine.reference(), effects))
@@ -464,16 +464,6 @@ impl CreateVm {
         making.take_id(&self.0, cx, vmid).await?;
         Ok(ground.into_claim())
     }
-}
-
-/// The ids' rows when a machine that has none yet goes to another one.
-fn moved(machine: &Machine, vmid: u32) -> Vec<InventoryChange> {
-    let taken = TakenVmid { node_uid: machine.node_uid, flow: machine.flow };
-    let mut changes = vec![InventoryChange::put(vmid_key(vmid), reservation::json(&taken))];
-    if vmid != machine.vmid {
-        changes.push(InventoryChange::delete(vmid_key(machine.vmid)));
-    }
-    changes
 }
 
 /// `size=32G` in bytes.
