@@ -22,7 +22,7 @@ use tests::{
 use crate::scenario::Scenario;
 
 /// Longer than any certificate of a bus lives.
-const ALWAYS: &str = "\n[certificates]\nwarn_before = \"87600h\"\n";
+const ALWAYS: &str = "\n[certificates]\nwarn_before = \"876000h\"\n";
 
 #[test]
 fn open_keys_stop_a_daemon_and_certificates_near_their_end_are_told_of() {

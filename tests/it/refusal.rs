@@ -163,7 +163,7 @@ fn a_deadline_of_thousands_of_years_is_refused_by_its_field() {
         let mut body = body;
         body["deadline"] = json!("99999999h");
         let refused = scenario.ask(name, &body).unwrap_err().to_string();
-        assert!(refused.contains("deadline") && refused.contains("at most 87600h"), "{name}: {refused}");
+        assert!(refused.contains("deadline") && refused.contains("at most 876000h"), "{name}: {refused}");
     }
     assert_eq!(scenario.machines(), 0);
 }
