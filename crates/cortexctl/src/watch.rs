@@ -117,7 +117,7 @@ pub async fn follow(
     loop {
         // Events are never needed for correctness: now and then the contractor itself is asked.
         let Some(recorded) = tail.next_within(Duration::from_secs(5)).await.map_err(Failure::other)? else {
-            if let Some(ended) = ended(client, flow).await {
+            if let Ok(Some(ended)) = ended(client, flow).await {
                 return Ok(ended);
             }
             continue;
@@ -130,15 +130,13 @@ pub async fn follow(
         let over = matches!(told.kind.as_str(), "flow_succeeded" | "flow_failed" | "flow_cancelled");
         let halted = matches!(told.kind.as_str(), "run_paused" | "run_stuck" | "flow_awaits_approval");
         if over || halted {
-            if let Some(ended) = ended(client, flow).await {
-                return Ok(ended);
+            match ended(client, flow).await {
+                Ok(Some(ended)) => return Ok(ended),
+                _ if halted => return Ok((Ending::NeedsOperator, None)),
+                // The contractor that keeps the flow has said how it ended; the other, which would be asked too, is away.
+                Err(_) => return Ok((if told.kind == "flow_succeeded" { Ending::Ok } else { Ending::Failed }, None)),
+                Ok(None) => {}
             }
-            if halted {
-                return Ok((Ending::NeedsOperator, None));
-            }
-            // The other contractor, which would be asked too, is away.
-            let ending = if told.kind == "flow_succeeded" { Ending::Ok } else { Ending::Failed };
-            return Ok((ending, None));
         }
     }
 }
@@ -227,15 +225,16 @@ pub async fn events_from_now(client: &Client) -> Result<Tail, Failure> {
     client.events(TailFrom::Now, None, None).await.map_err(Failure::other)
 }
 
-async fn ended(client: &Client, flow: Uuid) -> Option<(Ending, Option<FlowView>)> {
-    let view = flows::of(client, flow).await.ok()?;
+/// How the flow ended, if it has.
+async fn ended(client: &Client, flow: Uuid) -> Result<Option<(Ending, Option<FlowView>)>, Failure> {
+    let view = flows::of(client, flow).await?;
     let ending = match view.state.as_str() {
         "succeeded" => Ending::Ok,
         "failed" | "cancelled" => Ending::Failed,
         "paused" | "stuck" | "awaiting_approval" => Ending::NeedsOperator,
-        _ => return None,
+        _ => return Ok(None),
     };
-    Some((ending, Some(view)))
+    Ok(Some((ending, Some(view))))
 }
 
 /// `820 ms`, `12.4 s`, `3 min 05 s`.

@@ -185,7 +185,7 @@ impl TryFrom<String> for Period {
         let period = text.parse::<jiff::SignedDuration>().ok().filter(|period| period.is_positive());
         let period = period.ok_or_else(|| "a period must look like 30s, 10m, 2h or 1h30m".to_owned())?;
         if period > LONGEST {
-            return Err(format!("a period must be at most {}h (a hundred years), not {text}", LONGEST.as_hours()));
+            return Err(format!("a period must be at most {}h (a hundred years)", LONGEST.as_hours()));
         }
         Ok(Self(period))
     }
@@ -245,7 +245,7 @@ mod tests {
         assert!(serde_json::from_value::<Period>("876000h".into()).is_ok());
         for long in ["876000h1ms", "99999999h"] {
             let refused = serde_json::from_value::<Period>(long.into()).unwrap_err().to_string();
-            assert!(refused.contains("at most 876000h (a hundred years)") && refused.contains(long), "{refused}");
+            assert_eq!(refused, "a period must be at most 876000h (a hundred years)", "{long}");
         }
     }
 }

@@ -168,7 +168,7 @@ async fn a_flow_or_run_that_cannot_be_read_is_named_and_no_other_is_given_up() {
 async fn a_flow_that_is_known_to_be_over_is_not_read_until_it_is_forgotten() {
     let bench = Bench::new();
     let life = bench.start(&[PLAIN]).await;
-    // An empty store gets its index at once.
+    // The keeper makes the index of what was there before.
     life.store.commit(Commit { inventory: vec![record(flow("early"), None)], ..Commit::default() }).await.unwrap();
     keep(&life, |_| life.store.reader().get::<Value>("flow-index").unwrap().is_some()).await;
     let mut inventory = Vec::new();
